@@ -1,0 +1,177 @@
+"""The contract between an engine and a runtime.
+
+Theory of operation: a backend holds one model and one KV cache of `num_slots` sequences. The engine
+thread is the only caller of every method here but the tokenizer's, which any thread may call. A
+backend decides nothing: the scheduler says which tokens go to which slot, the backend runs them and
+draws the tokens it is asked for. It is found by name through the entry points `edged.backends`, so
+nothing in `edged` imports one; a name with a colon (`my_package.module:create`) is imported.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Protocol, cast
+
+from edged.core.plan import Chunk
+from edged.core.types import KvGeometry, SampledToken, SlotId
+from edged.errors import ModelLoadError, Reason
+
+ENTRY_POINT_GROUP = "edged.backends"
+
+LoadProgress = Callable[[float], None]
+"""Called on the loading thread with the fraction loaded, 0 … 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendConfig:
+    """How to load one model. Every backend understands these fields or says that it does not."""
+
+    model_path: str
+    kv_type: str = "q8_0"
+    context_tokens: int = 16384
+    """KV cells in all, shared by the sequences."""
+    max_sequences: int = 16
+    max_step_tokens: int = 512
+    """Most tokens that one `step` is ever asked for."""
+    num_threads: int | None = None
+    """CPU threads; None lets the backend choose."""
+    gpu_layers: int = -1
+    """Layers to offload; −1 offloads all where there is a GPU."""
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] = ()
+    kv_unified: bool = True
+    """One pool of cells for all slots, or `context_tokens / max_sequences` for each."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Options of one backend; an unknown one is a `ModelLoadError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """What was loaded."""
+
+    backend: str
+    model_description: str
+    """For a person: architecture, size and file type."""
+    model_bytes: int
+    device: str
+    """Where the layers are: "cpu", "cuda:0", "metal"."""
+    vocab_size: int
+    train_context_tokens: int
+    kv: KvGeometry
+    eog_token_ids: frozenset[int]
+    """Tokens that end an answer."""
+    chat_template: str | None
+    """Jinja source from the model; None when the model has none."""
+    bos_token: str
+    eos_token: str
+    can_swap: bool
+    """Whether `save_kv` and `restore_kv` work for this model."""
+    can_copy_prefix: bool
+
+
+class KvSnapshot(Protocol):
+    """The KV of one sequence, in host memory. Belongs to the backend that made it."""
+
+    @property
+    def num_tokens(self) -> int: ...
+
+    @property
+    def num_bytes(self) -> int: ...
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. Thread-safe and without state."""
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Ids of `text`. `add_special` puts the model's BOS/EOS; `parse_special` reads control
+        tokens written in the text, which only a rendered chat template may do."""
+        ...
+
+    def piece(self, token_id: int) -> bytes:
+        """The bytes a token stands for; b"" for control tokens. May be part of a character."""
+        ...
+
+
+class Backend(Protocol):
+    @property
+    def info(self) -> BackendInfo: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def step(self, chunks: Sequence[Chunk]) -> Mapping[int, SampledToken]:
+        """Run every chunk through the model, all in one forward pass where the runtime can, and
+        draw a token for each chunk with a `sampling`; keyed by `seq_id`.
+
+        Σ len(chunk.token_ids) ≤ `max_step_tokens`; one chunk per slot; `chunk.start` equals the
+        number of cells the slot holds.
+
+        The draw for a sequence is a pure function of (logits, `sampling.params`,
+        `sampling.token_ids`): the same after a swap, a recompute and in another process.
+
+        Raises:
+            BackendStepError: no token was drawn. Each slot of `chunks` holds the cells it held
+                before, but for those in `lost`, which hold none.
+        """
+        ...
+
+    def save_kv(self, slot: SlotId) -> KvSnapshot:
+        """Copy a slot's KV to host memory; the slot is unchanged.
+
+        Raises:
+            KvTransferError: nothing is held; the slot has been cleared.
+        """
+        ...
+
+    def restore_kv(self, slot: SlotId, snapshot: KvSnapshot) -> None:
+        """Put a snapshot into an empty slot of this or another index. The snapshot stays valid.
+
+        Raises:
+            KvTransferError: the slot has been cleared.
+        """
+        ...
+
+    def copy_prefix(self, source: SlotId, target: SlotId, num_tokens: int) -> None:
+        """Make the first `num_tokens` cells of `source` those of the empty slot `target` too."""
+        ...
+
+    def clear(self, slot: SlotId) -> None:
+        """Free every cell of a slot and forget its sampling state; an empty slot is left alone."""
+        ...
+
+    def close(self) -> None:
+        """Free everything. Nothing may be called afterwards."""
+        ...
+
+
+CreateBackend = Callable[[BackendConfig, LoadProgress], Backend]
+"""A backend's entry point: loads the model on the calling thread.
+
+Raises:
+    ModelLoadError: with a reason the operator understands; nothing is left allocated.
+"""
+
+
+def find_backend(name: str) -> CreateBackend:
+    """The `create` of a backend, by entry-point name or as `module:function`.
+
+    Raises:
+        ModelLoadError: there is none of that name, or its import fails (a missing runtime).
+    """
+    try:
+        if ":" in name:
+            module, _, function = name.partition(":")
+            return cast(CreateBackend, getattr(import_module(module), function))
+        found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+        if name in found:
+            return cast(CreateBackend, found[name].load())
+    except (ImportError, AttributeError, OSError) as error:
+        raise ModelLoadError(
+            Reason.MODEL_FAILED,
+            f"backend {name!r} cannot be imported: {error}; install its runtime "
+            f"(pip install 'edged[llama]' for llama_cpp)",
+        ) from error
+    raise ModelLoadError(
+        Reason.MODEL_FAILED, f"there is no backend {name!r}; installed are: {sorted(found)}"
+    )

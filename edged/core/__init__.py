@@ -1,0 +1,1 @@
+"""The pure core: a deterministic state machine that decides what each step computes."""

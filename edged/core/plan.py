@@ -1,0 +1,74 @@
+"""What one step does (`StepPlan`) and what came of it (`StepResult`)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edged.core.types import PreemptMode, RequestId, SampledToken, SamplingParams, SeqId, SlotId
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw the next token of one sequence; made once and valid for the sequence's life."""
+
+    params: SamplingParams
+    token_ids: Sequence[int]
+    """Prompt and answer so far: a live, read-only view that the scheduler appends to between
+    steps. Penalties and the random draw depend on nothing else."""
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens of one sequence to run through the model: cells `[start, start + len(token_ids))`."""
+
+    seq_id: SeqId
+    slot: SlotId
+    start: int
+    token_ids: Sequence[int]
+    sampling: Sampling | None
+    """None until the chunk reaches the last known token: only then is a token drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Take a running sequence out of its slot."""
+
+    seq_id: SeqId
+    slot: SlotId
+    mode: PreemptMode
+    cause: RequestId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Put a swapped sequence's KV into a slot."""
+
+    seq_id: SeqId
+    slot: SlotId
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """Executed in the order of its fields. Freed slots may be reused by a later field."""
+
+    step: int
+    clear: tuple[SlotId, ...]
+    evict: tuple[Evict, ...]
+    restore: tuple[Restore, ...]
+    chunks: tuple[Chunk, ...]
+    predicted_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    step: int
+    sampled: Mapping[SeqId, SampledToken]
+    """One token for each chunk that had a `sampling`, but for lost sequences."""
+    swapped_bytes: Mapping[SeqId, int]
+    """Snapshot size of each sequence evicted by swap."""
+    lost: frozenset[SeqId]
+    """Sequences whose KV is gone (a failed save, restore or step); their slots are cleared."""
+    started_s: float
+    finished_s: float
+    detail: str = ""
+    """Why sequences were lost."""

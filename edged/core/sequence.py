@@ -1,0 +1,100 @@
+"""One admitted request as the scheduler sees it, and the table of its states.
+
+Theory of operation: there is no prefill phase and no decode phase. `num_computed_tokens` chases
+`len(token_ids)`; a gap of one is a decode, a larger gap is a prefill. Preemption by recompute sets
+`num_computed_tokens` to 0, preemption by swap keeps it, and a replay after a lost engine begins
+with a longer `token_ids`.
+"""
+
+from enum import StrEnum
+
+from edged.core.plan import Sampling
+from edged.core.types import Request, SeqId, SlotId
+
+
+class SequenceState(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    FINISHED = "finished"
+
+
+TRANSITIONS: dict[SequenceState, frozenset[SequenceState]] = {
+    SequenceState.WAITING: frozenset({SequenceState.RUNNING, SequenceState.FINISHED}),
+    SequenceState.RUNNING: frozenset({SequenceState.PREEMPTED, SequenceState.FINISHED}),
+    SequenceState.PREEMPTED: frozenset({SequenceState.RUNNING, SequenceState.FINISHED}),
+    SequenceState.FINISHED: frozenset(),
+}
+
+
+class Sequence:
+    """Mutable; owned and written by the scheduler only."""
+
+    __slots__ = (
+        "first_scheduled_s",
+        "first_token_s",
+        "last_token_s",
+        "max_tokens",
+        "num_computed_tokens",
+        "num_losses",
+        "num_preemptions",
+        "num_prompt_tokens",
+        "preempted_at_s",
+        "rank",
+        "request",
+        "sampling",
+        "seq_id",
+        "slot",
+        "snapshot_bytes",
+        "state",
+        "stop_token_ids",
+        "tier",
+        "token_ids",
+    )
+
+    def __init__(
+        self,
+        seq_id: SeqId,
+        request: Request,
+        *,
+        max_tokens: int,
+        stop_token_ids: frozenset[int],
+    ) -> None:
+        self.seq_id = seq_id
+        self.request = request
+        self.tier = request.service.tier
+        self.token_ids: list[int] = [*request.prompt_token_ids, *request.generated_token_ids]
+        self.num_prompt_tokens = len(request.prompt_token_ids)
+        self.max_tokens = max_tokens
+        self.stop_token_ids = stop_token_ids
+        self.sampling = Sampling(request.sampling, self.token_ids, self.num_prompt_tokens)
+        self.state = SequenceState.WAITING
+        self.num_computed_tokens = 0
+        self.slot: SlotId | None = None
+        self.snapshot_bytes = 0
+        """Host bytes held by its swapped KV; 0 when it holds none."""
+        self.rank: tuple[float, ...] = ()
+        """The policy's key, set while queued and refreshed by `plan`'s caller; smaller runs first."""
+        self.first_scheduled_s = request.past.first_scheduled_s
+        self.first_token_s = request.past.first_token_s
+        self.last_token_s = request.past.first_token_s
+        self.preempted_at_s: float | None = None
+        self.num_preemptions = request.past.num_preemptions
+        self.num_losses = 0
+
+    def to(self, state: SequenceState) -> None:
+        assert state in TRANSITIONS[self.state], f"{self.seq_id}: {self.state} -> {state}"
+        self.state = state
+
+    @property
+    def num_generated_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_missing_tokens(self) -> int:
+        """Known tokens whose KV is not computed: 1 is a decode, more a prefill."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def is_decoding(self) -> bool:
+        return len(self.token_ids) - self.num_computed_tokens == 1

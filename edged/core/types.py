@@ -1,0 +1,224 @@
+"""The nouns of the core: ids, tiers, requests, what goes in and what comes out. All immutable."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType
+
+RequestId = NewType("RequestId", str)
+ClientId = NewType("ClientId", str)
+SeqId = NewType("SeqId", int)
+SlotId = NewType("SlotId", int)
+
+
+class SloTier(StrEnum):
+    """Service tiers, most urgent first."""
+
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BATCH = "batch"
+
+
+TIER_RANK: Mapping[SloTier, int] = {tier: rank for rank, tier in enumerate(SloTier)}
+
+
+class FinishReason(StrEnum):
+    """Why a request ended. Exactly one per admitted request."""
+
+    STOP = "stop"
+    """An end-of-generation token, a stop token or a stop string."""
+    LENGTH = "length"
+    """`max_tokens` reached, or the context is full."""
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    ERROR = "error"
+
+
+class PreemptMode(StrEnum):
+    SWAP = "swap"
+    """KV saved to host memory; resuming copies it back."""
+    RECOMPUTE = "recompute"
+    """KV dropped; resuming prefills prompt and answer again."""
+
+
+class RejectReason(StrEnum):
+    QUEUE_FULL = "queue_full"
+    CLIENT_SHARE = "client_share"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    INVALID = "invalid"
+    DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True, slots=True)
+class TierSpec:
+    """What the operator promises to one tier, and the limits the tier lives under."""
+
+    tier: SloTier
+    ttft_target_s: float | None
+    tpot_target_s: float | None
+    max_waiting: int
+    max_waiting_per_client: int
+    max_queue_s: float | None
+    """Longest wait for a first step; None waits for ever."""
+    preemptible: bool
+    """Whether a more urgent tier may take this tier's slot."""
+    min_share: float
+    """Least fraction of engine time, in [0, 1), while the tier has work."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLevel:
+    """The targets of one request: its tier's, with the request's own put over them."""
+
+    tier: SloTier
+    ttft_target_s: float | None = None
+    tpot_target_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are drawn. Ranges are checked where requests enter (`edged.rpc.convert`)."""
+
+    max_tokens: int | None = None
+    """None: until the context is full."""
+    temperature: float = 0.8
+    """0 is greedy."""
+    top_k: int = 40
+    """0 keeps every token."""
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+    """Token n of an answer depends on (seed, n, logits) alone: a replay draws the same."""
+    stop_token_ids: tuple[int, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    """Number of alternatives to report beside the chosen token; None reports nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation. A replay after a lost engine starts with some tokens generated."""
+
+    request_id: RequestId
+    client_id: ClientId
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    service: ServiceLevel
+    arrival_s: float
+    deadline_s: float | None = None
+    """Absolute moment at which the whole answer is worthless."""
+    generated_token_ids: tuple[int, ...] = ()
+    past: "PastService" = field(default_factory=lambda: PastService())
+
+
+@dataclass(frozen=True, slots=True)
+class PastService:
+    """What a replayed request lived through before its engine was lost; zeros for a new one."""
+
+    first_scheduled_s: float | None = None
+    first_token_s: float | None = None
+    num_preemptions: int = 0
+    num_engine_losses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KvGeometry:
+    """The KV cache a backend allocated."""
+
+    num_slots: int
+    num_cells: int
+    """Tokens that fit in all slots together."""
+    max_cells_per_slot: int
+    bytes_per_cell: int
+    effective_type_k: str
+    effective_type_v: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    token_id: int
+    logprob: float | None = None
+    top: tuple[TokenLogprob, ...] = ()
+
+
+# What the scheduler answers to a submission.
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    seq_id: SeqId
+    position: int
+    """Requests that are more urgent and not yet running; 0 is next."""
+    predicted_ttft_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    reason: RejectReason
+    detail: str
+    retry_after_s: float | None = None
+
+
+# What the engine tells about a request after it was admitted.
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    request_id: RequestId
+    index: int
+    """Position in the answer, from 0."""
+    token: SampledToken
+
+
+@dataclass(frozen=True, slots=True)
+class PreemptEvent:
+    request_id: RequestId
+    mode: PreemptMode
+    cause: RequestId | None
+    """The request that took the slot or the cells."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeEvent:
+    request_id: RequestId
+    paused_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTimings:
+    """Seconds; None where the thing did not happen."""
+
+    queue_s: float | None
+    """Arrival to first step."""
+    ttft_s: float | None
+    tpot_s: float | None
+    """(last token − first token) / (n − 1)."""
+    total_s: float
+    num_preemptions: int
+    num_engine_losses: int
+    met_ttft: bool | None
+    met_tpot: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class FinishEvent:
+    request_id: RequestId
+    reason: FinishReason
+    num_prompt_tokens: int
+    num_generated_tokens: int
+    timings: RequestTimings
+    detail: str = ""
+    """For ERROR and DEADLINE: a sentence for the client."""
+
+
+EngineEvent = TokenEvent | PreemptEvent | ResumeEvent | FinishEvent

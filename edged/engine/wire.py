@@ -1,0 +1,304 @@
+"""The commands and events that cross the pipe between the daemon and one engine process.
+
+Theory of operation: both sides run the same build, so the format carries no versions. A frame is a
+4-byte little-endian length and one msgpack value; msgspec checks every field against the types
+below on arrival, so a sick engine cannot hand the daemon a shape it does not expect. `tag=True`
+puts a message's type in its frame. All events of a step travel in one frame.
+"""
+
+import struct
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from edged.core.types import (
+    ClientId,
+    FinishEvent,
+    FinishReason,
+    KvGeometry,
+    PastService,
+    PreemptMode,
+    RequestId,
+    SamplingParams,
+    ServiceLevel,
+    SloTier,
+    TierSpec,
+    TokenLogprob,
+)
+from edged.errors import Reason
+
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+_LENGTH = struct.Struct("<I")
+
+
+# ── What a prompt may be ─────────────────────────────────────────────────────────────────────────
+
+
+class TextPrompt(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    text: str
+
+
+class TokensPrompt(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    token_ids: tuple[int, ...]
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    role: str
+    content: str
+
+
+class ChatPrompt(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    messages: tuple[ChatMessage, ...]
+
+
+Prompt = TextPrompt | TokensPrompt | ChatPrompt
+
+
+# ── Daemon → engine ──────────────────────────────────────────────────────────────────────────────
+
+
+class Start(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The first command: which backend to build, and how to schedule it."""
+
+    backend: str
+    model_path: str
+    kv_type: str
+    context_tokens: int
+    max_sequences: int
+    max_step_tokens: int
+    num_threads: int | None
+    gpu_layers: int
+    main_gpu: int
+    tensor_split: tuple[float, ...]
+    kv_unified: bool
+    options: Mapping[str, str]
+    policy: str
+    max_step_s: float
+    arrival_guard_s: float
+    share_quantum_s: float
+    snapshot_bytes: int
+    tiers: tuple[TierSpec, ...]
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    request_id: RequestId
+    client_id: ClientId
+    prompt: Prompt
+    sampling: SamplingParams
+    service: ServiceLevel
+    stop: tuple[str, ...]
+    arrival_s: float
+    deadline_s: float | None
+    generated_token_ids: tuple[int, ...] = ()
+    past: PastService = PastService()
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    request_id: RequestId
+    reason: FinishReason
+    detail: str = ""
+
+
+class Tokenize(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    call_id: int
+    prompt: Prompt
+
+
+class Inspect(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Ask for the state of every request."""
+
+    call_id: int
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Close the backend and exit 0. The daemon has drained or cancelled before."""
+
+
+Command = Start | Submit | Cancel | Tokenize | Inspect | Stop
+
+
+# ── Engine → daemon ──────────────────────────────────────────────────────────────────────────────
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    progress: float
+    """0 … 1"""
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    backend: str
+    model_description: str
+    model_bytes: int
+    device: str
+    vocab_size: int
+    train_context_tokens: int
+    kv: KvGeometry
+    has_chat_template: bool
+    can_swap: bool
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    reason: Reason
+    detail: str
+
+
+class RequestAdmitted(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    request_id: RequestId
+    position: int
+    predicted_ttft_s: float
+    prompt_token_ids: tuple[int, ...]
+
+
+class RequestRefused(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    request_id: RequestId
+    reason: Reason
+    detail: str
+    field: str | None = None
+    retry_after_s: float | None = None
+
+
+class Delta(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Tokens of one answer, `[index, index + len(token_ids))`, and the text they completed.
+
+    Text lags behind tokens while a character or a possible stop string is incomplete, and the last
+    delta of a request may carry text alone. What is held back is a function of the tokens so far,
+    so a replay on another engine holds back the same.
+    """
+
+    request_id: RequestId
+    index: int
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple["DeltaLogprob", ...] = ()
+    at_s: float = 0.0
+    """When the step that drew them finished."""
+
+
+class DeltaLogprob(msgspec.Struct, frozen=True, array_like=True):
+    token_id: int
+    logprob: float
+    piece: bytes
+    top: tuple[TokenLogprob, ...]
+
+
+class Preempted(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    request_id: RequestId
+    mode: PreemptMode
+    cause: RequestId | None
+
+
+class Resumed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    request_id: RequestId
+    paused_s: float
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    event: FinishEvent
+    stop_string: str | None = None
+
+
+StreamItem = Delta | Preempted | Resumed | Finished
+
+
+class StepEvents(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    items: tuple[StreamItem, ...]
+
+
+class Tokenized(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    call_id: int
+    token_ids: tuple[int, ...]
+    error: str | None = None
+
+
+class RequestState(msgspec.Struct, frozen=True, array_like=True):
+    request_id: RequestId
+    client_id: ClientId
+    tier: SloTier
+    state: Literal["waiting", "running", "preempted"]
+    position: int | None
+    """Place in the queue; None while running."""
+    num_prompt_tokens: int
+    num_computed_tokens: int
+    num_generated_tokens: int
+    max_tokens: int
+    age_s: float
+    num_preemptions: int
+
+
+class Inspected(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    call_id: int
+    requests: tuple[RequestState, ...]
+
+
+class TierStatistics(msgspec.Struct, frozen=True, array_like=True):
+    tier: SloTier
+    num_waiting: int
+    num_running: int
+    num_preempted: int
+    num_finished: int
+    num_generated_tokens: int
+
+
+class Statistics(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Sent when it changed, at most twice a second; counters are since the engine started."""
+
+    num_slots_used: int
+    num_cells_used: int
+    snapshot_bytes_used: int
+    num_steps: int
+    num_swaps: int
+    num_recomputes: int
+    num_prompt_tokens: int
+    num_generated_tokens: int
+    decode_tokens_per_s: float
+    cost_model_error: float
+    """Median of |predicted − measured| / measured over recent steps."""
+    tiers: tuple[TierStatistics, ...]
+
+
+Event = (
+    Loading
+    | Ready
+    | LoadFailed
+    | RequestAdmitted
+    | RequestRefused
+    | StepEvents
+    | Tokenized
+    | Inspected
+    | Statistics
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+_events: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+
+
+def encode_frame(message: Command | Event) -> bytes:
+    """Length and body of one message."""
+    body = _encoder.encode(message)
+    assert len(body) <= MAX_FRAME_BYTES, f"a frame of {len(body)} bytes; at most {MAX_FRAME_BYTES}"
+    return _LENGTH.pack(len(body)) + body
+
+
+def decode_command(body: bytes) -> Command:
+    return _commands.decode(body)
+
+
+def decode_event(body: bytes) -> Event:
+    return _events.decode(body)
+
+
+def frame_length(header: bytes) -> int:
+    """Body length from the 4 header bytes.
+
+    Raises:
+        ValueError: longer than any frame either side sends: the stream is out of step.
+    """
+    (length,) = _LENGTH.unpack(header)
+    if length > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {length} bytes; at most {MAX_FRAME_BYTES}")
+    return int(length)
+
+
+FRAME_HEADER_BYTES = _LENGTH.size

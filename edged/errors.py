@@ -1,0 +1,104 @@
+"""The error tree: everything edged raises on purpose, each with a stable reason.
+
+An operating error (bad input, a limit reached, a lost process) is an `EdgedError`. A programmer's
+error is an `assert` that names the invariant it broke. `edged.rpc.status` is the one table that
+turns a `Reason` into a gRPC code.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Stable, machine-readable causes. Clients may match on them: never rename one."""
+
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    PROMPT_TOO_LONG = "PROMPT_TOO_LONG"
+    UNKNOWN_MODEL = "UNKNOWN_MODEL"
+    UNKNOWN_REQUEST = "UNKNOWN_REQUEST"
+    DUPLICATE_REQUEST = "DUPLICATE_REQUEST"
+    MODEL_LOADING = "MODEL_LOADING"
+    MODEL_FAILED = "MODEL_FAILED"
+    MODEL_UNLOADED = "MODEL_UNLOADED"
+    QUEUE_FULL = "QUEUE_FULL"
+    CLIENT_SHARE = "CLIENT_SHARE"
+    SLOW_READER = "SLOW_READER"
+    DRAINING = "DRAINING"
+    CANCELLED = "CANCELLED"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    QUEUE_TIMEOUT = "QUEUE_TIMEOUT"
+    POISONED_REQUEST = "POISONED_REQUEST"
+    ENGINE_LOST = "ENGINE_LOST"
+    BAD_MODEL_FILE = "BAD_MODEL_FILE"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    BAD_CONFIG = "BAD_CONFIG"
+    UNREACHABLE = "UNREACHABLE"
+    INTERNAL = "INTERNAL"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field of a request that broke a rule; `field` is its path in the request."""
+
+    field: str
+    description: str
+
+
+class EdgedError(Exception):
+    """An operating error.
+
+    `detail` is a sentence for a person: what, which value, what was expected; no paths, no
+    traceback. `retry_after_s` is set only where the same call can succeed later.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str,
+        *,
+        retry_after_s: float | None = None,
+        violations: tuple[FieldViolation, ...] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+        self.violations = violations
+
+
+class ConfigError(EdgedError):
+    """The configuration is unusable; `detail` names the source, the key, the value and the rule."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Reason.BAD_CONFIG, detail)
+
+
+class InvalidRequestError(EdgedError):
+    """A request that can never succeed as it stands; names the field."""
+
+    def __init__(
+        self, field: str, description: str, reason: Reason = Reason.INVALID_ARGUMENT
+    ) -> None:
+        violation = FieldViolation(field, description)
+        super().__init__(reason, f"{field}: {description}", violations=(violation,))
+
+
+class ModelLoadError(EdgedError):
+    """A model that cannot be served; raised by a backend's `create`, nothing is left allocated."""
+
+
+class BackendStepError(EdgedError):
+    """A forward pass failed. The backend has trimmed each named slot back to its chunk's start,
+    or cleared it (`lost`)."""
+
+    def __init__(self, detail: str, *, lost: tuple[int, ...]) -> None:
+        super().__init__(Reason.INTERNAL, detail)
+        self.lost = lost
+        """Slots whose KV could not be trimmed back and was cleared."""
+
+
+class KvTransferError(EdgedError):
+    """Saving or restoring one slot's KV failed; that slot has been cleared."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Reason.INTERNAL, detail)

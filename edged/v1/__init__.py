@@ -1,0 +1,1 @@
+"""Generated from proto/edged/v1 by scripts/gen_proto."""

@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from typing import Protocol, cast
 
 from edged.core.plan import Chunk
-from edged.core.types import KvGeometry, SampledToken, SlotId
+from edged.core.types import KvGeometry, SampledToken, SeqId, SlotId
 from edged.errors import ModelLoadError, Reason
 
 ENTRY_POINT_GROUP = "edged.backends"
@@ -100,7 +100,7 @@ class Backend(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def step(self, chunks: Sequence[Chunk]) -> Mapping[int, SampledToken]:
+    def step(self, chunks: Sequence[Chunk]) -> Mapping[SeqId, SampledToken]:
         """Run every chunk through the model, all in one forward pass where the runtime can, and
         draw a token for each chunk with a `sampling`; keyed by `seq_id`.
 

@@ -53,6 +53,9 @@ class StepPlan:
 
     step: int
     clear: tuple[SlotId, ...]
+    """Slots of sequences that ended."""
+    discard: tuple[SeqId, ...]
+    """Swapped sequences that ended: their snapshots are not needed any more."""
     evict: tuple[Evict, ...]
     restore: tuple[Restore, ...]
     chunks: tuple[Chunk, ...]
@@ -70,5 +73,10 @@ class StepResult:
     """Sequences whose KV is gone (a failed save, restore or step); their slots are cleared."""
     started_s: float
     finished_s: float
+    compute_s: float
+    """Seconds inside the backend's forward pass and draws."""
+    transfer_s: float = 0.0
+    """Seconds spent saving and restoring KV."""
+    transfer_bytes: int = 0
     detail: str = ""
     """Why sequences were lost."""

@@ -9,7 +9,7 @@ with a longer `token_ids`.
 from enum import StrEnum
 
 from edged.core.plan import Sampling
-from edged.core.types import Request, SeqId, SlotId
+from edged.core.types import Rank, Request, SeqId, SlotId
 
 
 class SequenceState(StrEnum):
@@ -73,8 +73,8 @@ class Sequence:
         self.slot: SlotId | None = None
         self.snapshot_bytes = 0
         """Host bytes held by its swapped KV; 0 when it holds none."""
-        self.rank: tuple[float, ...] = ()
-        """The policy's key, set while queued and refreshed by `plan`'s caller; smaller runs first."""
+        self.rank = Rank(0, 0.0)
+        """The policy's, set once when the sequence is admitted."""
         self.first_scheduled_s = request.past.first_scheduled_s
         self.first_token_s = request.past.first_token_s
         self.last_token_s = request.past.first_token_s

@@ -1,9 +1,9 @@
 """The nouns of the core: ids, tiers, requests, what goes in and what comes out. All immutable."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 RequestId = NewType("RequestId", str)
 ClientId = NewType("ClientId", str)
@@ -31,6 +31,8 @@ class FinishReason(StrEnum):
     """`max_tokens` reached, or the context is full."""
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
+    QUEUE_TIMEOUT = "queue_timeout"
+    """Waited for its first step longer than its tier allows."""
     ERROR = "error"
 
 
@@ -47,6 +49,15 @@ class RejectReason(StrEnum):
     PROMPT_TOO_LONG = "prompt_too_long"
     INVALID = "invalid"
     DUPLICATE = "duplicate"
+
+
+class Rank(NamedTuple):
+    """Place in the one total order; smaller is more urgent."""
+
+    band: int
+    """Sequences of a band share a step as equals; a band yields to a smaller one."""
+    order: float
+    """Place within the band; ties go to the older sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +111,16 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class PastService:
+    """What a replayed request lived through before its engine was lost; zeros for a new one."""
+
+    first_scheduled_s: float | None = None
+    first_token_s: float | None = None
+    num_preemptions: int = 0
+    num_engine_losses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One generation. A replay after a lost engine starts with some tokens generated."""
 
@@ -112,17 +133,7 @@ class Request:
     deadline_s: float | None = None
     """Absolute moment at which the whole answer is worthless."""
     generated_token_ids: tuple[int, ...] = ()
-    past: "PastService" = field(default_factory=lambda: PastService())
-
-
-@dataclass(frozen=True, slots=True)
-class PastService:
-    """What a replayed request lived through before its engine was lost; zeros for a new one."""
-
-    first_scheduled_s: float | None = None
-    first_token_s: float | None = None
-    num_preemptions: int = 0
-    num_engine_losses: int = 0
+    past: PastService = PastService()
 
 
 @dataclass(frozen=True, slots=True)

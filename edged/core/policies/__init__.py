@@ -1,0 +1,12 @@
+"""One file per scheduling policy, and the table that names them."""
+
+from collections.abc import Callable, Mapping
+
+from edged.core.policies.fcfs import Fcfs
+from edged.core.policies.strict import Strict
+from edged.core.policy import Policy, PolicyConfig
+
+POLICIES: Mapping[str, Callable[[PolicyConfig], Policy]] = {
+    "strict": Strict,
+    "fcfs": Fcfs,
+}

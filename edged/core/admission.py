@@ -1,0 +1,87 @@
+"""Whether a request may wait at all, and when its first token can be expected."""
+
+from dataclasses import dataclass
+
+from edged.core.cost import StepCostModel
+from edged.core.kv import KvBudget
+from edged.core.queue import WaitingQueue
+from edged.core.sequence import Sequence
+from edged.core.types import Rejected, RejectReason, Request
+
+_DEFAULT_ANSWER_TOKENS = 256
+"""Assumed where a running answer has no nearer end."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionView:
+    """What admission may look at."""
+
+    queue: WaitingQueue
+    running: list[Sequence]
+    kv: KvBudget
+    cost: StepCostModel
+    max_step_tokens: int
+
+
+def refuse(request: Request, view: AdmissionView, is_known: bool) -> Rejected | None:
+    """Why a request cannot be admitted, or None. A replay passes the limits: it was admitted."""
+    if is_known:
+        return Rejected(RejectReason.DUPLICATE, f"request {request.request_id} exists already")
+    num_prompt = len(request.prompt_token_ids)
+    most = view.kv.geometry.max_cells_per_slot
+    if num_prompt == 0:
+        return Rejected(RejectReason.INVALID, "the prompt has no tokens; at least 1 is needed")
+    if num_prompt >= most:
+        return Rejected(
+            RejectReason.PROMPT_TOO_LONG,
+            f"the prompt has {num_prompt} tokens; a sequence of this model can hold {most}, "
+            "one of which must be left for the answer",
+        )
+    if request.past.num_engine_losses > 0:
+        return None
+    tier, client_id = request.service.tier, request.client_id
+    if view.queue.is_full(tier):
+        return Rejected(
+            RejectReason.QUEUE_FULL,
+            f"the {tier} queue is full",
+            retry_after_s=_slot_wait_s(view),
+        )
+    if view.queue.is_client_full(tier, client_id):
+        return Rejected(
+            RejectReason.CLIENT_SHARE,
+            f"client {client_id!r} has its share of the {tier} queue waiting already",
+            retry_after_s=_slot_wait_s(view),
+        )
+    return None
+
+
+def predict_ttft_s(seq: Sequence, view: AdmissionView) -> float:
+    """Seconds until the first token of a waiting sequence: the prefills in front of it, its own,
+    and a slot to be freed where all are held by sequences at least as urgent."""
+    ahead = view.queue.missing_tokens_before(seq) + sum(
+        other.num_missing_tokens
+        for other in view.running
+        if not other.is_decoding and other.rank <= seq.rank
+    )
+    prefill_s = view.cost.recompute_s(ahead + seq.num_missing_tokens, view.max_step_tokens)
+    as_urgent = sum(1 for other in view.running if other.rank.band <= seq.rank.band)
+    ahead_in_queue = view.queue.position(seq)
+    free = view.kv.geometry.num_slots - as_urgent
+    if ahead_in_queue < free:
+        return prefill_s
+    rounds = 1 + (ahead_in_queue - free) // view.kv.geometry.num_slots
+    return prefill_s + rounds * _slot_wait_s(view)
+
+
+def _slot_wait_s(view: AdmissionView) -> float:
+    """Seconds until the next running sequence ends, if each runs to its limit; at least 0.1."""
+    if not view.running:
+        return 0.1
+    step_s = view.cost.base_s + sum(
+        view.cost.decode_cost_s(len(seq.token_ids)) for seq in view.running
+    )
+    left = min(
+        min(seq.max_tokens, _DEFAULT_ANSWER_TOKENS) - seq.num_generated_tokens
+        for seq in view.running
+    )
+    return max(0.1, max(left, 1) * step_s)

@@ -1,0 +1,265 @@
+"""Draws up one step: who holds a slot, who yields, and how many tokens each one computes.
+
+Theory of operation. Planning reads the scheduler's state and changes none of it: `draft_plan`,
+asked twice, answers the same. It works in two passes over one order (`urgency`).
+
+*Placement.* Running sequences must be able to grow by the tokens they know; while the free cells do
+not suffice, the least urgent yields. Then the queue is walked from its head: each sequence takes a
+free slot and its cells, or those of victims the policy allows, from the tail; the first one that
+cannot be placed ends the walk, so nobody is overtaken while it waits.
+
+*Allocation.* Within a band decodes come first, then prefills. Each sequence that gets in lowers the
+step time that those behind it may use (`Policy.tolerated_step_s`), so a prefill shrinks to what the
+decodes in front of it leave, and less urgent work is parked in place when nothing is left. The
+first sequence always gets in, so a step always makes progress (I7).
+
+The ladder of preemption, cheapest first: park in place, shrink the chunk, swap, recompute.
+"""
+
+from dataclasses import dataclass
+from math import inf
+
+from edged.core.cost import StepCostModel
+from edged.core.kv import KvBudget
+from edged.core.plan import Chunk, Evict, Restore, StepPlan
+from edged.core.policy import Policy
+from edged.core.queue import Key, WaitingQueue
+from edged.core.sequence import Sequence
+from edged.core.types import PreemptMode, SeqId, SlotId, SloTier
+
+MIN_HEAD_CHUNK_TOKENS = 16
+"""The most urgent prefill advances at least this much, however slow the machine is."""
+HEADROOM_TOKENS = 16
+"""Cells left free for each running sequence when another one is started, so that starting one does
+not at once evict it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerView:
+    """What planning may look at."""
+
+    running: list[Sequence]
+    queue: WaitingQueue
+    kv: KvBudget
+    cost: StepCostModel
+    policy: Policy
+    owed: frozenset[SloTier]
+    can_swap: bool
+    max_step_tokens: int
+    to_clear: tuple[SlotId, ...]
+    to_discard: tuple[SeqId, ...]
+
+
+def urgency(seq: Sequence, owed: frozenset[SloTier]) -> Key:
+    """The one total order; smaller runs first, larger yields first."""
+    if seq.tier in owed:
+        return (-1, seq.rank.order, seq.seq_id)
+    return (seq.rank.band, seq.rank.order, seq.seq_id)
+
+
+def draft_plan(view: PlannerView, step: int) -> StepPlan | None:
+    """The next step, or None if nothing is runnable and nothing is to be freed (I7)."""
+    placement = _Placement(view)
+    placement.make_room_to_grow()
+    placement.place_waiting()
+    allocation = _Allocation(view, placement)
+    allocation.run()
+    chunks = allocation.chunks
+    if not (chunks or view.to_clear or view.to_discard):
+        num_waiting = len(view.running) + len(view.queue)
+        assert num_waiting == 0, f"I7: {num_waiting} sequences wait and none is planned"
+        return None
+    computed = {chunk.seq_id for chunk in chunks}
+    return StepPlan(
+        step=step,
+        clear=view.to_clear,
+        discard=view.to_discard,
+        evict=tuple(placement.evicted),
+        restore=tuple(one for one in placement.restored if one.seq_id in computed),
+        chunks=tuple(chunks),
+        predicted_s=allocation.used_s,
+    )
+
+
+class _Placement:
+    """Slots and cells as they will be once the plan's evictions are done; scratch of one plan."""
+
+    def __init__(self, view: PlannerView) -> None:
+        self._view = view
+        self._free_slots = list(view.kv.free_slots)
+        self.free_cells = view.kv.free_cells
+        self._free_snapshot_bytes = view.kv.free_snapshot_bytes
+        self.running = sorted(view.running, key=lambda seq: urgency(seq, view.owed))
+        self.slots: dict[SeqId, SlotId] = {}
+        """Slots given to sequences that held none."""
+        self.evicted: list[Evict] = []
+        self.restored: list[Restore] = []
+
+    def make_room_to_grow(self) -> None:
+        """Evict from the tail until every running sequence can hold the tokens it knows."""
+        while len(self.running) > 1 and self._growth() > self.free_cells:
+            self._evict(self.running[-1], cause=self.running[0])
+
+    def place_waiting(self) -> None:
+        for seq in self._view.queue.in_order(self._view.owed):
+            victims = self._victims_for(seq)
+            if victims is None:
+                if seq.tier in self._view.owed:
+                    continue  # being owed takes the next free slot; it blocks nobody
+                return
+            for victim in victims:
+                self._evict(victim, cause=seq)
+            self._place(seq)
+
+    def _growth(self) -> int:
+        kv = self._view.kv
+        return sum(
+            len(seq.token_ids) - (kv.cells_of(seq.slot) if seq.slot is not None else 0)
+            for seq in self.running
+            if seq.seq_id not in self.slots
+        )
+
+    def _victims_for(self, seq: Sequence) -> list[Sequence] | None:
+        """Who must yield for `seq` to be placed: nobody, some from the tail, or None if even all
+        who may be asked would not do."""
+        missing_slots = 0 if self._free_slots else 1
+        needed = len(seq.token_ids)
+        if self.running:
+            needed += self._growth() + HEADROOM_TOKENS * len(self.running)
+        missing_cells = needed - self.free_cells
+        if missing_slots <= 0 and missing_cells <= 0:
+            return []
+        victims: list[Sequence] = []
+        for victim in reversed(self.running):
+            if victim.seq_id in self.slots or not self._yields(victim, seq):
+                break
+            victims.append(victim)
+            missing_slots -= 1
+            missing_cells -= self._cells_given_back(victim)
+            if missing_slots <= 0 and missing_cells <= 0:
+                return victims
+        return None
+
+    def _yields(self, victim: Sequence, seq: Sequence) -> bool:
+        owed = self._view.owed
+        more_urgent = urgency(seq, owed) < urgency(victim, owed)
+        return more_urgent and self._view.policy.may_preempt(seq, victim)
+
+    def _cells_given_back(self, victim: Sequence) -> int:
+        """Its reservation, the growth it no longer needs, and its headroom."""
+        assert victim.slot is not None, f"I1: {victim.seq_id} runs without a slot"
+        held = self._view.kv.cells_of(victim.slot)
+        return held + (len(victim.token_ids) - held) + HEADROOM_TOKENS
+
+    def _place(self, seq: Sequence) -> None:
+        slot = self._free_slots.pop()
+        self.free_cells -= len(seq.token_ids)
+        self.slots[seq.seq_id] = slot
+        self.running.append(seq)
+        self.running.sort(key=lambda other: urgency(other, self._view.owed))
+        if seq.snapshot_bytes:
+            self.restored.append(Restore(seq.seq_id, slot))
+
+    def _evict(self, victim: Sequence, cause: Sequence) -> None:
+        assert victim.slot is not None, f"I1: {victim.seq_id} runs without a slot"
+        assert urgency(cause, self._view.owed) < urgency(victim, self._view.owed), (
+            f"I5: {cause.seq_id} would evict the more urgent {victim.seq_id}"
+        )
+        mode = self._mode(victim)
+        if mode is PreemptMode.SWAP:
+            self._free_snapshot_bytes -= self._snapshot_bytes(victim)
+        self.running.remove(victim)
+        self._free_slots.append(victim.slot)
+        self.free_cells += self._view.kv.cells_of(victim.slot)
+        self.evicted.append(Evict(victim.seq_id, victim.slot, mode, cause.request.request_id))
+
+    def _mode(self, victim: Sequence) -> PreemptMode:
+        """SWAP where it is possible, there is room, and copying twice beats computing again."""
+        num_tokens = victim.num_computed_tokens
+        num_bytes = self._snapshot_bytes(victim)
+        if not self._view.can_swap or num_tokens == 0 or num_bytes > self._free_snapshot_bytes:
+            return PreemptMode.RECOMPUTE
+        cost = self._view.cost
+        recompute_s = cost.recompute_s(num_tokens, self._view.max_step_tokens)
+        swap = 2 * cost.transfer_s(num_bytes) < recompute_s
+        return PreemptMode.SWAP if swap else PreemptMode.RECOMPUTE
+
+    def _snapshot_bytes(self, seq: Sequence) -> int:
+        return seq.num_computed_tokens * self._view.kv.geometry.bytes_per_cell
+
+
+class _Allocation:
+    """The chunks of one step, most urgent first; scratch of one plan."""
+
+    def __init__(self, view: PlannerView, placement: _Placement) -> None:
+        self._view = view
+        self._placement = placement
+        self.chunks: list[Chunk] = []
+        self.used_s = view.cost.base_s
+        self._tokens_left = view.max_step_tokens
+        self._cells_left = placement.free_cells
+        self._outer_s = inf
+        """Step seconds that more urgent bands tolerate."""
+        self._inner_s = inf
+        """Step seconds that everybody so far tolerates."""
+        self._has_prefill = False
+
+    def run(self) -> None:
+        owed = self._view.owed
+        # In a band decodes come first, then prefills, each by urgency.
+        order = sorted(
+            (_band(seq, owed), not seq.is_decoding, urgency(seq, owed), seq)
+            for seq in self._placement.running
+        )
+        first_band = order[0][0] if order else 0
+        band = first_band
+        for seq_band, _, _, seq in order:
+            if seq_band != band:
+                band, self._outer_s = seq_band, self._inner_s
+            if seq.is_decoding:
+                self._add_decode(seq)
+            else:
+                self._add_prefill(seq, is_head=band == first_band and not self._has_prefill)
+
+    def _add_decode(self, seq: Sequence) -> None:
+        """A decode is parked only for the sake of a more urgent band: its equals share the step."""
+        added_s = self._view.cost.decode_cost_s(len(seq.token_ids))
+        if self.chunks and self.used_s + added_s > self._outer_s:
+            return
+        self._add(seq, 1, added_s)
+
+    def _add_prefill(self, seq: Sequence, *, is_head: bool) -> None:
+        start, missing = seq.num_computed_tokens, seq.num_missing_tokens
+        most = min(missing, self._tokens_left)
+        cost = self._view.cost
+        limit_s = min(self._inner_s, self._view.policy.step_limit_s(seq))
+        num_tokens = cost.prefill_tokens_within(limit_s - self.used_s, start, most)
+        if is_head:
+            num_tokens = max(num_tokens, min(most, MIN_HEAD_CHUNK_TOKENS))
+        if num_tokens > 0:
+            self._add(seq, num_tokens, cost.prefill_cost_s(start, num_tokens))
+            self._has_prefill = True
+
+    def _add(self, seq: Sequence, num_tokens: int, added_s: float) -> None:
+        slot = self._placement.slots.get(seq.seq_id)
+        growth = 0  # a sequence placed in this step was given all its cells with its slot
+        if slot is None:
+            slot = seq.slot
+            assert slot is not None, f"I1: {seq.seq_id} runs without a slot"
+            growth = max(0, len(seq.token_ids) - self._view.kv.cells_of(slot))
+        if num_tokens > self._tokens_left or growth > self._cells_left:
+            return
+        start = seq.num_computed_tokens
+        token_ids = tuple(seq.token_ids[start : start + num_tokens])
+        is_last = num_tokens == seq.num_missing_tokens
+        sampling = seq.sampling if is_last else None
+        self.chunks.append(Chunk(seq.seq_id, slot, start, token_ids, sampling))
+        self.used_s += added_s
+        self._tokens_left -= num_tokens
+        self._cells_left -= growth
+        self._inner_s = min(self._inner_s, self._view.policy.tolerated_step_s(seq))
+
+
+def _band(seq: Sequence, owed: frozenset[SloTier]) -> int:
+    """A tier that is owed time shares the step with the most urgent band as its equal."""
+    return 0 if seq.tier in owed else seq.rank.band

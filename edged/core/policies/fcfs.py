@@ -1,0 +1,30 @@
+"""First come, first served, as other local servers do it: the baseline.
+
+Tiers mean nothing, nobody is preempted for another's sake, and a prefill takes all the tokens a
+step may have. Only when the cells run out does the latest arrival yield.
+"""
+
+from math import inf
+
+from edged.core.policy import PolicyConfig
+from edged.core.sequence import Sequence
+from edged.core.types import Rank
+
+
+class Fcfs:
+    honours_shares = False
+
+    def __init__(self, config: PolicyConfig) -> None:
+        pass
+
+    def rank(self, seq: Sequence) -> Rank:
+        return Rank(0, seq.request.arrival_s)
+
+    def may_preempt(self, urgent: Sequence, victim: Sequence) -> bool:
+        return False
+
+    def step_limit_s(self, seq: Sequence) -> float:
+        return inf
+
+    def tolerated_step_s(self, seq: Sequence) -> float:
+        return inf

@@ -1,0 +1,46 @@
+"""What a scheduling policy decides.
+
+A policy is pure: it sees one sequence, or two, and the time; it owns no state and changes nothing.
+The planner asks it the same questions whatever the policy is, so a policy is one file in
+`policies/`, one line in its `POLICIES`, and one scenario.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from edged.core.sequence import Sequence
+from edged.core.types import Rank, SloTier, TierSpec
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    tiers: Mapping[SloTier, TierSpec]
+    max_step_s: float
+    """Longest step, as predicted, for any prefill chunk."""
+    arrival_guard_s: float
+    """Longest step, as predicted, for a prefill that a more urgent request could come upon."""
+
+
+class Policy(Protocol):
+    @property
+    def honours_shares(self) -> bool:
+        """Whether `min_share` lifts a tier that is owed time."""
+        ...
+
+    def rank(self, seq: Sequence) -> Rank:
+        """Fixed for the sequence's life, so that queues can be kept in order."""
+        ...
+
+    def may_preempt(self, urgent: Sequence, victim: Sequence) -> bool:
+        """Whether `urgent`, which has no slot, may take `victim`'s. Never true both ways."""
+        ...
+
+    def step_limit_s(self, seq: Sequence) -> float:
+        """Longest step that a prefill chunk of `seq` may make."""
+        ...
+
+    def tolerated_step_s(self, seq: Sequence) -> float:
+        """Longest step that `seq` accepts when work behind it in the order shares the step;
+        0 shares with nobody."""
+        ...

@@ -1,0 +1,94 @@
+"""Who waits, in order: one sorted queue per tier, bounded per tier and per client."""
+
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from heapq import merge
+from itertools import islice
+
+from edged.core.sequence import Sequence, SequenceState
+from edged.core.types import ClientId, SloTier, TierSpec
+
+Key = tuple[int, float, int]
+"""(band, order, seq_id): the policy's rank, ties to the older sequence."""
+
+
+class WaitingQueue:
+    """Waiting and preempted sequences; mutable, owned by the scheduler.
+
+    Only sequences that never ran count against the limits: a preempted one was admitted once.
+    """
+
+    def __init__(self, tiers: Mapping[SloTier, TierSpec]) -> None:
+        self._tiers = tiers
+        self._queues: dict[SloTier, list[Sequence]] = {tier: [] for tier in tiers}
+        self._num_new: Counter[SloTier] = Counter()
+        self._num_new_by_client: Counter[tuple[SloTier, ClientId]] = Counter()
+        self._missing_tokens: Counter[SloTier] = Counter()
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._queues.values())
+
+    def tiers(self) -> frozenset[SloTier]:
+        """Tiers in which somebody waits."""
+        return frozenset(tier for tier, queue in self._queues.items() if queue)
+
+    def is_full(self, tier: SloTier) -> bool:
+        return self._num_new[tier] >= self._tiers[tier].max_waiting
+
+    def is_client_full(self, tier: SloTier, client_id: ClientId) -> bool:
+        limit = self._tiers[tier].max_waiting_per_client
+        return self._num_new_by_client[tier, client_id] >= limit
+
+    def add(self, seq: Sequence) -> None:
+        insort(self._queues[seq.tier], seq, key=_key)
+        self._missing_tokens[seq.tier] += seq.num_missing_tokens
+        if seq.state is SequenceState.WAITING:
+            self._num_new[seq.tier] += 1
+            self._num_new_by_client[seq.tier, seq.request.client_id] += 1
+
+    def remove(self, seq: Sequence) -> None:
+        """Called before the sequence's state or tokens change."""
+        queue = self._queues[seq.tier]
+        index = bisect_left(queue, _key(seq), key=_key)
+        assert queue[index] is seq, f"{seq.seq_id} is not in its queue"
+        del queue[index]
+        self._missing_tokens[seq.tier] -= seq.num_missing_tokens
+        if seq.state is SequenceState.WAITING:
+            self._num_new[seq.tier] -= 1
+            client = (seq.tier, seq.request.client_id)
+            self._num_new_by_client[client] -= 1
+            if not self._num_new_by_client[client]:
+                del self._num_new_by_client[client]
+
+    def in_order(self, owed: frozenset[SloTier]) -> Iterator[Sequence]:
+        """Most urgent first, lazily. The first sequence of a tier that is owed time comes first."""
+        heads = [self._queues[tier][0] for tier in SloTier if tier in owed and self._queues[tier]]
+        yield from heads
+        rests = [
+            islice(queue, 1 if tier in owed else 0, None) for tier, queue in self._queues.items()
+        ]
+        yield from merge(*rests, key=_key)
+
+    def position(self, seq: Sequence) -> int:
+        """How many that wait are more urgent."""
+        return sum(bisect_left(queue, _key(seq), key=_key) for queue in self._queues.values())
+
+    def missing_tokens_before(self, seq: Sequence) -> int:
+        """Tokens to compute for those that wait and are more urgent: exact for whole tiers, and an
+        even share of the sequence's own tier."""
+        total = 0
+        for tier, queue in self._queues.items():
+            before = bisect_left(queue, _key(seq), key=_key)
+            if before:
+                total += self._missing_tokens[tier] * before // len(queue)
+        return total
+
+    def counts(self, tier: SloTier) -> tuple[int, int]:
+        """(never run, preempted)"""
+        new = self._num_new[tier]
+        return new, len(self._queues[tier]) - new
+
+
+def _key(seq: Sequence) -> Key:
+    return (seq.rank.band, seq.rank.order, seq.seq_id)

@@ -1,0 +1,401 @@
+"""The scheduler: admits, orders, preempts and finishes requests. A deterministic state machine.
+
+Theory of operation. The engine calls, in this order and from one thread: `submit` and `cancel` for
+commands, then `tick(now_s)`, `plan(now_s)`, and after executing the plan `commit(plan, result)`.
+`plan` reads; the others write. Time is an argument and nothing is drawn at random, so the same
+calls give the same answers (I10).
+
+| state | slot | KV | queued |
+|---|---|---|---|
+| WAITING | no | none | yes |
+| RUNNING | yes | `num_computed_tokens` cells | no |
+| PREEMPTED | no | a snapshot, or none | yes |
+| FINISHED | no | none | no |
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from edged.core.admission import AdmissionView, predict_ttft_s, refuse
+from edged.core.cost import StepCostModel, step_shape
+from edged.core.kv import KvBudget
+from edged.core.metrics import SchedulerStatistics, TierCounts, finish_event
+from edged.core.plan import Chunk, Evict, StepPlan, StepResult
+from edged.core.planner import PlannerView, draft_plan
+from edged.core.policies import POLICIES
+from edged.core.policy import PolicyConfig
+from edged.core.queue import WaitingQueue
+from edged.core.sequence import Sequence, SequenceState
+from edged.core.shares import TierShares
+from edged.core.types import (
+    Admitted,
+    EngineEvent,
+    FinishEvent,
+    FinishReason,
+    KvGeometry,
+    PreemptEvent,
+    PreemptMode,
+    Rejected,
+    Request,
+    RequestId,
+    ResumeEvent,
+    SeqId,
+    SlotId,
+    SloTier,
+    TierSpec,
+    TokenEvent,
+)
+
+MAX_LOSSES = 2
+"""A sequence whose KV was lost this often ends with ERROR."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    policy: str
+    tiers: Mapping[SloTier, TierSpec]
+    max_step_tokens: int
+    max_step_s: float
+    arrival_guard_s: float
+    share_quantum_s: float
+    max_snapshot_bytes: int
+
+
+class Scheduler:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        geometry: KvGeometry,
+        eog_token_ids: frozenset[int],
+        *,
+        can_swap: bool,
+    ) -> None:
+        self._config = config
+        self._eog_token_ids = eog_token_ids
+        self._can_swap = can_swap
+        self._policy = POLICIES[config.policy](
+            PolicyConfig(config.tiers, config.max_step_s, config.arrival_guard_s)
+        )
+        self.cost = StepCostModel()
+        self._kv = KvBudget(geometry, config.max_snapshot_bytes)
+        self._queue = WaitingQueue(config.tiers)
+        self._shares = TierShares(config.tiers.values(), config.share_quantum_s)
+        self._sequences: dict[RequestId, Sequence] = {}
+        self._by_id: dict[SeqId, Sequence] = {}
+        self._running: list[Sequence] = []
+        self._to_clear: list[SlotId] = []
+        self._to_discard: list[SeqId] = []
+        self._expiries: list[tuple[float, SeqId]] = []
+        self._complete_at_submit: list[Sequence] = []
+        self._next_seq_id = 0
+        self._step = 0
+        self._counts: Counter[str] = Counter()
+        self._finished: Counter[SloTier] = Counter()
+        self._generated: Counter[SloTier] = Counter()
+
+    # ── Commands ─────────────────────────────────────────────────────────────────────────────────
+
+    def submit(self, request: Request, now_s: float) -> Admitted | Rejected:
+        """Queue a request, or say why not; a refusal changes nothing."""
+        view = self._admission_view()
+        refusal = refuse(request, view, request.request_id in self._sequences)
+        if refusal is not None:
+            return refusal
+        seq = self._sequence(request)
+        self._sequences[request.request_id] = seq
+        self._by_id[seq.seq_id] = seq
+        if seq.num_generated_tokens >= seq.max_tokens:
+            self._complete_at_submit.append(seq)  # a replay that lacked only its finish event
+            return Admitted(seq.seq_id, 0, 0.0)
+        self._queue.add(seq)
+        self._watch_expiry(seq)
+        return Admitted(seq.seq_id, self._queue.position(seq), predict_ttft_s(seq, view))
+
+    def cancel(
+        self, request_id: RequestId, reason: FinishReason, now_s: float, detail: str = ""
+    ) -> FinishEvent | None:
+        """End a request whatever its state; its KV is freed by the next plan. None if unknown."""
+        seq = self._sequences.get(request_id)
+        return None if seq is None else self._finish(seq, reason, now_s, detail)
+
+    # ── The step ─────────────────────────────────────────────────────────────────────────────────
+
+    def tick(self, now_s: float) -> list[EngineEvent]:
+        """End what has waited or lived too long."""
+        events: list[EngineEvent] = []
+        while self._complete_at_submit:
+            events.append(self._finish(self._complete_at_submit[0], FinishReason.LENGTH, now_s))
+        while self._expiries and self._expiries[0][0] <= now_s:
+            _, seq_id = heappop(self._expiries)
+            seq = self._by_id.get(seq_id)
+            if seq is not None:
+                events.extend(self._expire(seq, now_s))
+        return events
+
+    def plan(self, now_s: float) -> StepPlan | None:
+        """What the next step does; None when there is nothing to do (I7). Changes nothing."""
+        view = PlannerView(
+            running=self._running,
+            queue=self._queue,
+            kv=self._kv,
+            cost=self.cost,
+            policy=self._policy,
+            owed=self._owed(),
+            can_swap=self._can_swap,
+            max_step_tokens=self._config.max_step_tokens,
+            to_clear=tuple(self._to_clear),
+            to_discard=tuple(self._to_discard),
+        )
+        return draft_plan(view, self._step)
+
+    def commit(self, plan: StepPlan, result: StepResult, now_s: float) -> list[EngineEvent]:
+        """Take over what a step did. The only writer of sequence progress."""
+        assert plan.step == result.step == self._step, f"step {plan.step} is not {self._step}"
+        self._step += 1
+        self._to_clear.clear()
+        self._to_discard.clear()
+        served_tokens = self._served_tokens(plan)
+        events: list[EngineEvent] = [
+            self._commit_evict(evict, result, now_s) for evict in plan.evict
+        ]
+        for chunk in plan.chunks:
+            self._commit_start(chunk, now_s, events)
+        for chunk in plan.chunks:
+            if chunk.seq_id in result.lost:
+                events.append(self._commit_loss(self._by_id[chunk.seq_id], result, now_s))
+            else:
+                self._commit_chunk(chunk, result, now_s, events)
+        self._settle(served_tokens, result)
+        self._learn(plan, result)
+        return events
+
+    def next_wakeup_s(self) -> float | None:
+        """When `tick` next has something to do, though nothing runs."""
+        if self._complete_at_submit:
+            return 0.0
+        return self._expiries[0][0] if self._expiries else None
+
+    # ── Looking ──────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def max_step_tokens(self) -> int:
+        return self._config.max_step_tokens
+
+    @property
+    def to_discard(self) -> frozenset[SeqId]:
+        """Swapped sequences that ended since the last step; their snapshots go with the next."""
+        return frozenset(self._to_discard)
+
+    def sequences(self) -> list[tuple[Sequence, int | None]]:
+        """Every unfinished sequence, most urgent first, with its place in the queue."""
+        waiting = enumerate(self._queue.in_order(self._owed()))
+        running = sorted(self._running, key=lambda seq: (seq.rank, seq.seq_id))
+        return [(seq, None) for seq in running] + [(seq, place) for place, seq in waiting]
+
+    def statistics(self) -> SchedulerStatistics:
+        running = Counter(seq.tier for seq in self._running)
+        tiers = {}
+        for tier in self._config.tiers:
+            num_waiting, num_preempted = self._queue.counts(tier)
+            tiers[tier] = TierCounts(
+                num_waiting,
+                running[tier],
+                num_preempted,
+                self._finished[tier],
+                self._generated[tier],
+            )
+        return SchedulerStatistics(
+            num_steps=self._step,
+            num_swaps=self._counts["swaps"],
+            num_recomputes=self._counts["recomputes"],
+            num_prompt_tokens=self._counts["prompt_tokens"],
+            num_generated_tokens=sum(self._generated.values()),
+            num_used_slots=self._kv.num_used_slots,
+            num_used_cells=self._kv.used_cells,
+            used_snapshot_bytes=self._kv.used_snapshot_bytes,
+            cost_model_error=self.cost.median_error,
+            tiers=tiers,
+        )
+
+    def check(self) -> None:
+        """Assert the invariants that hold between steps (I1, I2, I8); for tests and simulations."""
+        self._kv.check()
+        for seq in self._running:
+            assert seq.state is SequenceState.RUNNING, f"{seq.seq_id} is {seq.state} in the running"
+            assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"
+            held = self._kv.cells_of(seq.slot)
+            assert seq.num_computed_tokens <= held, f"I2: {seq.seq_id} outgrew its {held} cells"
+        swapped = {seq.seq_id for seq in self._by_id.values() if seq.snapshot_bytes}
+        assert swapped == set(self._kv.snapshots), f"I8: {swapped} != {set(self._kv.snapshots)}"
+        assert self._kv.num_used_slots == len(self._running), "I1: a slot is held by nobody"
+        assert len(self._sequences) == len(self._by_id), "a sequence is known by one name only"
+
+    # ── Inside ───────────────────────────────────────────────────────────────────────────────────
+
+    def _sequence(self, request: Request) -> Sequence:
+        params = request.sampling
+        room = self._kv.geometry.max_cells_per_slot - len(request.prompt_token_ids)
+        stops = frozenset(params.stop_token_ids)
+        seq = Sequence(
+            SeqId(self._next_seq_id),
+            request,
+            max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
+            stop_token_ids=stops if params.ignore_eos else stops | self._eog_token_ids,
+        )
+        seq.rank = self._policy.rank(seq)
+        self._next_seq_id += 1
+        return seq
+
+    def _admission_view(self) -> AdmissionView:
+        return AdmissionView(
+            self._queue, self._running, self._kv, self.cost, self._config.max_step_tokens
+        )
+
+    def _owed(self) -> frozenset[SloTier]:
+        return self._shares.owed if self._policy.honours_shares else frozenset()
+
+    def _watch_expiry(self, seq: Sequence) -> None:
+        request = seq.request
+        if request.deadline_s is not None:
+            heappush(self._expiries, (request.deadline_s, seq.seq_id))
+        max_queue_s = self._config.tiers[seq.tier].max_queue_s
+        if max_queue_s is not None and seq.first_scheduled_s is None:
+            heappush(self._expiries, (request.arrival_s + max_queue_s, seq.seq_id))
+
+    def _expire(self, seq: Sequence, now_s: float) -> Iterable[FinishEvent]:
+        deadline_s = seq.request.deadline_s
+        if deadline_s is not None and deadline_s <= now_s:
+            allowed_s = deadline_s - seq.request.arrival_s
+            detail = (
+                f"the deadline of {allowed_s:.3g} s passed after "
+                f"{seq.num_generated_tokens} of at most {seq.max_tokens} tokens"
+            )
+            yield self._finish(seq, FinishReason.DEADLINE, now_s, detail)
+        elif seq.first_scheduled_s is None:
+            max_queue_s = self._config.tiers[seq.tier].max_queue_s
+            detail = f"waited longer than the {seq.tier} tier allows ({max_queue_s:.3g} s)"
+            yield self._finish(seq, FinishReason.QUEUE_TIMEOUT, now_s, detail)
+
+    def _commit_evict(self, evict: Evict, result: StepResult, now_s: float) -> PreemptEvent:
+        seq = self._by_id[evict.seq_id]
+        mode = evict.mode
+        if evict.seq_id in result.lost:
+            mode = PreemptMode.RECOMPUTE
+        self._preempt(seq, now_s)
+        if mode is PreemptMode.SWAP:
+            seq.snapshot_bytes = result.swapped_bytes[seq.seq_id]
+            self._kv.hold_snapshot(seq.seq_id, seq.snapshot_bytes)
+            self._counts["swaps"] += 1
+        else:
+            seq.num_computed_tokens = 0
+            self._counts["recomputes"] += 1
+        self._queue.add(seq)
+        return PreemptEvent(seq.request.request_id, mode, evict.cause)
+
+    def _preempt(self, seq: Sequence, now_s: float) -> None:
+        assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"
+        self._kv.release(seq.slot)
+        self._running.remove(seq)
+        seq.to(SequenceState.PREEMPTED)
+        seq.slot = None
+        seq.preempted_at_s = now_s
+        seq.num_preemptions += 1
+
+    def _commit_start(self, chunk: Chunk, now_s: float, events: list[EngineEvent]) -> None:
+        """Give the chunk's sequence its slot if it was queued, and the cells it needs."""
+        seq = self._by_id[chunk.seq_id]
+        if seq.state is not SequenceState.RUNNING:
+            self._queue.remove(seq)
+            self._kv.take(chunk.slot, seq.seq_id)
+            self._kv.drop_snapshot(seq.seq_id)
+            seq.snapshot_bytes = 0
+            seq.to(SequenceState.RUNNING)
+            seq.slot = chunk.slot
+            self._running.append(seq)
+            if seq.first_scheduled_s is None:
+                seq.first_scheduled_s = now_s
+            if seq.preempted_at_s is not None:
+                paused_s = now_s - seq.preempted_at_s
+                events.append(ResumeEvent(seq.request.request_id, paused_s))
+                seq.preempted_at_s = None
+        assert chunk.slot == seq.slot, f"I1: {seq.seq_id} holds {seq.slot}, not {chunk.slot}"
+        self._kv.reserve(chunk.slot, len(seq.token_ids))
+
+    def _commit_loss(self, seq: Sequence, result: StepResult, now_s: float) -> EngineEvent:
+        seq.num_losses += 1
+        if seq.num_losses >= MAX_LOSSES:
+            detail = f"its KV was lost {seq.num_losses} times: {result.detail}"
+            return self._finish(seq, FinishReason.ERROR, now_s, detail)
+        self._preempt(seq, now_s)
+        seq.num_computed_tokens = 0
+        self._queue.add(seq)
+        return PreemptEvent(seq.request.request_id, PreemptMode.RECOMPUTE, None)
+
+    def _commit_chunk(
+        self, chunk: Chunk, result: StepResult, now_s: float, events: list[EngineEvent]
+    ) -> None:
+        seq = self._by_id[chunk.seq_id]
+        assert chunk.start == seq.num_computed_tokens, f"I3: {chunk.start} for {seq.seq_id}"
+        num_tokens = len(chunk.token_ids)
+        seq.num_computed_tokens += num_tokens
+        if seq.num_computed_tokens <= seq.num_prompt_tokens:
+            self._counts["prompt_tokens"] += num_tokens
+        if chunk.sampling is None:
+            return
+        token = result.sampled[seq.seq_id]
+        if token.token_id in seq.stop_token_ids:
+            events.append(self._finish(seq, FinishReason.STOP, now_s))
+            return
+        if seq.first_token_s is None:
+            seq.first_token_s = now_s
+        seq.last_token_s = now_s
+        self._generated[seq.tier] += 1
+        events.append(TokenEvent(seq.request.request_id, seq.num_generated_tokens, token))
+        seq.token_ids.append(token.token_id)
+        if seq.num_generated_tokens >= seq.max_tokens:
+            events.append(self._finish(seq, FinishReason.LENGTH, now_s))
+
+    def _finish(
+        self, seq: Sequence, reason: FinishReason, now_s: float, detail: str = ""
+    ) -> FinishEvent:
+        if seq.state is SequenceState.RUNNING:
+            assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"
+            self._kv.release(seq.slot)
+            self._to_clear.append(seq.slot)
+            self._running.remove(seq)
+            seq.slot = None
+        elif seq in self._complete_at_submit:
+            self._complete_at_submit.remove(seq)
+        else:
+            self._queue.remove(seq)
+            if seq.snapshot_bytes:
+                self._kv.drop_snapshot(seq.seq_id)
+                self._to_discard.append(seq.seq_id)
+                seq.snapshot_bytes = 0
+        seq.to(SequenceState.FINISHED)
+        del self._sequences[seq.request.request_id]
+        del self._by_id[seq.seq_id]
+        self._finished[seq.tier] += 1
+        return finish_event(seq, reason, now_s, detail)
+
+    def _served_tokens(self, plan: StepPlan) -> Counter[SloTier]:
+        served: Counter[SloTier] = Counter()
+        for chunk in plan.chunks:
+            served[self._by_id[chunk.seq_id].tier] += len(chunk.token_ids)
+        return served
+
+    def _settle(self, served_tokens: Counter[SloTier], result: StepResult) -> None:
+        """Account the step's seconds to the tiers, by tokens."""
+        elapsed_s = result.finished_s - result.started_s
+        total = served_tokens.total()
+        served_s = {tier: elapsed_s * n / total for tier, n in served_tokens.items()}
+        busy = self._queue.tiers() | {seq.tier for seq in self._running}
+        self._shares.account(elapsed_s, served_s, busy)
+
+    def _learn(self, plan: StepPlan, result: StepResult) -> None:
+        """Fit the cost model to what the step took."""
+        self.cost.observe_transfer(result.transfer_bytes, result.transfer_s)
+        if plan.chunks and not result.lost:
+            self.cost.observe(step_shape(plan.chunks), result.compute_s)

@@ -1,0 +1,206 @@
+"""The engine: executes the scheduler's plans on a backend, one step at a time. It has no thread.
+
+Theory of operation: a step is `tick → plan → execute → commit`, and `run_once` is one step. The
+worker drives it in the engine thread, the simulator on a manual clock; both run this code. Commands
+come between steps, from the same thread.
+
+A step that fails is not repeated as it was. Its chunks are run again one by one, so that one bad
+sequence costs its neighbours nothing; a chunk that fails alone is lost, which the scheduler turns
+into a recompute or, the second time, into an error for that request.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from edged.backend import Backend
+from edged.clock import Clock
+from edged.core.cost import step_shape
+from edged.core.metrics import SchedulerStatistics
+from edged.core.plan import Chunk, Evict, Restore, StepPlan, StepResult
+from edged.core.scheduler import Scheduler, SchedulerConfig
+from edged.core.sequence import Sequence as SchedulerSequence
+from edged.core.types import (
+    Admitted,
+    EngineEvent,
+    FinishEvent,
+    FinishReason,
+    PreemptMode,
+    Rejected,
+    Request,
+    RequestId,
+    SampledToken,
+    SeqId,
+    SlotId,
+)
+from edged.engine.snapshots import SnapshotStore
+from edged.errors import BackendStepError, KvTransferError
+
+CALIBRATION_TOKENS = (1, 16, 64)
+"""Chunk sizes that are timed at load; enough for a first line through the cost of a token."""
+
+OnStep = Callable[[StepPlan], None]
+"""Called before a plan is executed: the flight recorder."""
+
+
+class EngineLoop:
+    """Owned by one thread; so are the backend and the scheduler in it."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        config: SchedulerConfig,
+        clock: Clock,
+        on_step: OnStep | None = None,
+    ) -> None:
+        info = backend.info
+        self._backend = backend
+        self._clock = clock
+        self._on_step = on_step
+        self._snapshots = SnapshotStore()
+        self._scheduler = Scheduler(config, info.kv, info.eog_token_ids, can_swap=info.can_swap)
+
+    # ── Commands ─────────────────────────────────────────────────────────────────────────────────
+
+    def submit(self, request: Request) -> Admitted | Rejected:
+        return self._scheduler.submit(request, self._clock.now_s())
+
+    def cancel(
+        self, request_id: RequestId, reason: FinishReason, detail: str = ""
+    ) -> FinishEvent | None:
+        """End a request now; its KV is freed before the next step. None if it is unknown."""
+        return self._scheduler.cancel(request_id, reason, self._clock.now_s(), detail)
+
+    # ── The step ─────────────────────────────────────────────────────────────────────────────────
+
+    def run_once(self) -> list[EngineEvent] | None:
+        """One step. None: nothing was to be done, and nothing will be before a command comes or
+        `next_wakeup_s` is reached."""
+        events = self._scheduler.tick(self._clock.now_s())
+        plan = self._scheduler.plan(self._clock.now_s())
+        if plan is None:
+            return events or None
+        if self._on_step is not None:
+            self._on_step(plan)
+        result = self._execute(plan)
+        events += self._scheduler.commit(plan, result, self._clock.now_s())
+        return events
+
+    def next_wakeup_s(self) -> float | None:
+        """The clock's time at which `run_once` is to be called though no command came."""
+        return self._scheduler.next_wakeup_s()
+
+    def calibrate(self) -> None:
+        """Time a few steps on an empty engine, so that the first prediction is not a guess.
+
+        Takes about a hundred tokens' compute. A backend that fails here fails again in service,
+        where the failure has an owner; so it is left alone.
+        """
+        vocab_size = self._backend.info.vocab_size
+        most = min(self._backend.info.kv.max_cells_per_slot, self._scheduler.max_step_tokens)
+        slot = SlotId(0)
+        for num_tokens in CALIBRATION_TOKENS:
+            token_ids = tuple(i % vocab_size for i in range(min(num_tokens, most)))
+            chunk = Chunk(SeqId(-1), slot, 0, token_ids, None)
+            started_s = self._clock.now_s()
+            try:
+                self._backend.step((chunk,))
+            except BackendStepError:
+                return
+            finally:
+                seconds = self._clock.now_s() - started_s
+                self._backend.clear(slot)
+            self._scheduler.cost.observe(step_shape((chunk,)), seconds)
+
+    def _execute(self, plan: StepPlan) -> StepResult:
+        """Clear, evict, restore, compute: in this order, so freed slots are reused at once."""
+        started_s = self._clock.now_s()
+        outcome = _Outcome()
+        for slot in plan.clear:
+            self._backend.clear(slot)
+        for seq_id in plan.discard:
+            self._snapshots.discard(seq_id)
+        for evict in plan.evict:
+            self._evict(evict, outcome)
+        for restore in plan.restore:
+            self._restore(restore, outcome)
+        computed_from_s = self._clock.now_s()
+        self._compute([c for c in plan.chunks if c.seq_id not in outcome.lost], outcome)
+        finished_s = self._clock.now_s()
+        return StepResult(
+            step=plan.step,
+            sampled=outcome.sampled,
+            swapped_bytes=outcome.swapped_bytes,
+            lost=frozenset(outcome.lost),
+            started_s=started_s,
+            finished_s=finished_s,
+            compute_s=finished_s - computed_from_s,
+            transfer_s=computed_from_s - started_s if outcome.transfer_bytes else 0.0,
+            transfer_bytes=outcome.transfer_bytes,
+            detail=outcome.detail,
+        )
+
+    def _evict(self, evict: Evict, outcome: "_Outcome") -> None:
+        if evict.mode is PreemptMode.SWAP:
+            try:
+                snapshot = self._backend.save_kv(evict.slot)
+            except KvTransferError as error:
+                outcome.lose(evict.seq_id, error.detail)
+                return
+            self._snapshots.put(evict.seq_id, snapshot)
+            outcome.swapped_bytes[evict.seq_id] = snapshot.num_bytes
+            outcome.transfer_bytes += snapshot.num_bytes
+        self._backend.clear(evict.slot)
+
+    def _restore(self, restore: Restore, outcome: "_Outcome") -> None:
+        snapshot = self._snapshots.take(restore.seq_id)
+        try:
+            self._backend.restore_kv(restore.slot, snapshot)
+        except KvTransferError as error:
+            outcome.lose(restore.seq_id, error.detail)
+            return
+        outcome.transfer_bytes += snapshot.num_bytes
+
+    def _compute(self, chunks: Sequence[Chunk], outcome: "_Outcome") -> None:
+        if not chunks:
+            return
+        try:
+            outcome.sampled.update(self._backend.step(chunks))
+        except BackendStepError as error:
+            for chunk in chunks:
+                if chunk.slot in error.lost:
+                    outcome.lose(chunk.seq_id, error.detail)
+                elif len(chunks) == 1:
+                    self._backend.clear(chunk.slot)
+                    outcome.lose(chunk.seq_id, error.detail)
+                else:
+                    self._compute((chunk,), outcome)
+
+    # ── Looking ──────────────────────────────────────────────────────────────────────────────────
+
+    def sequences(self) -> list[tuple[SchedulerSequence, int | None]]:
+        return self._scheduler.sequences()
+
+    def statistics(self) -> SchedulerStatistics:
+        return self._scheduler.statistics()
+
+    def check(self) -> None:
+        """Assert what holds between steps; for tests and simulations."""
+        self._scheduler.check()
+        swapped = {seq.seq_id for seq, _ in self.sequences() if seq.snapshot_bytes}
+        held = self._snapshots.seq_ids - self._scheduler.to_discard
+        assert held == swapped, f"I8: snapshots of {held} are held, of {swapped} expected"
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What one step has done so far."""
+
+    sampled: dict[SeqId, SampledToken] = field(default_factory=dict)
+    swapped_bytes: dict[SeqId, int] = field(default_factory=dict)
+    lost: set[SeqId] = field(default_factory=set)
+    transfer_bytes: int = 0
+    detail: str = ""
+
+    def lose(self, seq_id: SeqId, detail: str) -> None:
+        self.lost.add(seq_id)
+        self.detail = detail

@@ -1,0 +1,274 @@
+"""The simulated backend: cells, draws and time of a model that does not exist."""
+
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+from backends.sim.draw import choose_token, draw_bits, with_logprobs
+from backends.sim.faults import Faults
+from backends.sim.profile import StepProfile
+from backends.sim.tokenizer import (
+    BOS_TOKEN,
+    CHAT_TEMPLATE,
+    EOS_ID,
+    EOS_TOKEN,
+    NUM_TOKENS,
+    TURN_END_ID,
+    ByteTokenizer,
+)
+from edged.backend import BackendConfig, BackendInfo, KvSnapshot
+from edged.clock import Clock, ManualClock
+from edged.core.plan import Chunk, Sampling
+from edged.core.types import KvGeometry, SampledToken, SlotId
+from edged.errors import BackendStepError, KvTransferError
+
+AnswerLength = Callable[[Sequence[int]], int | None]
+"""Tokens an answer to this prompt has before its EOS; None leaves the end to the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimModel:
+    """What is simulated, but for its speed."""
+
+    vocab_size: int = NUM_TOKENS
+    train_context_tokens: int = 32768
+    bytes_per_cell: int = 12288
+    eos_rate: float = 0.0
+    """Probability that a draw is EOS, so 1 / mean length; 0 runs every answer to max_tokens."""
+    length_of: AnswerLength | None = None
+    can_swap: bool = True
+    has_chat_template: bool = True
+
+    def __post_init__(self) -> None:
+        assert self.vocab_size >= NUM_TOKENS, f"vocab_size {self.vocab_size} < {NUM_TOKENS}"
+        assert 0 <= self.eos_rate <= 1, f"eos_rate {self.eos_rate} is not in [0, 1]"
+
+
+@dataclass(frozen=True, slots=True)
+class SimSnapshot:
+    """The cells of one slot, and a size as if each cell had its bytes."""
+
+    cells: tuple[int, ...]
+    digest: int
+    num_bytes: int
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.cells)
+
+
+class _Slot:
+    __slots__ = ("answer_tokens", "cells", "digest", "sampling")
+
+    def __init__(self) -> None:
+        self.cells: list[int] = []
+        self.digest = 0
+        """CRC-32 of the cells: a rolling hash, the same however the cells were chunked."""
+        self.sampling: Sampling | None = None
+        """Whose answer length `answer_tokens` is."""
+        self.answer_tokens: int | None = None
+
+
+class SimBackend:
+    """A `Backend`. Steps and transfers advance a `ManualClock`; on any other clock they sleep."""
+
+    def __init__(
+        self,
+        config: BackendConfig,
+        clock: Clock,
+        profile: StepProfile | None = None,
+        faults: Faults | None = None,
+        model: SimModel | None = None,
+    ) -> None:
+        self._profile = profile or StepProfile()
+        self._faults = faults
+        self._model = model or SimModel()
+        self._spend = clock.advance if isinstance(clock, ManualClock) else time.sleep
+        self._max_step_tokens = config.max_step_tokens
+        self._slots = [_Slot() for _ in range(config.max_sequences)]
+        self._num_cells_used = 0
+        self._eos_below = int(self._model.eos_rate * 2**32)
+        self._may_end = self._eos_below > 0 or self._model.length_of is not None
+        # Tokens are immutable values, so one object for each id serves every draw.
+        self._drawn = tuple(SampledToken(token_id) for token_id in range(NUM_TOKENS))
+        self._tokenizer = ByteTokenizer()
+        self._info = _describe(config, self._model)
+        self._is_closed = False
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._info
+
+    @property
+    def tokenizer(self) -> ByteTokenizer:
+        return self._tokenizer
+
+    def step(self, chunks: Sequence[Chunk]) -> Mapping[int, SampledToken]:
+        self._check(chunks)
+        fault = None if self._faults is None else self._faults.step(chunks)
+        if fault is not None:
+            self._spend(self._profile.step_s)
+            for slot in fault.lost:
+                self.clear(slot)
+            raise BackendStepError(fault.detail, lost=tuple(fault.lost))
+        drawn: dict[int, SampledToken] = {}
+        num_prefill_tokens = num_decode_tokens = num_cells_read = 0
+        for chunk in chunks:
+            held = self._slots[chunk.slot]
+            num_tokens = len(chunk.token_ids)
+            if num_tokens == 1:
+                token_id = chunk.token_ids[0]
+                held.cells.append(token_id)
+                held.digest = crc32(token_id.to_bytes(4, "little"), held.digest)
+                num_decode_tokens += 1
+            else:
+                held.cells.extend(chunk.token_ids)
+                held.digest = crc32(_cell_bytes(chunk.token_ids), held.digest)
+                num_prefill_tokens += num_tokens
+            num_cells_read += len(held.cells)
+            if chunk.sampling is not None:
+                drawn[chunk.seq_id] = self._draw(held, chunk.sampling, num_tokens)
+        self._num_cells_used += num_prefill_tokens + num_decode_tokens
+        profile = self._profile
+        self._spend(
+            profile.step_s
+            + num_prefill_tokens * profile.prefill_token_s
+            + num_decode_tokens * profile.decode_token_s
+            + num_cells_read * profile.cell_s
+        )
+        return drawn
+
+    def save_kv(self, slot: SlotId) -> SimSnapshot:
+        assert self._model.can_swap, "save_kv of a model that cannot swap"
+        held = self._slots[slot]
+        assert held.cells, f"slot {slot} is empty, there is nothing to save"
+        if self._faults is not None and self._faults.save_fails(slot):
+            self.clear(slot)
+            raise KvTransferError(f"an injected failure to save slot {slot}")
+        num_bytes = len(held.cells) * self._model.bytes_per_cell
+        self._spend(num_bytes * self._profile.swap_byte_s)
+        return SimSnapshot(tuple(held.cells), held.digest, num_bytes)
+
+    def restore_kv(self, slot: SlotId, snapshot: KvSnapshot) -> None:
+        assert isinstance(snapshot, SimSnapshot), f"a snapshot of another backend: {snapshot!r}"
+        held = self._slots[slot]
+        assert not held.cells, f"I1: slot {slot} holds {len(held.cells)} cells, restore needs none"
+        self._check_room(snapshot.num_tokens)
+        if self._faults is not None and self._faults.restore_fails(slot):
+            raise KvTransferError(f"an injected failure to restore slot {slot}")
+        self._spend(snapshot.num_bytes * self._profile.swap_byte_s)
+        held.cells = list(snapshot.cells)
+        held.digest = snapshot.digest
+        self._num_cells_used += snapshot.num_tokens
+
+    def copy_prefix(self, source: SlotId, target: SlotId, num_tokens: int) -> None:
+        cells = self._slots[source].cells
+        held = self._slots[target]
+        assert num_tokens <= len(cells), f"slot {source} has {len(cells)} cells, not {num_tokens}"
+        assert not held.cells, f"I1: slot {target} holds {len(held.cells)} cells, a copy needs none"
+        self._check_room(num_tokens)
+        held.cells = cells[:num_tokens]
+        held.digest = crc32(_cell_bytes(held.cells))
+        self._num_cells_used += num_tokens
+
+    def clear(self, slot: SlotId) -> None:
+        self._num_cells_used -= len(self._slots[slot].cells)
+        self._slots[slot] = _Slot()
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._slots = []
+
+    def cells_of(self, slot: SlotId) -> tuple[int, ...]:
+        """The token ids a slot holds: for tests of what drives this backend."""
+        return tuple(self._slots[slot].cells)
+
+    def _check(self, chunks: Sequence[Chunk]) -> None:
+        """Hold a step to the contract before anything changes."""
+        assert not self._is_closed, "step of a closed backend"
+        assert chunks, "a step without chunks"
+        num_tokens = 0
+        max_cells = self._info.kv.max_cells_per_slot
+        vocab_size = self._model.vocab_size
+        for chunk in chunks:
+            index, start, token_ids = chunk.slot, chunk.start, chunk.token_ids
+            num_held = len(self._slots[index].cells)
+            assert start == num_held, f"I3: slot {index}: {start} != {num_held} cells"
+            num_chunk_tokens = len(token_ids)
+            assert num_chunk_tokens > 0, f"I3: the chunk of slot {index} is empty"
+            num_tokens += num_chunk_tokens
+            end = start + num_chunk_tokens
+            assert end <= max_cells, f"I2: {end} cells in slot {index}, at most {max_cells}"
+            largest = token_ids[0] if num_chunk_tokens == 1 else max(token_ids)
+            assert largest < vocab_size, f"slot {index}: token {largest} of {vocab_size}"
+        slots = [chunk.slot for chunk in chunks]
+        assert len(set(slots)) == len(slots), f"I3: two chunks for a slot: {slots}"
+        assert num_tokens <= self._max_step_tokens, (
+            f"I3: {num_tokens} tokens in a step, at most {self._max_step_tokens}"
+        )
+        self._check_room(num_tokens)
+
+    def _check_room(self, num_more: int) -> None:
+        used, num_cells = self._num_cells_used, self._info.kv.num_cells
+        assert used + num_more <= num_cells, f"I2: {used} + {num_more} cells of {num_cells}"
+
+    def _draw(self, slot: _Slot, sampling: Sampling, num_chunk_tokens: int) -> SampledToken:
+        params, known, cells = sampling.params, sampling.token_ids, slot.cells
+        assert len(known) == len(cells), f"a draw after {len(cells)} of {len(known)} tokens"
+        # Compared whole at the end of a prefill, later each cell as the draw comes back.
+        matches = known[-1] == cells[-1] if num_chunk_tokens == 1 else list(known) == cells
+        assert matches, "I3: the cells are not the tokens of the sequence"
+        index = len(cells) - sampling.num_prompt_tokens
+        bits = draw_bits(slot.digest, params.seed if params.temperature > 0 else 0, index)
+        token_id = choose_token(cells, bits)
+        if self._may_end and not params.ignore_eos and self._ends(slot, sampling, index, bits):
+            token_id = EOS_ID
+        if params.logprobs is not None:
+            return with_logprobs(token_id, bits, params.logprobs)
+        return self._drawn[token_id]
+
+    def _ends(self, slot: _Slot, sampling: Sampling, index: int, bits: int) -> bool:
+        if self._eos_below and bits * 2_654_435_761 % 2**32 < self._eos_below:
+            return True
+        if self._model.length_of is None:
+            return False
+        if slot.sampling is not sampling:
+            prompt = sampling.token_ids[: sampling.num_prompt_tokens]
+            slot.answer_tokens = self._model.length_of(prompt)
+            slot.sampling = sampling
+        return slot.answer_tokens is not None and index >= slot.answer_tokens
+
+
+def _cell_bytes(token_ids: Sequence[int]) -> bytes:
+    """Four bytes for each id, as `int.to_bytes(4, "little")` writes them."""
+    words = array("I", token_ids)
+    assert words.itemsize == 4, "a C unsigned int has 4 bytes wherever Python runs today"
+    return words.tobytes()
+
+
+def _describe(config: BackendConfig, model: SimModel) -> BackendInfo:
+    num_cells, num_slots = config.context_tokens, config.max_sequences
+    return BackendInfo(
+        backend="sim",
+        model_description=f"simulated, vocabulary {model.vocab_size}",
+        model_bytes=0,
+        device="cpu",
+        vocab_size=model.vocab_size,
+        train_context_tokens=model.train_context_tokens,
+        kv=KvGeometry(
+            num_slots=num_slots,
+            num_cells=num_cells,
+            max_cells_per_slot=num_cells if config.kv_unified else num_cells // num_slots,
+            bytes_per_cell=model.bytes_per_cell,
+            effective_type_k=config.kv_type,
+            effective_type_v=config.kv_type,
+        ),
+        eog_token_ids=frozenset({EOS_ID, TURN_END_ID}),
+        chat_template=CHAT_TEMPLATE if model.has_chat_template else None,
+        bos_token=BOS_TOKEN,
+        eos_token=EOS_TOKEN,
+        can_swap=model.can_swap,
+        can_copy_prefix=True,
+    )

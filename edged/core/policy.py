@@ -14,12 +14,20 @@ from edged.core.types import Rank, SloTier, TierSpec
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyConfig:
+class SchedulerConfig:
+    """How to schedule; a policy reads what concerns it."""
+
+    policy: str
+    """A name in `edged.core.policies.POLICIES`."""
     tiers: Mapping[SloTier, TierSpec]
+    max_step_tokens: int
     max_step_s: float
     """Longest step, as predicted, for any prefill chunk."""
     arrival_guard_s: float
     """Longest step, as predicted, for a prefill that a more urgent request could come upon."""
+    share_quantum_s: float
+    """Credit at which a tier is owed its `min_share`."""
+    max_snapshot_bytes: int
 
 
 class Policy(Protocol):

@@ -14,8 +14,7 @@ calls give the same answers (I10).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from heapq import heappop, heappush
 
 from edged.core.admission import AdmissionView, predict_ttft_s, refuse
@@ -25,7 +24,7 @@ from edged.core.metrics import SchedulerStatistics, TierCounts, finish_event
 from edged.core.plan import Chunk, Evict, StepPlan, StepResult
 from edged.core.planner import PlannerView, draft_plan
 from edged.core.policies import POLICIES
-from edged.core.policy import PolicyConfig
+from edged.core.policy import SchedulerConfig
 from edged.core.queue import WaitingQueue
 from edged.core.sequence import Sequence, SequenceState
 from edged.core.shares import TierShares
@@ -44,23 +43,11 @@ from edged.core.types import (
     SeqId,
     SlotId,
     SloTier,
-    TierSpec,
     TokenEvent,
 )
 
 MAX_LOSSES = 2
 """A sequence whose KV was lost this often ends with ERROR."""
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerConfig:
-    policy: str
-    tiers: Mapping[SloTier, TierSpec]
-    max_step_tokens: int
-    max_step_s: float
-    arrival_guard_s: float
-    share_quantum_s: float
-    max_snapshot_bytes: int
 
 
 class Scheduler:
@@ -75,9 +62,7 @@ class Scheduler:
         self._config = config
         self._eog_token_ids = eog_token_ids
         self._can_swap = can_swap
-        self._policy = POLICIES[config.policy](
-            PolicyConfig(config.tiers, config.max_step_s, config.arrival_guard_s)
-        )
+        self._policy = POLICIES[config.policy](config)
         self.cost = StepCostModel()
         self._kv = KvBudget(geometry, config.max_snapshot_bytes)
         self._queue = WaitingQueue(config.tiers)
@@ -157,14 +142,14 @@ class Scheduler:
         self._to_clear.clear()
         self._to_discard.clear()
         served_tokens = self._served_tokens(plan)
-        events: list[EngineEvent] = [
-            self._commit_evict(evict, result, now_s) for evict in plan.evict
-        ]
+        events: list[EngineEvent] = []
+        for evict in plan.evict:
+            self._commit_evict(evict, result, now_s, events)
         for chunk in plan.chunks:
             self._commit_start(chunk, now_s, events)
         for chunk in plan.chunks:
             if chunk.seq_id in result.lost:
-                events.append(self._commit_loss(self._by_id[chunk.seq_id], result, now_s))
+                self._commit_loss(self._by_id[chunk.seq_id], None, result, now_s, events)
             else:
                 self._commit_chunk(chunk, result, now_s, events)
         self._settle(served_tokens, result)
@@ -196,28 +181,23 @@ class Scheduler:
 
     def statistics(self) -> SchedulerStatistics:
         running = Counter(seq.tier for seq in self._running)
-        tiers = {}
-        for tier in self._config.tiers:
-            num_waiting, num_preempted = self._queue.counts(tier)
-            tiers[tier] = TierCounts(
-                num_waiting,
-                running[tier],
-                num_preempted,
-                self._finished[tier],
-                self._generated[tier],
-            )
         return SchedulerStatistics(
             num_steps=self._step,
-            num_swaps=self._counts["swaps"],
-            num_recomputes=self._counts["recomputes"],
+            num_swaps=self._counts[PreemptMode.SWAP],
+            num_recomputes=self._counts[PreemptMode.RECOMPUTE],
             num_prompt_tokens=self._counts["prompt_tokens"],
-            num_generated_tokens=sum(self._generated.values()),
+            num_generated_tokens=self._generated.total(),
             num_used_slots=self._kv.num_used_slots,
             num_used_cells=self._kv.used_cells,
             used_snapshot_bytes=self._kv.used_snapshot_bytes,
             cost_model_error=self.cost.median_error,
-            tiers=tiers,
+            tiers={tier: self._tier_counts(tier, running[tier]) for tier in self._config.tiers},
         )
+
+    def _tier_counts(self, tier: SloTier, num_running: int) -> TierCounts:
+        num_waiting, num_preempted = self._queue.counts(tier)
+        finished, generated = self._finished[tier], self._generated[tier]
+        return TierCounts(num_waiting, num_running, num_preempted, finished, generated)
 
     def check(self) -> None:
         """Assert the invariants that hold between steps (I1, I2, I8); for tests and simulations."""
@@ -278,30 +258,34 @@ class Scheduler:
             detail = f"waited longer than the {seq.tier} tier allows ({max_queue_s:.3g} s)"
             yield self._finish(seq, FinishReason.QUEUE_TIMEOUT, now_s, detail)
 
-    def _commit_evict(self, evict: Evict, result: StepResult, now_s: float) -> PreemptEvent:
+    def _commit_evict(
+        self, evict: Evict, result: StepResult, now_s: float, events: list[EngineEvent]
+    ) -> None:
         seq = self._by_id[evict.seq_id]
-        mode = evict.mode
         if evict.seq_id in result.lost:
-            mode = PreemptMode.RECOMPUTE
-        self._preempt(seq, now_s)
-        if mode is PreemptMode.SWAP:
+            self._commit_loss(seq, evict.cause, result, now_s, events)
+            return
+        if evict.mode is PreemptMode.SWAP:
             seq.snapshot_bytes = result.swapped_bytes[seq.seq_id]
             self._kv.hold_snapshot(seq.seq_id, seq.snapshot_bytes)
-            self._counts["swaps"] += 1
-        else:
-            seq.num_computed_tokens = 0
-            self._counts["recomputes"] += 1
-        self._queue.add(seq)
-        return PreemptEvent(seq.request.request_id, mode, evict.cause)
+        events.append(self._preempt(seq, evict.mode, evict.cause, now_s))
 
-    def _preempt(self, seq: Sequence, now_s: float) -> None:
+    def _preempt(
+        self, seq: Sequence, mode: PreemptMode, cause: RequestId | None, now_s: float
+    ) -> PreemptEvent:
+        """Take a running sequence out of its slot and put it back into the queue."""
         assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"
         self._kv.release(seq.slot)
         self._running.remove(seq)
         seq.to(SequenceState.PREEMPTED)
         seq.slot = None
+        if mode is PreemptMode.RECOMPUTE:
+            seq.num_computed_tokens = 0
         seq.preempted_at_s = now_s
         seq.num_preemptions += 1
+        self._counts[mode] += 1
+        self._queue.add(seq)
+        return PreemptEvent(seq.request.request_id, mode, cause)
 
     def _commit_start(self, chunk: Chunk, now_s: float, events: list[EngineEvent]) -> None:
         """Give the chunk's sequence its slot if it was queued, and the cells it needs."""
@@ -323,15 +307,20 @@ class Scheduler:
         assert chunk.slot == seq.slot, f"I1: {seq.seq_id} holds {seq.slot}, not {chunk.slot}"
         self._kv.reserve(chunk.slot, len(seq.token_ids))
 
-    def _commit_loss(self, seq: Sequence, result: StepResult, now_s: float) -> EngineEvent:
+    def _commit_loss(
+        self,
+        seq: Sequence,
+        cause: RequestId | None,
+        result: StepResult,
+        now_s: float,
+        events: list[EngineEvent],
+    ) -> None:
+        """Its KV is gone and its slot is clear already: recompute, or end it the second time."""
         seq.num_losses += 1
+        events.append(self._preempt(seq, PreemptMode.RECOMPUTE, cause, now_s))
         if seq.num_losses >= MAX_LOSSES:
             detail = f"its KV was lost {seq.num_losses} times: {result.detail}"
-            return self._finish(seq, FinishReason.ERROR, now_s, detail)
-        self._preempt(seq, now_s)
-        seq.num_computed_tokens = 0
-        self._queue.add(seq)
-        return PreemptEvent(seq.request.request_id, PreemptMode.RECOMPUTE, None)
+            events.append(self._finish(seq, FinishReason.ERROR, now_s, detail))
 
     def _commit_chunk(
         self, chunk: Chunk, result: StepResult, now_s: float, events: list[EngineEvent]

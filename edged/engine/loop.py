@@ -17,7 +17,8 @@ from edged.clock import Clock
 from edged.core.cost import step_shape
 from edged.core.metrics import SchedulerStatistics
 from edged.core.plan import Chunk, Evict, Restore, StepPlan, StepResult
-from edged.core.scheduler import Scheduler, SchedulerConfig
+from edged.core.policy import SchedulerConfig
+from edged.core.scheduler import Scheduler
 from edged.core.sequence import Sequence as SchedulerSequence
 from edged.core.types import (
     Admitted,

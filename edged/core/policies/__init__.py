@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 
 from edged.core.policies.fcfs import Fcfs
 from edged.core.policies.strict import Strict
-from edged.core.policy import Policy, PolicyConfig
+from edged.core.policy import Policy, SchedulerConfig
 
-POLICIES: Mapping[str, Callable[[PolicyConfig], Policy]] = {
+POLICIES: Mapping[str, Callable[[SchedulerConfig], Policy]] = {
     "strict": Strict,
     "fcfs": Fcfs,
 }

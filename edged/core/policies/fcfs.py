@@ -6,7 +6,7 @@ step may have. Only when the cells run out does the latest arrival yield.
 
 from math import inf
 
-from edged.core.policy import PolicyConfig
+from edged.core.policy import SchedulerConfig
 from edged.core.sequence import Sequence
 from edged.core.types import Rank
 
@@ -14,7 +14,7 @@ from edged.core.types import Rank
 class Fcfs:
     honours_shares = False
 
-    def __init__(self, config: PolicyConfig) -> None:
+    def __init__(self, config: SchedulerConfig) -> None:
         pass
 
     def rank(self, seq: Sequence) -> Rank:

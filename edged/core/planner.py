@@ -101,11 +101,15 @@ class _Placement:
             self._evict(self.running[-1], cause=self.running[0])
 
     def place_waiting(self) -> None:
+        is_room_kept = False
         for seq in self._view.queue.in_order(self._view.owed):
             victims = self._victims_for(seq)
-            if victims is None:
-                if seq.tier in self._view.owed:
-                    continue  # being owed takes the next free slot; it blocks nobody
+            if victims is None and seq.tier in self._view.owed:
+                # Being owed evicts nobody, but what becomes free is kept for it: those behind it
+                # may only trade places with victims of their own.
+                is_room_kept = True
+                continue
+            if victims is None or (is_room_kept and not victims):
                 return
             for victim in victims:
                 self._evict(victim, cause=seq)

@@ -127,7 +127,7 @@ class Scheduler:
             kv=self._kv,
             cost=self.cost,
             policy=self._policy,
-            owed=self._owed(),
+            owed=self.owed,
             can_swap=self._can_swap,
             max_step_tokens=self._config.max_step_tokens,
             to_clear=tuple(self._to_clear),
@@ -169,13 +169,18 @@ class Scheduler:
         return self._config.max_step_tokens
 
     @property
+    def owed(self) -> frozenset[SloTier]:
+        """Tiers that get their `min_share` next."""
+        return self._shares.owed if self._policy.honours_shares else frozenset()
+
+    @property
     def to_discard(self) -> frozenset[SeqId]:
         """Swapped sequences that ended since the last step; their snapshots go with the next."""
         return frozenset(self._to_discard)
 
     def sequences(self) -> list[tuple[Sequence, int | None]]:
         """Every unfinished sequence, most urgent first, with its place in the queue."""
-        waiting = enumerate(self._queue.in_order(self._owed()))
+        waiting = enumerate(self._queue.in_order(self.owed))
         running = sorted(self._running, key=lambda seq: (seq.rank, seq.seq_id))
         return [(seq, None) for seq in running] + [(seq, place) for place, seq in waiting]
 
@@ -232,9 +237,6 @@ class Scheduler:
         return AdmissionView(
             self._queue, self._running, self._kv, self.cost, self._config.max_step_tokens
         )
-
-    def _owed(self) -> frozenset[SloTier]:
-        return self._shares.owed if self._policy.honours_shares else frozenset()
 
     def _watch_expiry(self, seq: Sequence) -> None:
         request = seq.request

@@ -58,37 +58,37 @@ class EngineLoop:
         self._clock = clock
         self._on_step = on_step
         self._snapshots = SnapshotStore()
-        self._scheduler = Scheduler(config, info.kv, info.eog_token_ids, can_swap=info.can_swap)
+        self.scheduler = Scheduler(config, info.kv, info.eog_token_ids, can_swap=info.can_swap)
 
     # ── Commands ─────────────────────────────────────────────────────────────────────────────────
 
     def submit(self, request: Request) -> Admitted | Rejected:
-        return self._scheduler.submit(request, self._clock.now_s())
+        return self.scheduler.submit(request, self._clock.now_s())
 
     def cancel(
         self, request_id: RequestId, reason: FinishReason, detail: str = ""
     ) -> FinishEvent | None:
         """End a request now; its KV is freed before the next step. None if it is unknown."""
-        return self._scheduler.cancel(request_id, reason, self._clock.now_s(), detail)
+        return self.scheduler.cancel(request_id, reason, self._clock.now_s(), detail)
 
     # ── The step ─────────────────────────────────────────────────────────────────────────────────
 
     def run_once(self) -> list[EngineEvent] | None:
         """One step. None: nothing was to be done, and nothing will be before a command comes or
         `next_wakeup_s` is reached."""
-        events = self._scheduler.tick(self._clock.now_s())
-        plan = self._scheduler.plan(self._clock.now_s())
+        events = self.scheduler.tick(self._clock.now_s())
+        plan = self.scheduler.plan(self._clock.now_s())
         if plan is None:
             return events or None
         if self._on_step is not None:
             self._on_step(plan)
         result = self._execute(plan)
-        events += self._scheduler.commit(plan, result, self._clock.now_s())
+        events += self.scheduler.commit(plan, result, self._clock.now_s())
         return events
 
     def next_wakeup_s(self) -> float | None:
         """The clock's time at which `run_once` is to be called though no command came."""
-        return self._scheduler.next_wakeup_s()
+        return self.scheduler.next_wakeup_s()
 
     def calibrate(self) -> None:
         """Time a few steps on an empty engine, so that the first prediction is not a guess.
@@ -97,7 +97,7 @@ class EngineLoop:
         where the failure has an owner; so it is left alone.
         """
         vocab_size = self._backend.info.vocab_size
-        most = min(self._backend.info.kv.max_cells_per_slot, self._scheduler.max_step_tokens)
+        most = min(self._backend.info.kv.max_cells_per_slot, self.scheduler.max_step_tokens)
         slot = SlotId(0)
         for num_tokens in CALIBRATION_TOKENS:
             token_ids = tuple(i % vocab_size for i in range(min(num_tokens, most)))
@@ -110,7 +110,7 @@ class EngineLoop:
             finally:
                 seconds = self._clock.now_s() - started_s
                 self._backend.clear(slot)
-            self._scheduler.cost.observe(step_shape((chunk,)), seconds)
+            self.scheduler.cost.observe(step_shape((chunk,)), seconds)
 
     def _execute(self, plan: StepPlan) -> StepResult:
         """Clear, evict, restore, compute: in this order, so freed slots are reused at once."""
@@ -179,16 +179,16 @@ class EngineLoop:
     # ── Looking ──────────────────────────────────────────────────────────────────────────────────
 
     def sequences(self) -> list[tuple[SchedulerSequence, int | None]]:
-        return self._scheduler.sequences()
+        return self.scheduler.sequences()
 
     def statistics(self) -> SchedulerStatistics:
-        return self._scheduler.statistics()
+        return self.scheduler.statistics()
 
     def check(self) -> None:
         """Assert what holds between steps; for tests and simulations."""
-        self._scheduler.check()
+        self.scheduler.check()
         swapped = {seq.seq_id for seq, _ in self.sequences() if seq.snapshot_bytes}
-        held = self._snapshots.seq_ids - self._scheduler.to_discard
+        held = self._snapshots.seq_ids - self.scheduler.to_discard
         assert held == swapped, f"I8: snapshots of {held} are held, of {swapped} expected"
 
 

@@ -1,0 +1,120 @@
+"""Makes what tests are not about: each takes the fields a test names and fills in the rest."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from backends.sim.backend import SimBackend, SimModel
+from backends.sim.faults import Faults
+from backends.sim.profile import StepProfile
+from edged.backend import BackendConfig
+from edged.clock import ManualClock
+from edged.core.policy import SchedulerConfig
+from edged.core.scheduler import Scheduler
+from edged.core.types import (
+    ClientId,
+    KvGeometry,
+    PastService,
+    Request,
+    RequestId,
+    SamplingParams,
+    ServiceLevel,
+    SloTier,
+    TierSpec,
+)
+from edged.engine.loop import EngineLoop
+
+TIERS: Mapping[SloTier, TierSpec] = {
+    SloTier.INTERACTIVE: TierSpec(SloTier.INTERACTIVE, 1.0, 0.1, 64, 16, 30.0, False, 0.0),
+    SloTier.STANDARD: TierSpec(SloTier.STANDARD, 5.0, 0.2, 256, 64, 120.0, True, 0.1),
+    SloTier.BATCH: TierSpec(SloTier.BATCH, None, None, 4096, 4096, None, True, 0.05),
+}
+"""The configuration's defaults."""
+
+
+def tiers(**changes: object) -> Mapping[SloTier, TierSpec]:
+    """The default tiers with the same changes made to each."""
+    return {tier: replace(spec, **changes) for tier, spec in TIERS.items()}  # type: ignore[arg-type]  # names are checked by replace
+
+
+def request(
+    name: str = "r",
+    *,
+    tier: SloTier = SloTier.STANDARD,
+    prompt: int | tuple[int, ...] = 8,
+    max_tokens: int | None = 4,
+    arrival_s: float = 0.0,
+    deadline_s: float | None = None,
+    client: str = "client",
+    sampling: SamplingParams | None = None,
+    generated: tuple[int, ...] = (),
+    past: PastService | None = None,
+) -> Request:
+    """`prompt` is the ids, or how many of them; two names give two prompts."""
+    spec = TIERS[tier]
+    if isinstance(prompt, int):
+        seed = sum(name.encode())
+        prompt = tuple((seed + 7 * i) % 250 for i in range(prompt))
+    return Request(
+        request_id=RequestId(name),
+        client_id=ClientId(client),
+        prompt_token_ids=prompt,
+        sampling=sampling or SamplingParams(max_tokens=max_tokens, seed=len(name)),
+        service=ServiceLevel(tier, spec.ttft_target_s, spec.tpot_target_s),
+        arrival_s=arrival_s,
+        deadline_s=deadline_s,
+        generated_token_ids=generated,
+        past=past or PastService(),
+    )
+
+
+def config(**changes: object) -> SchedulerConfig:
+    defaults = SchedulerConfig(
+        policy="strict",
+        tiers=TIERS,
+        max_step_tokens=512,
+        max_step_s=0.5,
+        arrival_guard_s=0.1,
+        share_quantum_s=0.5,
+        max_snapshot_bytes=2**30,
+    )
+    return replace(defaults, **changes)  # type: ignore[arg-type]  # names are checked by replace
+
+
+def geometry(*, num_slots: int = 4, num_cells: int = 256) -> KvGeometry:
+    return KvGeometry(num_slots, num_cells, num_cells, 1024, "q8_0", "q8_0")
+
+
+def scheduler(
+    *, num_slots: int = 4, num_cells: int = 256, can_swap: bool = True, **changes: object
+) -> Scheduler:
+    kv = geometry(num_slots=num_slots, num_cells=num_cells)
+    return Scheduler(config(**changes), kv, frozenset(), can_swap=can_swap)
+
+
+GPU_LIKE = StepProfile(
+    step_s=0.010, prefill_token_s=0.0002, decode_token_s=0.0005, swap_byte_s=2e-10
+)
+
+
+def engine(
+    clock: ManualClock,
+    *,
+    num_slots: int = 4,
+    num_cells: int = 256,
+    max_step_tokens: int = 512,
+    profile: StepProfile = GPU_LIKE,
+    faults: Faults | None = None,
+    model: SimModel | None = None,
+    **changes: object,
+) -> EngineLoop:
+    """The production loop on the simulated backend, calibrated."""
+    backend_config = BackendConfig(
+        model_path="",
+        context_tokens=num_cells,
+        max_sequences=num_slots,
+        max_step_tokens=max_step_tokens,
+    )
+    backend = SimBackend(backend_config, clock, profile, faults, model)
+    loop = EngineLoop(backend, config(max_step_tokens=max_step_tokens, **changes), clock)
+    loop.calibrate()
+    return loop

@@ -1,0 +1,233 @@
+"""Runs chunks through llama.cpp and moves the KV of slots: the engine's `Backend`.
+
+Theory of operation: a slot is a sequence id of the library, and `_cells` mirrors how many cells
+each slot holds, so that the library is asked only when something went wrong. One step is one
+`llama_decode` of all chunks; rows of logits come back in the order of the chunks that sample.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edged.backend import BackendInfo, KvSnapshot
+from edged.core.plan import Chunk, Sampling
+from edged.core.types import SampledToken, SlotId
+from edged.errors import BackendStepError, KvTransferError
+
+from .native import DECODE_OK, Batch, Context, Model, NativeCallError
+from .runtime_log import RuntimeLog
+from .sampling import NotFiniteError, Sampler
+from .tokenizer import LlamaTokenizer
+
+_DECODE_FAILURES = {
+    1: "there are not enough free KV cells",
+    2: "the computation was aborted",
+    -1: "llama.cpp refused the batch",
+}
+
+
+class LlamaSnapshot:
+    """The KV of one sequence, as the library serializes it."""
+
+    __slots__ = ("data", "num_tokens")
+
+    def __init__(self, num_tokens: int, data: NDArray[np.uint8]) -> None:
+        self.num_tokens = num_tokens
+        self.data = data
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self.data.nbytes)
+
+
+class LlamaBackend:
+    """One model and one KV cache. See `edged.backend.Backend` for what each method promises."""
+
+    def __init__(
+        self,
+        info: BackendInfo,
+        model: Model,
+        context: Context,
+        *,
+        max_step_tokens: int,
+        unified: bool,
+        log: RuntimeLog,
+    ) -> None:
+        num_slots = info.kv.num_slots
+        self._info = info
+        self._model = model
+        self._context = context
+        self._tokenizer = LlamaTokenizer(model.vocabulary)
+        self._sampler = Sampler(info.vocab_size, info.eog_token_ids)
+        self._batch = Batch(max_step_tokens, num_slots)
+        self._max_step_tokens = max_step_tokens
+        self._max_decode_tokens = min(max_step_tokens, context.max_batch_tokens)
+        self._unified = unified
+        self._log = log
+        self._cells = [0] * num_slots
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._info
+
+    @property
+    def tokenizer(self) -> LlamaTokenizer:
+        return self._tokenizer
+
+    # ── Steps ────────────────────────────────────────────────────────────────────────────────────
+
+    def step(self, chunks: Sequence[Chunk]) -> Mapping[int, SampledToken]:
+        if not chunks:
+            return {}
+        if not self._unified:
+            # Separate caches run together only in ascending order without gaps of the slots.
+            chunks = sorted(chunks, key=lambda chunk: chunk.slot)
+        sampled = self._fill(chunks)
+        code = self._context.decode(self._batch)
+        if code != DECODE_OK:
+            raise self._undo(chunks, self._decode_failure(code))
+        for chunk in chunks:
+            self._cells[chunk.slot] += len(chunk.token_ids)
+        return self._draw(chunks, sampled) if sampled else {}
+
+    def _fill(self, chunks: Sequence[Chunk]) -> list[tuple[Chunk, Sampling]]:
+        """Put the chunks into the batch; returns those that sample, in the order of their rows."""
+        token_ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        outputs: list[int] = []
+        sampled: list[tuple[Chunk, Sampling]] = []
+        for chunk in chunks:
+            slot, start, count = chunk.slot, chunk.start, len(chunk.token_ids)
+            assert count > 0, f"I3: the chunk of slot {slot} has no tokens"
+            assert start == self._cells[slot], (
+                f"I3: slot {slot} holds {self._cells[slot]} cells, its chunk starts at {start}"
+            )
+            if count == 1:
+                token_ids.append(chunk.token_ids[0])
+                positions.append(start)
+                slots.append(slot)
+            else:
+                token_ids.extend(chunk.token_ids)
+                positions.extend(range(start, start + count))
+                slots.extend([slot] * count)
+            if chunk.sampling is not None:
+                outputs.append(len(token_ids) - 1)
+                sampled.append((chunk, chunk.sampling))
+        assert len({chunk.slot for chunk in chunks}) == len(chunks), "I3: two chunks of one slot"
+        assert len(token_ids) <= self._max_step_tokens, (
+            f"I3: a step of {len(token_ids)} tokens; at most {self._max_step_tokens}"
+        )
+        if len(token_ids) > self._max_decode_tokens:
+            # The library aborts on a batch that is larger than its cache.
+            raise self._undo(chunks, _DECODE_FAILURES[1])
+        try:
+            self._batch.fill(token_ids, positions, slots, outputs)
+        except OverflowError as error:
+            raise self._undo(chunks, f"a token id is no 32-bit integer: {error}") from error
+        return sampled
+
+    def _draw(
+        self, chunks: Sequence[Chunk], sampled: Sequence[tuple[Chunk, Sampling]]
+    ) -> dict[int, SampledToken]:
+        rows = self._context.logits(len(sampled))
+        drawn: dict[int, SampledToken] = {}
+        for logits, (chunk, sampling) in zip(rows, sampled, strict=True):
+            try:
+                drawn[chunk.seq_id] = self._sampler.draw(logits, sampling)
+            except NotFiniteError as error:
+                self.clear(chunk.slot)
+                raise self._undo(
+                    chunks, f"sequence {chunk.seq_id}: {error}", already_lost=chunk.slot
+                ) from error
+        return drawn
+
+    def _decode_failure(self, code: int) -> str:
+        what = _DECODE_FAILURES.get(code, f"llama_decode failed with code {code}")
+        logged = self._log.take()
+        return f"{what}: {logged[-1]}" if logged else what
+
+    def _undo(
+        self, chunks: Sequence[Chunk], detail: str, already_lost: SlotId | None = None
+    ) -> BackendStepError:
+        """Trim every slot back to its chunk's start; the error to raise names those that cannot
+        be trimmed and were cleared."""
+        lost = [chunk.slot for chunk in chunks if not self._trim(chunk.slot, chunk.start)]
+        if already_lost is not None and already_lost not in lost:
+            lost.append(already_lost)
+        return BackendStepError(detail, lost=tuple(lost))
+
+    def _trim(self, slot: SlotId, num_tokens: int) -> bool:
+        """Cut a slot to `num_tokens` cells; False if it had to be cleared instead."""
+        if num_tokens > 0 and self._context.remove(slot, num_tokens):
+            held = self._context.positions(slot)
+            window = self._model.facts.window_tokens
+            # Without a window every position is needed; with one, the last `window` of them.
+            first_needed = max(0, num_tokens - window) if window else 0
+            if held is not None and held[0] <= first_needed and held[1] == num_tokens - 1:
+                self._cells[slot] = num_tokens
+                return True
+        self.clear(slot)
+        return num_tokens == 0
+
+    # ── KV ───────────────────────────────────────────────────────────────────────────────────────
+
+    def save_kv(self, slot: SlotId) -> LlamaSnapshot:
+        try:
+            data = self._context.read_state(slot)
+        except (NativeCallError, MemoryError) as error:
+            self.clear(slot)
+            raise KvTransferError(f"slot {slot} was not saved: {error}") from error
+        return LlamaSnapshot(self._cells[slot], data)
+
+    def restore_kv(self, slot: SlotId, snapshot: KvSnapshot) -> None:
+        assert isinstance(snapshot, LlamaSnapshot), f"a snapshot of {type(snapshot).__name__}"
+        self._assert_empty(slot)
+        if snapshot.num_tokens > 0:
+            self._write(slot, snapshot.num_tokens, snapshot.data)
+
+    def copy_prefix(self, source: SlotId, target: SlotId, num_tokens: int) -> None:
+        assert self._info.can_copy_prefix, "this model cannot copy a prefix"
+        assert 0 <= num_tokens <= self._cells[source], (
+            f"slot {source} holds {self._cells[source]} cells, not {num_tokens}"
+        )
+        self._assert_empty(target)
+        if num_tokens == 0:
+            return
+        if self._unified:
+            self._context.share(source, target, num_tokens)
+            self._cells[target] = num_tokens
+            return
+        # Between separate caches the library copies later, at the next decode, and whole caches
+        # only; by then the source may hold something else. So copy now, through host memory.
+        snapshot = self.save_kv(source)
+        self._write(target, snapshot.num_tokens, snapshot.data)
+        self._trim(target, num_tokens)
+
+    def clear(self, slot: SlotId) -> None:
+        self._context.remove(slot, 0)
+        self._cells[slot] = 0
+
+    def close(self) -> None:
+        self._context.free()
+        self._model.free()
+        self._log.free()
+
+    def _write(self, slot: SlotId, num_tokens: int, data: NDArray[np.uint8]) -> None:
+        try:
+            self._context.write_state(slot, data)
+        except NativeCallError as error:
+            self.clear(slot)
+            logged = "; ".join(self._log.take())
+            raise KvTransferError(f"slot {slot} was not restored: {error} {logged}") from error
+        held = self._context.positions(slot)
+        if held is None or held[1] != num_tokens - 1:
+            self.clear(slot)
+            raise KvTransferError(
+                f"slot {slot} was not restored: it holds positions {held}, not {num_tokens} tokens"
+            )
+        self._cells[slot] = num_tokens
+
+    def _assert_empty(self, slot: SlotId) -> None:
+        assert self._cells[slot] == 0, f"I1: slot {slot} holds {self._cells[slot]} cells"

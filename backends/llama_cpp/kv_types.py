@@ -1,0 +1,93 @@
+"""The KV types edged serves, and how many bytes a cell of a model takes in each."""
+
+import json
+from dataclasses import dataclass
+
+from edged.errors import ModelLoadError, Reason
+
+from .native import Model
+
+
+@dataclass(frozen=True, slots=True)
+class KvType:
+    """How K and V are stored; the same for both, as GPU kernels exist for equal types alone."""
+
+    name: str
+    block_values: int
+    """Values quantized together; a head's size must be a multiple."""
+    block_bytes: int
+
+
+# Block layouts: ggml-common.h, block_q8_0 and block_q4_0 (one f16 scale for 32 values).
+KV_TYPES = {
+    kv_type.name: kv_type
+    for kv_type in (KvType("f16", 1, 2), KvType("q8_0", 32, 34), KvType("q4_0", 32, 18))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KvShape:
+    """What one token leaves behind in the KV cache."""
+
+    kv_heads: int
+    """Summed over the layers."""
+    key_values: int
+    """Numbers in one head's key."""
+    value_values: int
+
+    def bytes_per_cell(self, kv_type: KvType) -> int:
+        numbers = self.kv_heads * (self.key_values + self.value_values)
+        return numbers * kv_type.block_bytes // kv_type.block_values
+
+
+def kv_shape(model: Model) -> KvShape:
+    """The shape, from the file's metadata. Exact where every layer has ordinary attention; layers
+    with a recurrent state or a compressed KV need less than it says."""
+    facts = model.facts
+    architecture = model.metadata("general.architecture") or ""
+    head_size = facts.embedding_size // max(facts.num_heads, 1)
+    key = model.metadata(f"{architecture}.attention.key_length")
+    value = model.metadata(f"{architecture}.attention.value_length")
+    return KvShape(
+        kv_heads=_kv_heads(model, architecture),
+        key_values=int(key) if key else head_size,
+        value_values=int(value) if value else head_size,
+    )
+
+
+def _kv_heads(model: Model, architecture: str) -> int:
+    """Heads of all layers; the metadata hold one number, or one for each layer."""
+    listed = model.metadata(f"{architecture}.attention.head_count_kv")
+    if listed and listed.startswith("["):
+        return sum(json.loads(listed))
+    return model.facts.num_layers * model.facts.num_kv_heads
+
+
+def find_kv_type(name: str) -> KvType:
+    """Raises ModelLoadError: no such type."""
+    if name not in KV_TYPES:
+        raise ModelLoadError(
+            Reason.BAD_CONFIG,
+            f"kv_type is {name!r}; backend llama_cpp has {', '.join(KV_TYPES)}",
+        )
+    return KV_TYPES[name]
+
+
+def check_head_size(shape: KvShape, kv_type: KvType) -> None:
+    """Raises ModelLoadError: the heads do not divide into the type's blocks."""
+    for what, size in (("key", shape.key_values), ("value", shape.value_values)):
+        if size % kv_type.block_values:
+            raise ModelLoadError(
+                Reason.BAD_CONFIG,
+                f"kv_type {kv_type.name} needs a {what} head size that is a multiple of "
+                f"{kv_type.block_values}, this model's is {size}; use kv_type f16",
+            )
+
+
+def stored_type(shape: KvShape, cell_bytes: int) -> KvType | None:
+    """The type that takes this many bytes for a cell; None if the model's layers store something
+    else than `shape` says, as recurrent ones and those with a compressed KV do."""
+    for kv_type in KV_TYPES.values():
+        if shape.bytes_per_cell(kv_type) == cell_bytes:
+            return kv_type
+    return None

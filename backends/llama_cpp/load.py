@@ -1,0 +1,261 @@
+"""Loads a model: what is checked in which order, and what the operator is told when it fails."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from edged.backend import BackendConfig, BackendInfo, LoadProgress
+from edged.core.types import KvGeometry
+from edged.errors import ModelLoadError, Reason
+
+from .backend import LlamaBackend
+from .devices import default_threads, device_label, uses_gpu
+from .failures import context_failure, model_failure
+from .kv_types import KvType, check_head_size, find_kv_type, kv_shape, stored_type
+from .model_file import check_model_file
+from .native import (
+    DECODE_OK,
+    MAX_DEVICES,
+    Batch,
+    Context,
+    ContextShape,
+    Model,
+    NativeCallError,
+    gpu_names,
+    max_sequences,
+)
+from .runtime_log import RuntimeLog
+
+_MAX_CELLS = 2**31 - 1
+"""Positions are 32-bit integers in the library."""
+_UBATCH_TOKENS = 512
+_LOADED_FRACTION = 0.95
+"""Progress when the weights are in memory; the rest is the KV cache and the first decode."""
+_STATE_BYTES_PER_CELL = 12
+"""Position, number of sequences and sequence id, which a saved sequence carries for each cell."""
+
+MemoryProbe = Callable[[], int]
+"""Bytes of host memory that can be taken now."""
+
+
+def create(config: BackendConfig, progress: LoadProgress) -> LlamaBackend:
+    """Load a GGUF file; see `edged.backend.CreateBackend`."""
+    return load(config, progress, lambda: int(psutil.virtual_memory().available))
+
+
+def load(config: BackendConfig, progress: LoadProgress, memory: MemoryProbe) -> LlamaBackend:
+    """As `create`, with the memory that may be taken."""
+    kv_type = _check_config(config)
+    file_bytes = check_model_file(config.model_path)
+    budget = _MemoryBudget(config, file_bytes, None if uses_gpu(config) else memory())
+    budget.check(kv_bytes=0)
+    log = RuntimeLog()
+    try:
+        model = _load_model(config, progress, log)
+        try:
+            backend = _allocate(config, kv_type, model, budget, log)
+        except BaseException:
+            model.free()
+            raise
+    except BaseException:
+        log.free()
+        raise
+    progress(1.0)
+    return backend
+
+
+def _check_config(config: BackendConfig) -> KvType:
+    """Raises ModelLoadError: BAD_CONFIG, naming the key, the value and the rule."""
+    if config.options:
+        names = ", ".join(sorted(config.options))
+        raise _bad_config(f"backend llama_cpp has no options; given: {names}")
+    if not 1 <= config.context_tokens <= _MAX_CELLS:
+        raise _bad_config(f"context_tokens is {config.context_tokens}; expected 1 to {_MAX_CELLS}")
+    if not 1 <= config.max_sequences <= max_sequences():
+        raise _bad_config(
+            f"max_sequences is {config.max_sequences}; expected 1 to {max_sequences()}"
+        )
+    if config.max_step_tokens < config.max_sequences:
+        raise _bad_config(
+            f"max_step_tokens is {config.max_step_tokens}; expected at least max_sequences, "
+            f"{config.max_sequences}, so that all can decode in one step"
+        )
+    if config.num_threads is not None and config.num_threads < 1:
+        raise _bad_config(f"num_threads is {config.num_threads}; expected at least 1")
+    if len(config.tensor_split) > MAX_DEVICES:
+        raise _bad_config(
+            f"tensor_split names {len(config.tensor_split)} devices; at most {MAX_DEVICES}"
+        )
+    return find_kv_type(config.kv_type)
+
+
+def _bad_config(detail: str) -> ModelLoadError:
+    return ModelLoadError(Reason.BAD_CONFIG, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class _MemoryBudget:
+    """Whether weights and KV fit in host memory; on a GPU only the library can tell."""
+
+    config: BackendConfig
+    file_bytes: int
+    free_bytes: int | None
+    """Before anything was loaded; None where a GPU holds the model."""
+
+    def check(self, kv_bytes: int) -> None:
+        """Raises ModelLoadError: OUT_OF_MEMORY, with what is needed and what is free."""
+        needed = self.file_bytes + kv_bytes
+        if self.free_bytes is None or needed <= self.free_bytes:
+            return
+        config = self.config
+        cache = (
+            f" and {_mib(kv_bytes)} for {config.context_tokens} tokens of {config.kv_type} KV"
+            if kv_bytes
+            else ""
+        )
+        remedy = "lower context_tokens" if kv_bytes else "use a smaller model"
+        raise ModelLoadError(
+            Reason.OUT_OF_MEMORY,
+            f"{Path(config.model_path).name!r} needs {_mib(self.file_bytes)} for its weights"
+            f"{cache}, but {_mib(self.free_bytes)} are free; {remedy} or free memory",
+        )
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:.0f} MiB"
+
+
+def _load_model(config: BackendConfig, progress: LoadProgress, log: RuntimeLog) -> Model:
+    reporter = _ProgressReporter(progress)
+    reporter.report(0.0)
+    try:
+        return Model(
+            config.model_path,
+            gpu_layers=config.gpu_layers,
+            main_gpu=config.main_gpu,
+            tensor_split=config.tensor_split,
+            progress=reporter.report,
+        )
+    except NativeCallError as error:
+        if reporter.failure is not None:
+            raise reporter.failure from None
+        raise model_failure(Path(config.model_path).name, log.take()) from error
+
+
+class _ProgressReporter:
+    """Keeps progress from going back, and an exception of the listener from getting lost in C."""
+
+    def __init__(self, progress: LoadProgress) -> None:
+        self._progress = progress
+        self._reported = -1.0
+        self.failure: BaseException | None = None
+
+    def report(self, fraction: float) -> bool:
+        """Pass on a fraction of the weights; False ends the load."""
+        reached = min(fraction, 1.0) * _LOADED_FRACTION
+        if reached > self._reported:
+            self._reported = reached
+            try:
+                self._progress(reached)
+            except BaseException as failure:
+                # It is raised again by `_load_model`, once the library has cleaned up.
+                self.failure = failure
+                return False
+        return True
+
+
+def _allocate(
+    config: BackendConfig, kv_type: KvType, model: Model, budget: _MemoryBudget, log: RuntimeLog
+) -> LlamaBackend:
+    if not model.facts.generates_text:
+        raise ModelLoadError(
+            Reason.BAD_MODEL_FILE,
+            f"{Path(config.model_path).name!r} ({model.facts.description}) does not generate text "
+            "token by token; expected a decoder-only language model",
+        )
+    shape = kv_shape(model)
+    check_head_size(shape, kv_type)
+    budget.check(kv_bytes=config.context_tokens * shape.bytes_per_cell(kv_type))
+    try:
+        context = Context(model, _context_shape(config))
+    except NativeCallError as error:
+        raise context_failure(config.kv_type, config.context_tokens, log.take()) from error
+    try:
+        cell_bytes = _warm_up(context)
+        effective_type = stored_type(shape, cell_bytes) or kv_type
+        train_tokens = model.facts.train_context_tokens or context.num_cells
+        geometry = KvGeometry(
+            num_slots=config.max_sequences,
+            num_cells=context.num_cells,
+            max_cells_per_slot=min(context.max_cells_per_sequence, train_tokens),
+            bytes_per_cell=cell_bytes,
+            effective_type_k=effective_type.name,
+            effective_type_v=effective_type.name,
+        )
+        return LlamaBackend(
+            _info(config, model, geometry),
+            model,
+            context,
+            max_step_tokens=config.max_step_tokens,
+            unified=config.kv_unified,
+            log=log,
+        )
+    except BaseException:
+        context.free()
+        raise
+
+
+def _context_shape(config: BackendConfig) -> ContextShape:
+    return ContextShape(
+        cells=config.context_tokens,
+        max_batch_tokens=config.max_step_tokens,
+        max_ubatch_tokens=min(_UBATCH_TOKENS, config.max_step_tokens),
+        sequences=config.max_sequences,
+        threads=config.num_threads or default_threads(),
+        kv_type=config.kv_type,
+        unified=config.kv_unified,
+    )
+
+
+def _warm_up(context: Context) -> int:
+    """Decode two tokens, so that the first request does not pay for the first touch of weights
+    and buffers. Returns the bytes that the second cell added to the saved KV."""
+    batch = Batch(1, 1)
+    sizes: list[int] = []
+    for position in range(2):
+        batch.fill([0], [position], [0], [0])
+        code = context.decode(batch)
+        if code != DECODE_OK:
+            raise ModelLoadError(
+                Reason.MODEL_FAILED, f"the first decode of the model failed with code {code}"
+            )
+        sizes.append(context.state_bytes(0))
+    context.remove(0, 0)
+    return sizes[1] - sizes[0] - _STATE_BYTES_PER_CELL
+
+
+def _info(config: BackendConfig, model: Model, geometry: KvGeometry) -> BackendInfo:
+    facts, vocabulary = model.facts, model.vocabulary
+    return BackendInfo(
+        backend="llama_cpp",
+        model_description=facts.description,
+        model_bytes=facts.num_bytes,
+        device=device_label(config, gpu_names()),
+        vocab_size=vocabulary.size,
+        train_context_tokens=facts.train_context_tokens,
+        kv=geometry,
+        eog_token_ids=frozenset(filter(vocabulary.ends_generation, range(vocabulary.size))),
+        chat_template=facts.chat_template,
+        bos_token=_special_piece(model, vocabulary.bos_id),
+        eos_token=_special_piece(model, vocabulary.eos_id),
+        can_swap=True,
+        can_copy_prefix=facts.window_tokens == 0 and not facts.has_recurrent_state,
+    )
+
+
+def _special_piece(model: Model, token_id: int | None) -> str:
+    if token_id is None:
+        return ""
+    return model.vocabulary.piece(token_id, special=True).decode("utf-8", "replace")

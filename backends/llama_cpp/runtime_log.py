@@ -1,0 +1,39 @@
+"""Keeps the library's last warnings and errors, so that the reason of a failure can be told."""
+
+from collections import deque
+
+from .native import LOG_LEVEL_CONTINUED, LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LogHook
+
+MAX_LINES = 256
+MAX_LINE_CHARACTERS = 400
+
+
+class RuntimeLog:
+    """Bounded: the oldest lines go first. The library may write from any thread."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=MAX_LINES)
+        self._keeps_continuation = False
+        self._hook = LogHook(self.receive)
+
+    def receive(self, level: int, text: str) -> None:
+        if level == LOG_LEVEL_CONTINUED:
+            if self._keeps_continuation and self._lines:
+                self._keep(f"{self._lines.pop()} {text.strip()}")
+            return
+        self._keeps_continuation = level in (LOG_LEVEL_WARNING, LOG_LEVEL_ERROR)
+        if self._keeps_continuation and text.strip():
+            self._keep(text.strip())
+
+    def take(self) -> list[str]:
+        """The lines since the last call, oldest first."""
+        lines = list(self._lines)
+        self._lines.clear()
+        return lines
+
+    def free(self) -> None:
+        """Listen no longer."""
+        self._hook.free()
+
+    def _keep(self, line: str) -> None:
+        self._lines.append(line[:MAX_LINE_CHARACTERS])

@@ -1,0 +1,248 @@
+"""Decides the next token: a pure function of logits, parameters and the tokens so far.
+
+Theory of operation: in llama.cpp's order, bias → penalties → top-k → top-p → min-p → temperature,
+then one draw. Nothing is remembered between tokens, so a sequence that was swapped, recomputed or
+moved to another process goes on as if nothing had happened. The draw is Gumbel-max: the candidate
+with the largest logit/temperature + g wins, where g is a hash of (seed, index in the answer, token
+id). That samples exactly the softmax, needs no order of candidates, and a last-bit difference of
+the logits (another batch shape) changes the winner only where two sums tie.
+
+The largest logits are found without sorting the vocabulary: the k-th largest of the maxima of
+blocks is a lower bound of the k-th largest logit, and few logits reach it.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edged.core.plan import Sampling
+from edged.core.types import SampledToken, SamplingParams, TokenLogprob
+
+Logits = NDArray[np.float32]
+TokenIds = NDArray[np.intp]
+
+PENALTY_WINDOW_TOKENS = 64
+"""Penalties look at this many last tokens of prompt and answer."""
+
+_BLOCK = 64
+_FIRST_GUESS = 256
+"""Candidates that top-p looks at first; a peaked distribution needs no more."""
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_MASK_64 = 2**64 - 1
+
+
+class NotFiniteError(ValueError):
+    """The model computed no usable logits: the largest is NaN or infinite."""
+
+
+class Sampler:
+    """Draws tokens for one vocabulary. Holds scratch memory but no state of any sequence."""
+
+    def __init__(self, vocab_size: int, eog_token_ids: Collection[int]) -> None:
+        self._eog = np.array(sorted(eog_token_ids), np.intp)
+        self._adjusted = np.empty(vocab_size, np.float32)
+
+    def draw(self, logits: Logits, sampling: Sampling) -> SampledToken:
+        """The next token of one sequence. `logits`: (vocab_size,) f32, left unchanged.
+
+        Raises:
+            NotFiniteError: nothing can be drawn from these logits.
+        """
+        params = sampling.params
+        adjusted = self._adjust(logits, sampling)
+        greedy = int(adjusted.argmax())
+        largest = float(adjusted[greedy])
+        if not math.isfinite(largest):
+            raise NotFiniteError(f"the largest logit is {largest}")
+        if params.temperature == 0:
+            token_id = greedy
+        else:
+            candidates = _candidates(adjusted, largest, params)
+            index = len(sampling.token_ids) - sampling.num_prompt_tokens
+            token_id = _draw(adjusted, candidates, params, index)
+        if params.logprobs is None:
+            return SampledToken(token_id)
+        return _with_logprobs(logits, token_id, params.logprobs)
+
+    def _adjust(self, logits: Logits, sampling: Sampling) -> Logits:
+        """Logits after bias and penalties; the same array where there are none."""
+        params = sampling.params
+        penalized = _has_penalties(params)
+        if not (penalized or params.logit_bias or params.ignore_eos):
+            return logits
+        adjusted = self._adjusted
+        np.copyto(adjusted, logits)
+        for token_id, bias in params.logit_bias:
+            if 0 <= token_id < adjusted.size:
+                adjusted[token_id] += bias
+        if params.ignore_eos:
+            adjusted[self._eog] = -np.inf
+        if penalized:
+            _penalize(adjusted, sampling)
+        return adjusted
+
+
+def _has_penalties(params: SamplingParams) -> bool:
+    return (
+        params.repetition_penalty != 1.0
+        or params.presence_penalty != 0.0
+        or params.frequency_penalty != 0.0
+    )
+
+
+def _penalize(logits: Logits, sampling: Sampling) -> None:
+    """Lower the logits of recent tokens, in place (formula: llama-sampler.cpp, penalties)."""
+    params = sampling.params
+    counts = Counter(sampling.token_ids[-PENALTY_WINDOW_TOKENS:])
+    token_ids = np.fromiter(counts.keys(), np.intp, len(counts))
+    times = np.fromiter(counts.values(), np.float32, len(counts))
+    values = logits[token_ids]
+    factor = np.float32(params.repetition_penalty)
+    values = np.where(values <= 0, values * factor, values / factor)
+    values -= times * np.float32(params.frequency_penalty) + np.float32(params.presence_penalty)
+    logits[token_ids] = values
+
+
+def _candidates(logits: Logits, largest: float, params: SamplingParams) -> TokenIds | None:
+    """Ids of the tokens that top-k, top-p and min-p leave; None if they leave every token."""
+    cuts_p = params.top_p < 1
+    keeps_all = params.top_k == 0 or params.top_k >= logits.size
+    if keeps_all and not cuts_p:
+        if params.min_p == 0:
+            return None
+        return np.flatnonzero(logits >= _min_p_bound(largest, params))
+    if keeps_all:
+        candidates = _top_p_of_all(logits, largest, params.top_p)
+    else:
+        candidates = largest_ids(logits, params.top_k)
+        if cuts_p:
+            weights = np.exp(logits[candidates].astype(np.float64) - largest)
+            candidates = candidates[: _num_in_top_p(weights, float(weights.sum()), params.top_p)]
+    if params.min_p > 0:
+        candidates = candidates[logits[candidates] >= _min_p_bound(largest, params)]
+    return candidates
+
+
+def _min_p_bound(largest: float, params: SamplingParams) -> float:
+    return largest + math.log(params.min_p)
+
+
+def _top_p_of_all(logits: Logits, largest: float, top_p: float) -> TokenIds:
+    """The likeliest tokens of the whole vocabulary that add up to `top_p`."""
+    total = float(np.exp(logits - np.float32(largest)).sum(dtype=np.float64))
+    count = _FIRST_GUESS
+    while True:
+        candidates = largest_ids(logits, min(count, logits.size))
+        weights = np.exp(logits[candidates].astype(np.float64) - largest)
+        if count >= logits.size or float(weights.sum()) >= top_p * total:
+            return candidates[: _num_in_top_p(weights, total, top_p)]
+        count *= 8
+
+
+def _num_in_top_p(weights: NDArray[np.float64], total: float, top_p: float) -> int:
+    """How many leading weights add up to `top_p` of the total; at least one."""
+    reached = int(np.searchsorted(np.cumsum(weights), top_p * total))
+    return min(reached + 1, weights.size)
+
+
+def largest_ids(logits: Logits, count: int) -> TokenIds:
+    """Ids of the `count` largest logits, largest first, lower id first among equals."""
+    found = _not_below_kth(logits, count)
+    # `found` is in order of id, so a stable sort keeps the lower id first.
+    order = np.argsort(-logits[found], kind="stable")[:count]
+    return found[order]
+
+
+def _not_below_kth(logits: Logits, count: int) -> TokenIds:
+    """Ids, ascending, of a superset of the `count` largest logits."""
+    num_blocks = logits.size // _BLOCK
+    if count >= logits.size:
+        return np.arange(logits.size)
+    if count * 4 <= num_blocks:
+        # A block is a column here: the maximum over rows is the one that numpy vectorizes.
+        rows = logits[: num_blocks * _BLOCK].reshape(_BLOCK, num_blocks)
+        maxima = rows.max(axis=0)
+        kth = np.partition(maxima, num_blocks - count)[num_blocks - count]
+    else:
+        kth = np.partition(logits, logits.size - count)[logits.size - count]
+    return np.flatnonzero(logits >= kth)
+
+
+def _draw(logits: Logits, candidates: TokenIds | None, params: SamplingParams, index: int) -> int:
+    """Sample the softmax of logits/temperature over the candidates."""
+    key = _noise_key(params.seed, index)
+    if candidates is None:
+        candidates = _possible_winners(logits, params.temperature, key)
+    if candidates.size == 1:
+        return int(candidates[0])
+    return int(candidates[_scores(logits, candidates, params.temperature, key).argmax()])
+
+
+def _scores(
+    logits: Logits, token_ids: TokenIds, temperature: float, key: np.uint64
+) -> NDArray[np.float64]:
+    scaled = logits[token_ids].astype(np.float64) / temperature
+    return scaled - np.log(-np.log(_uniform(_hash(token_ids, key))))
+
+
+def _possible_winners(logits: Logits, temperature: float, key: np.uint64) -> TokenIds:
+    """Ids, of the whole vocabulary, that may have the largest score: the likeliest, and those
+    whose noise is large enough to beat the best of them from below."""
+    likeliest = largest_ids(logits, min(_FIRST_GUESS, logits.size))
+    best = float(_scores(logits, likeliest, temperature, key).max())
+    least_noise = best - float(logits[likeliest[-1]]) / temperature
+    # Noise g = −log(−log u) is at least x where u ≥ exp(−exp(−x)).
+    least_uniform = math.exp(-math.exp(min(-least_noise, 700.0)))
+    lucky = np.flatnonzero(_uniform(_hash(np.arange(logits.size), key)) >= least_uniform)
+    return np.concatenate((likeliest, lucky))
+
+
+def _noise_key(seed: int, index: int) -> np.uint64:
+    return np.uint64(_mix(_mix(seed & _MASK_64) + index & _MASK_64))
+
+
+def _hash(token_ids: TokenIds, key: np.uint64) -> NDArray[np.uint64]:
+    """SplitMix64 (Steele, Lea, Flood 2014): its output function over a counter."""
+    bits = token_ids.astype(np.uint64)
+    bits += np.uint64(1)
+    bits *= _GOLDEN
+    bits += key
+    bits ^= bits >> np.uint64(30)
+    bits *= _MIX_1
+    bits ^= bits >> np.uint64(27)
+    bits *= _MIX_2
+    bits ^= bits >> np.uint64(31)
+    return bits
+
+
+def _uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Numbers in (0, 1), never 0 or 1."""
+    uniform = (bits >> np.uint64(12)).astype(np.float64)
+    uniform += 0.5
+    uniform *= 2.0**-52
+    return uniform
+
+
+def _mix(value: int) -> int:
+    """SplitMix64's output function on one integer."""
+    value = (value + int(_GOLDEN)) & _MASK_64
+    value = ((value ^ (value >> 30)) * int(_MIX_1)) & _MASK_64
+    value = ((value ^ (value >> 27)) * int(_MIX_2)) & _MASK_64
+    return value ^ (value >> 31)
+
+
+def _with_logprobs(logits: Logits, token_id: int, num_top: int) -> SampledToken:
+    """The token with its and the likeliest tokens' log-probabilities, of the raw logits."""
+    largest = logits.max()
+    total = float(np.exp(logits - largest).sum(dtype=np.float64))
+    normalizer = float(largest) + math.log(total)
+    top: tuple[TokenLogprob, ...] = ()
+    if num_top > 0:
+        ids = largest_ids(logits, min(num_top, logits.size))
+        top = tuple(TokenLogprob(int(i), float(logits[i]) - normalizer) for i in ids)
+    return SampledToken(token_id, float(logits[token_id]) - normalizer, top)

@@ -25,7 +25,8 @@ _SCALES = (1.0, 64.0, 8.0, 4096.0)
 _PRIOR_S = (0.005, 0.05, 0.005, 0.001)
 """Seconds at those sizes before anything was measured: a slow laptop, on the safe side."""
 _FORGETTING = 0.99
-_MAX_VARIANCE = 100.0
+_MAX_VARIANCE = 1000.0
+"""Also at the start: the prior gives way to the first measurements."""
 _CLIP = 5.0
 _ERROR_WINDOW = 64
 
@@ -45,7 +46,7 @@ class StepCostModel:
 
     def __init__(self) -> None:
         self._weights = list(_PRIOR_S)
-        self._covariance = [[1.0 if i == j else 0.0 for j in range(4)] for i in range(4)]
+        self._covariance = [[_MAX_VARIANCE * (i == j) for j in range(4)] for i in range(4)]
         self._errors: deque[float] = deque(maxlen=_ERROR_WINDOW)
         self._transfer_s_per_byte = 1e-9
         self.num_observations = 0
@@ -95,16 +96,11 @@ class StepCostModel:
             return limit
         if seconds <= 0:
             return 0
+        # The positive root of cell/2 · n² + per_token · n − seconds, in the form that stays exact
+        # when the cell coefficient is next to nothing.
         per_token_s = self.prefill_token_s + self.cell_s * start
-        if self.cell_s > 0:
-            # cell/2 · n² + per_token · n − seconds = 0
-            root = sqrt(per_token_s * per_token_s + 2 * self.cell_s * seconds)
-            tokens = (root - per_token_s) / self.cell_s
-        elif per_token_s > 0:
-            tokens = seconds / per_token_s
-        else:
-            return limit
-        return min(limit, int(tokens))
+        divisor = per_token_s + sqrt(per_token_s * per_token_s + 2 * self.cell_s * seconds)
+        return limit if divisor * limit <= 2 * seconds else int(2 * seconds / divisor)
 
     def recompute_s(self, num_tokens: int, chunk_tokens: int) -> float:
         """Prefill of `num_tokens` from nothing, in chunks, alone on the engine."""

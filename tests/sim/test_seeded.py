@@ -30,9 +30,7 @@ def test_every_request_ends_once_and_whole_whatever_fails(seed: int) -> None:
         Cancellation(one.arrival_s + draw.uniform(0, 1), one.request_id)
         for one in draw.sample(requests, 3)
     ]
-    faults = SeededFaults(
-        seed, step_rate=0.02, lost_rate=0.2, save_rate=0.1, restore_rate=0.1
-    )
+    faults = SeededFaults(seed, step_rate=0.02, lost_rate=0.2, save_rate=0.1, restore_rate=0.1)
     policy = "strict" if seed % 4 else "fcfs"
     setting = _setting(seed)
     run = simulate(
@@ -62,7 +60,9 @@ def test_the_workloads_reach_every_mechanism() -> None:
     sizes: set[int] = set()
     for seed in range(20):
         run = simulate(
-            workload(seed), **_setting(seed), faults=SeededFaults(seed, step_rate=0.02),
+            workload(seed),
+            **_setting(seed),
+            faults=SeededFaults(seed, step_rate=0.02),
             scheduler_config=config(max_step_tokens=_setting(seed)["max_step_tokens"]),
         )
         statistics = run.loop.statistics()

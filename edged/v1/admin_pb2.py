@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from edged.v1 import inference_pb2 as edged_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x65\x64ged/v1/admin.proto\x12\x08\x65\x64ged.v1\x1a\x18\x65\x64ged/v1/inference.proto\"\xc9\x01\n\x08KvStatus\x12\x16\n\x0e\x65\x66\x66\x65\x63tive_type\x18\x01 \x01(\t\x12\x17\n\x0f\x62ytes_per_token\x18\x02 \x01(\x04\x12\x17\n\x0f\x63\x61pacity_tokens\x18\x03 \x01(\x04\x12\x1f\n\x17max_tokens_per_sequence\x18\x04 \x01(\x04\x12\x13\n\x0bused_tokens\x18\x05 \x01(\x04\x12\x11\n\tnum_slots\x18\x06 \x01(\r\x12\x12\n\nused_slots\x18\x07 \x01(\r\x12\x16\n\x0esnapshot_bytes\x18\x08 \x01(\x04\"\x9f\x01\n\nTierStatus\x12\x1c\n\x04tier\x18\x01 \x01(\x0e\x32\x0e.edged.v1.Tier\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x13\n\x0bnum_running\x18\x03 \x01(\r\x12\x15\n\rnum_preempted\x18\x04 \x01(\r\x12\x14\n\x0cnum_finished\x18\x05 \x01(\x04\x12\x1c\n\x14num_generated_tokens\x18\x06 \x01(\x04\"\xa8\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.edged.v1.ModelState\x12\x15\n\rload_progress\x18\x04 \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x05 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x06 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x07 \x01(\t\x12\x11\n\tnum_bytes\x18\x08 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\t \x01(\t\x12\x12\n\nengine_pid\x18\n \x01(\r\x12\x19\n\x11num_engine_losses\x18\x0b \x01(\r\x12\x1e\n\x02kv\x18\x0c \x01(\x0b\x32\x12.edged.v1.KvStatus\x12#\n\x05tiers\x18\r \x03(\x0b\x32\x14.edged.v1.TierStatus\x12\x1b\n\x13\x64\x65\x63ode_tokens_per_s\x18\x0e \x01(\x01\x12\x11\n\tnum_swaps\x18\x0f \x01(\x04\x12\x16\n\x0enum_recomputes\x18\x10 \x01(\x04\x12\x11\n\tnum_steps\x18\x11 \x01(\x04\x12\x18\n\x10\x63ost_model_error\x18\x12 \x01(\x01\"\xad\x01\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.edged.v1.DaemonState\x12\x10\n\x08uptime_s\x18\x03 \x01(\x01\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x11\n\tlisteners\x18\x05 \x03(\t\x12\x16\n\x0eresident_bytes\x18\x06 \x01(\x04\x12\x1f\n\x06models\x18\x07 \x03(\x0b\x32\x0f.edged.v1.Model\"\x12\n\x10GetStatusRequest\"5\n\x11GetStatusResponse\x12 \n\x06status\x18\x01 \x01(\x0b\x32\x10.edged.v1.Status\"(\n\x12WatchStatusRequest\x12\x12\n\ninterval_s\x18\x01 \x01(\x01\"7\n\x13WatchStatusResponse\x12 \n\x06status\x18\x01 \x01(\x0b\x32\x10.edged.v1.Status\"\xbb\x02\n\x0bRequestInfo\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\x1c\n\x04tier\x18\x04 \x01(\x0e\x32\x0e.edged.v1.Tier\x12%\n\x05state\x18\x05 \x01(\x0e\x32\x16.edged.v1.RequestState\x12\x15\n\x08position\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x11num_prompt_tokens\x18\x07 \x01(\r\x12\x1b\n\x13num_computed_tokens\x18\x08 \x01(\r\x12\x1c\n\x14num_generated_tokens\x18\t \x01(\r\x12\x12\n\nmax_tokens\x18\n \x01(\r\x12\r\n\x05\x61ge_s\x18\x0b \x01(\x01\x12\x17\n\x0fnum_preemptions\x18\x0c \x01(\rB\x0b\n\t_position\"\x15\n\x13ListRequestsRequest\"?\n\x14ListRequestsResponse\x12\'\n\x08requests\x18\x01 \x03(\x0b\x32\x15.edged.v1.RequestInfo\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"$\n\x0e\x43\x61ncelResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.edged.v1.Model\"!\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"3\n\x11LoadModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.edged.v1.Model\"#\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"5\n\x13UnloadModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.edged.v1.Model\"\x12\n\x10ListTiersRequest\"\x9f\x02\n\x08TierInfo\x12\x1c\n\x04tier\x18\x01 \x01(\x0e\x32\x0e.edged.v1.Tier\x12\x1a\n\rttft_target_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rtpot_target_s\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0bmax_waiting\x18\x04 \x01(\r\x12\x1e\n\x16max_waiting_per_client\x18\x05 \x01(\r\x12\x18\n\x0bmax_queue_s\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x0bpreemptible\x18\x07 \x01(\x08\x12\x11\n\tmin_share\x18\x08 \x01(\x01\x12\x12\n\nis_default\x18\t \x01(\x08\x42\x10\n\x0e_ttft_target_sB\x10\n\x0e_tpot_target_sB\x0e\n\x0c_max_queue_s\"6\n\x11ListTiersResponse\x12!\n\x05tiers\x18\x01 \x03(\x0b\x32\x12.edged.v1.TierInfo\"0\n\x0c\x44rainRequest\x12\x14\n\x07\x64rain_s\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_drain_s\"%\n\rDrainResponse\x12\x14\n\x0cnum_requests\x18\x01 \x01(\r*\x91\x01\n\x0b\x44\x61\x65monState\x12\x1c\n\x18\x44\x41\x45MON_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44\x41\x45MON_STATE_LOADING\x10\x01\x12\x16\n\x12\x44\x41\x45MON_STATE_READY\x10\x02\x12\x19\n\x15\x44\x41\x45MON_STATE_DRAINING\x10\x03\x12\x17\n\x13\x44\x41\x45MON_STATE_FAILED\x10\x04*\xc2\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x1a\n\x16MODEL_STATE_RESTARTING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x06*\x98\x01\n\x0cRequestState\x12\x1d\n\x19REQUEST_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REQUEST_STATE_WAITING\x10\x01\x12\x19\n\x15REQUEST_STATE_RUNNING\x10\x02\x12\x1b\n\x17REQUEST_STATE_PREEMPTED\x10\x03\x12\x16\n\x12REQUEST_STATE_HELD\x10\x04\x32\x8b\x05\n\x0c\x41\x64minService\x12\x44\n\tGetStatus\x12\x1a.edged.v1.GetStatusRequest\x1a\x1b.edged.v1.GetStatusResponse\x12L\n\x0bWatchStatus\x12\x1c.edged.v1.WatchStatusRequest\x1a\x1d.edged.v1.WatchStatusResponse0\x01\x12M\n\x0cListRequests\x12\x1d.edged.v1.ListRequestsRequest\x1a\x1e.edged.v1.ListRequestsResponse\x12;\n\x06\x43\x61ncel\x12\x17.edged.v1.CancelRequest\x1a\x18.edged.v1.CancelResponse\x12G\n\nListModels\x12\x1b.edged.v1.ListModelsRequest\x1a\x1c.edged.v1.ListModelsResponse\x12\x46\n\tLoadModel\x12\x1a.edged.v1.LoadModelRequest\x1a\x1b.edged.v1.LoadModelResponse0\x01\x12J\n\x0bUnloadModel\x12\x1c.edged.v1.UnloadModelRequest\x1a\x1d.edged.v1.UnloadModelResponse\x12\x44\n\tListTiers\x12\x1a.edged.v1.ListTiersRequest\x1a\x1b.edged.v1.ListTiersResponse\x12\x38\n\x05\x44rain\x12\x16.edged.v1.DrainRequest\x1a\x17.edged.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x65\x64ged/v1/admin.proto\x12\x08\x65\x64ged.v1\x1a\x18\x65\x64ged/v1/inference.proto\"\xc9\x01\n\x08KvStatus\x12\x16\n\x0e\x65\x66\x66\x65\x63tive_type\x18\x01 \x01(\t\x12\x17\n\x0f\x62ytes_per_token\x18\x02 \x01(\x04\x12\x17\n\x0f\x63\x61pacity_tokens\x18\x03 \x01(\x04\x12\x1f\n\x17max_tokens_per_sequence\x18\x04 \x01(\x04\x12\x13\n\x0bused_tokens\x18\x05 \x01(\x04\x12\x11\n\tnum_slots\x18\x06 \x01(\r\x12\x12\n\nused_slots\x18\x07 \x01(\r\x12\x16\n\x0esnapshot_bytes\x18\x08 \x01(\x04\"\x9f\x01\n\nTierStatus\x12\x1c\n\x04tier\x18\x01 \x01(\x0e\x32\x0e.edged.v1.Tier\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x13\n\x0bnum_running\x18\x03 \x01(\r\x12\x15\n\rnum_preempted\x18\x04 \x01(\r\x12\x14\n\x0cnum_finished\x18\x05 \x01(\x04\x12\x1c\n\x14num_generated_tokens\x18\x06 \x01(\x04\"\xa8\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.edged.v1.ModelState\x12\x15\n\rload_progress\x18\x04 \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x05 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x06 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x07 \x01(\t\x12\x11\n\tnum_bytes\x18\x08 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\t \x01(\t\x12\x12\n\nengine_pid\x18\n \x01(\r\x12\x19\n\x11num_engine_losses\x18\x0b \x01(\r\x12\x1e\n\x02kv\x18\x0c \x01(\x0b\x32\x12.edged.v1.KvStatus\x12#\n\x05tiers\x18\r \x03(\x0b\x32\x14.edged.v1.TierStatus\x12\x1b\n\x13\x64\x65\x63ode_tokens_per_s\x18\x0e \x01(\x01\x12\x11\n\tnum_swaps\x18\x0f \x01(\x04\x12\x16\n\x0enum_recomputes\x18\x10 \x01(\x04\x12\x11\n\tnum_steps\x18\x11 \x01(\x04\x12\x18\n\x10\x63ost_model_error\x18\x12 \x01(\x01\"\xad\x01\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.edged.v1.DaemonState\x12\x10\n\x08uptime_s\x18\x03 \x01(\x01\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x11\n\tlisteners\x18\x05 \x03(\t\x12\x16\n\x0eresident_bytes\x18\x06 \x01(\x04\x12\x1f\n\x06models\x18\x07 \x03(\x0b\x32\x0f.edged.v1.Model\"\x12\n\x10GetStatusRequest\"5\n\x11GetStatusResponse\x12 \n\x06status\x18\x01 \x01(\x0b\x32\x10.edged.v1.Status\"(\n\x12WatchStatusRequest\x12\x12\n\ninterval_s\x18\x01 \x01(\x01\"7\n\x13WatchStatusResponse\x12 \n\x06status\x18\x01 \x01(\x0b\x32\x10.edged.v1.Status\"\xcf\x02\n\x0bRequestInfo\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\x1c\n\x04tier\x18\x04 \x01(\x0e\x32\x0e.edged.v1.Tier\x12%\n\x05state\x18\x05 \x01(\x0e\x32\x16.edged.v1.RequestState\x12\x15\n\x08position\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x11num_prompt_tokens\x18\x07 \x01(\r\x12\x1b\n\x13num_computed_tokens\x18\x08 \x01(\r\x12\x1c\n\x14num_generated_tokens\x18\t \x01(\r\x12\x17\n\nmax_tokens\x18\n \x01(\rH\x01\x88\x01\x01\x12\r\n\x05\x61ge_s\x18\x0b \x01(\x01\x12\x17\n\x0fnum_preemptions\x18\x0c \x01(\rB\x0b\n\t_positionB\r\n\x0b_max_tokens\"\x15\n\x13ListRequestsRequest\"?\n\x14ListRequestsResponse\x12\'\n\x08requests\x18\x01 \x03(\x0b\x32\x15.edged.v1.RequestInfo\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"$\n\x0e\x43\x61ncelResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.edged.v1.Model\"!\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"3\n\x11LoadModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.edged.v1.Model\"#\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"5\n\x13UnloadModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.edged.v1.Model\"\x12\n\x10ListTiersRequest\"\x9f\x02\n\x08TierInfo\x12\x1c\n\x04tier\x18\x01 \x01(\x0e\x32\x0e.edged.v1.Tier\x12\x1a\n\rttft_target_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rtpot_target_s\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0bmax_waiting\x18\x04 \x01(\r\x12\x1e\n\x16max_waiting_per_client\x18\x05 \x01(\r\x12\x18\n\x0bmax_queue_s\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x0bpreemptible\x18\x07 \x01(\x08\x12\x11\n\tmin_share\x18\x08 \x01(\x01\x12\x12\n\nis_default\x18\t \x01(\x08\x42\x10\n\x0e_ttft_target_sB\x10\n\x0e_tpot_target_sB\x0e\n\x0c_max_queue_s\"6\n\x11ListTiersResponse\x12!\n\x05tiers\x18\x01 \x03(\x0b\x32\x12.edged.v1.TierInfo\"0\n\x0c\x44rainRequest\x12\x14\n\x07\x64rain_s\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_drain_s\"%\n\rDrainResponse\x12\x14\n\x0cnum_requests\x18\x01 \x01(\r*\x91\x01\n\x0b\x44\x61\x65monState\x12\x1c\n\x18\x44\x41\x45MON_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44\x41\x45MON_STATE_LOADING\x10\x01\x12\x16\n\x12\x44\x41\x45MON_STATE_READY\x10\x02\x12\x19\n\x15\x44\x41\x45MON_STATE_DRAINING\x10\x03\x12\x17\n\x13\x44\x41\x45MON_STATE_FAILED\x10\x04*\xc2\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x1a\n\x16MODEL_STATE_RESTARTING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x06*\x98\x01\n\x0cRequestState\x12\x1d\n\x19REQUEST_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REQUEST_STATE_WAITING\x10\x01\x12\x19\n\x15REQUEST_STATE_RUNNING\x10\x02\x12\x1b\n\x17REQUEST_STATE_PREEMPTED\x10\x03\x12\x16\n\x12REQUEST_STATE_HELD\x10\x04\x32\x8b\x05\n\x0c\x41\x64minService\x12\x44\n\tGetStatus\x12\x1a.edged.v1.GetStatusRequest\x1a\x1b.edged.v1.GetStatusResponse\x12L\n\x0bWatchStatus\x12\x1c.edged.v1.WatchStatusRequest\x1a\x1d.edged.v1.WatchStatusResponse0\x01\x12M\n\x0cListRequests\x12\x1d.edged.v1.ListRequestsRequest\x1a\x1e.edged.v1.ListRequestsResponse\x12;\n\x06\x43\x61ncel\x12\x17.edged.v1.CancelRequest\x1a\x18.edged.v1.CancelResponse\x12G\n\nListModels\x12\x1b.edged.v1.ListModelsRequest\x1a\x1c.edged.v1.ListModelsResponse\x12\x46\n\tLoadModel\x12\x1a.edged.v1.LoadModelRequest\x1a\x1b.edged.v1.LoadModelResponse0\x01\x12J\n\x0bUnloadModel\x12\x1c.edged.v1.UnloadModelRequest\x1a\x1d.edged.v1.UnloadModelResponse\x12\x44\n\tListTiers\x12\x1a.edged.v1.ListTiersRequest\x1a\x1b.edged.v1.ListTiersResponse\x12\x38\n\x05\x44rain\x12\x16.edged.v1.DrainRequest\x1a\x17.edged.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edged.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DAEMONSTATE']._serialized_start=2396
-  _globals['_DAEMONSTATE']._serialized_end=2541
-  _globals['_MODELSTATE']._serialized_start=2544
-  _globals['_MODELSTATE']._serialized_end=2738
-  _globals['_REQUESTSTATE']._serialized_start=2741
-  _globals['_REQUESTSTATE']._serialized_end=2893
+  _globals['_DAEMONSTATE']._serialized_start=2416
+  _globals['_DAEMONSTATE']._serialized_end=2561
+  _globals['_MODELSTATE']._serialized_start=2564
+  _globals['_MODELSTATE']._serialized_end=2758
+  _globals['_REQUESTSTATE']._serialized_start=2761
+  _globals['_REQUESTSTATE']._serialized_end=2913
   _globals['_KVSTATUS']._serialized_start=61
   _globals['_KVSTATUS']._serialized_end=262
   _globals['_TIERSTATUS']._serialized_start=265
@@ -55,37 +55,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHSTATUSRESPONSE']._serialized_start=1146
   _globals['_WATCHSTATUSRESPONSE']._serialized_end=1201
   _globals['_REQUESTINFO']._serialized_start=1204
-  _globals['_REQUESTINFO']._serialized_end=1519
-  _globals['_LISTREQUESTSREQUEST']._serialized_start=1521
-  _globals['_LISTREQUESTSREQUEST']._serialized_end=1542
-  _globals['_LISTREQUESTSRESPONSE']._serialized_start=1544
-  _globals['_LISTREQUESTSRESPONSE']._serialized_end=1607
-  _globals['_CANCELREQUEST']._serialized_start=1609
-  _globals['_CANCELREQUEST']._serialized_end=1644
-  _globals['_CANCELRESPONSE']._serialized_start=1646
-  _globals['_CANCELRESPONSE']._serialized_end=1682
-  _globals['_LISTMODELSREQUEST']._serialized_start=1684
-  _globals['_LISTMODELSREQUEST']._serialized_end=1703
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1705
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1758
-  _globals['_LOADMODELREQUEST']._serialized_start=1760
-  _globals['_LOADMODELREQUEST']._serialized_end=1793
-  _globals['_LOADMODELRESPONSE']._serialized_start=1795
-  _globals['_LOADMODELRESPONSE']._serialized_end=1846
-  _globals['_UNLOADMODELREQUEST']._serialized_start=1848
-  _globals['_UNLOADMODELREQUEST']._serialized_end=1883
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=1885
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=1938
-  _globals['_LISTTIERSREQUEST']._serialized_start=1940
-  _globals['_LISTTIERSREQUEST']._serialized_end=1958
-  _globals['_TIERINFO']._serialized_start=1961
-  _globals['_TIERINFO']._serialized_end=2248
-  _globals['_LISTTIERSRESPONSE']._serialized_start=2250
-  _globals['_LISTTIERSRESPONSE']._serialized_end=2304
-  _globals['_DRAINREQUEST']._serialized_start=2306
-  _globals['_DRAINREQUEST']._serialized_end=2354
-  _globals['_DRAINRESPONSE']._serialized_start=2356
-  _globals['_DRAINRESPONSE']._serialized_end=2393
-  _globals['_ADMINSERVICE']._serialized_start=2896
-  _globals['_ADMINSERVICE']._serialized_end=3547
+  _globals['_REQUESTINFO']._serialized_end=1539
+  _globals['_LISTREQUESTSREQUEST']._serialized_start=1541
+  _globals['_LISTREQUESTSREQUEST']._serialized_end=1562
+  _globals['_LISTREQUESTSRESPONSE']._serialized_start=1564
+  _globals['_LISTREQUESTSRESPONSE']._serialized_end=1627
+  _globals['_CANCELREQUEST']._serialized_start=1629
+  _globals['_CANCELREQUEST']._serialized_end=1664
+  _globals['_CANCELRESPONSE']._serialized_start=1666
+  _globals['_CANCELRESPONSE']._serialized_end=1702
+  _globals['_LISTMODELSREQUEST']._serialized_start=1704
+  _globals['_LISTMODELSREQUEST']._serialized_end=1723
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1725
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1778
+  _globals['_LOADMODELREQUEST']._serialized_start=1780
+  _globals['_LOADMODELREQUEST']._serialized_end=1813
+  _globals['_LOADMODELRESPONSE']._serialized_start=1815
+  _globals['_LOADMODELRESPONSE']._serialized_end=1866
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1868
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1903
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1905
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1958
+  _globals['_LISTTIERSREQUEST']._serialized_start=1960
+  _globals['_LISTTIERSREQUEST']._serialized_end=1978
+  _globals['_TIERINFO']._serialized_start=1981
+  _globals['_TIERINFO']._serialized_end=2268
+  _globals['_LISTTIERSRESPONSE']._serialized_start=2270
+  _globals['_LISTTIERSRESPONSE']._serialized_end=2324
+  _globals['_DRAINREQUEST']._serialized_start=2326
+  _globals['_DRAINREQUEST']._serialized_end=2374
+  _globals['_DRAINRESPONSE']._serialized_start=2376
+  _globals['_DRAINRESPONSE']._serialized_end=2413
+  _globals['_ADMINSERVICE']._serialized_start=2916
+  _globals['_ADMINSERVICE']._serialized_end=3567
 # @@protoc_insertion_point(module_scope)

@@ -465,7 +465,7 @@ class RequestInfo(message.Message):
     num_generated_tokens: builtins.int
     """Tokens generated."""
     max_tokens: builtins.int
-    """Most tokens it may generate."""
+    """Most tokens it may generate; absent while the request or its model has not said."""
     age_s: builtins.float
     """Seconds since it arrived."""
     num_preemptions: builtins.int
@@ -482,16 +482,21 @@ class RequestInfo(message.Message):
         num_prompt_tokens: builtins.int = ...,
         num_computed_tokens: builtins.int = ...,
         num_generated_tokens: builtins.int = ...,
-        max_tokens: builtins.int = ...,
+        max_tokens: builtins.int | None = ...,
         age_s: builtins.float = ...,
         num_preemptions: builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_position", b"_position", "position", b"position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_max_tokens", b"_max_tokens", "_position", b"_position", "max_tokens", b"max_tokens", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_position", b"_position", "age_s", b"age_s", "client", b"client", "max_tokens", b"max_tokens", "model", b"model", "num_computed_tokens", b"num_computed_tokens", "num_generated_tokens", b"num_generated_tokens", "num_preemptions", b"num_preemptions", "num_prompt_tokens", b"num_prompt_tokens", "position", b"position", "request_id", b"request_id", "state", b"state", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_max_tokens", b"_max_tokens", "_position", b"_position", "age_s", b"age_s", "client", b"client", "max_tokens", b"max_tokens", "model", b"model", "num_computed_tokens", b"num_computed_tokens", "num_generated_tokens", b"num_generated_tokens", "num_preemptions", b"num_preemptions", "num_prompt_tokens", b"num_prompt_tokens", "position", b"position", "request_id", b"request_id", "state", b"state", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_tokens: _TypeAlias = typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
     _WhichOneofReturnType__position: _TypeAlias = typing.Literal["position"]  # noqa: Y015
     _WhichOneofArgType__position: _TypeAlias = typing.Literal["_position", b"_position"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__position) -> _WhichOneofReturnType__position | None: ...
 
 @typing.final
@@ -800,7 +805,7 @@ class DrainRequest(message.Message):
 
     DRAIN_S_FIELD_NUMBER: builtins.int
     drain_s: builtins.float
-    """Longest wait for running work. Absent: the configured drain_s."""
+    """Longest wait for running work, 0 to 86400 seconds. Absent: the configured drain_s."""
     def __init__(
         self,
         *,

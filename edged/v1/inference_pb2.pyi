@@ -108,7 +108,9 @@ class ChatMessage(message.Message):
     ROLE_FIELD_NUMBER: builtins.int
     CONTENT_FIELD_NUMBER: builtins.int
     role: builtins.str
-    """Who speaks: "system", "user", "assistant", or a role the model's template knows."""
+    """Who speaks: "system", "user", "assistant", or a role the model's template knows; 1 to 64
+    characters.
+    """
     content: builtins.str
     """What was said."""
     def __init__(
@@ -132,7 +134,7 @@ class ChatPrompt(message.Message):
     MESSAGES_FIELD_NUMBER: builtins.int
     @builtins.property
     def messages(self) -> containers.RepeatedCompositeFieldContainer[ChatMessage]:
-        """Turns, oldest first; at least one."""
+        """Turns, oldest first; 1 to 4096."""
 
     def __init__(
         self,
@@ -154,7 +156,7 @@ class TokenIds(message.Message):
     IDS_FIELD_NUMBER: builtins.int
     @builtins.property
     def ids(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Ids; at least one."""
+        """Ids; 1 to 1048576."""
 
     def __init__(
         self,
@@ -354,7 +356,9 @@ class Targets(message.Message):
     tpot_s: builtins.float
     """Mean time per further token."""
     deadline_s: builtins.float
-    """Time to the end of the answer; a request that passes it ends with reason DEADLINE."""
+    """Time to the end of the answer; a request that passes it, or the call's own gRPC deadline, ends
+    with DEADLINE_EXCEEDED.
+    """
     def __init__(
         self,
         *,
@@ -461,7 +465,7 @@ class GenerateResponse(message.Message):
 
     @builtins.property
     def heartbeat(self) -> Heartbeat:
-        """Nothing else was sent for 10 seconds."""
+        """Nothing else was sent for the configured heartbeat_s, 10 seconds by default."""
 
     def __init__(
         self,
@@ -527,7 +531,7 @@ class TokenLogprob(message.Message):
     logprob: builtins.float
     """Natural logarithm of its probability before temperature, penalties and bias."""
     piece: builtins.bytes
-    """Its bytes, which may be part of a character."""
+    """Its bytes, which may be part of a character; empty for tokens that were not drawn."""
     def __init__(
         self,
         *,
@@ -686,7 +690,7 @@ class Timings(message.Message):
     MET_TTFT_FIELD_NUMBER: builtins.int
     MET_TPOT_FIELD_NUMBER: builtins.int
     queue_s: builtins.float
-    """Arrival to the first step that computed something for it."""
+    """Arrival to the first step that computed something for it; absent if there was none."""
     ttft_s: builtins.float
     """Arrival to first token; absent if there was none."""
     tpot_s: builtins.float
@@ -704,7 +708,7 @@ class Timings(message.Message):
     def __init__(
         self,
         *,
-        queue_s: builtins.float = ...,
+        queue_s: builtins.float | None = ...,
         ttft_s: builtins.float | None = ...,
         tpot_s: builtins.float | None = ...,
         total_s: builtins.float = ...,
@@ -713,14 +717,16 @@ class Timings(message.Message):
         met_ttft: builtins.bool | None = ...,
         met_tpot: builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_met_tpot", b"_met_tpot", "_met_ttft", b"_met_ttft", "_tpot_s", b"_tpot_s", "_ttft_s", b"_ttft_s", "met_tpot", b"met_tpot", "met_ttft", b"met_ttft", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_met_tpot", b"_met_tpot", "_met_ttft", b"_met_ttft", "_queue_s", b"_queue_s", "_tpot_s", b"_tpot_s", "_ttft_s", b"_ttft_s", "met_tpot", b"met_tpot", "met_ttft", b"met_ttft", "queue_s", b"queue_s", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_met_tpot", b"_met_tpot", "_met_ttft", b"_met_ttft", "_tpot_s", b"_tpot_s", "_ttft_s", b"_ttft_s", "met_tpot", b"met_tpot", "met_ttft", b"met_ttft", "num_engine_losses", b"num_engine_losses", "num_preemptions", b"num_preemptions", "queue_s", b"queue_s", "total_s", b"total_s", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_met_tpot", b"_met_tpot", "_met_ttft", b"_met_ttft", "_queue_s", b"_queue_s", "_tpot_s", b"_tpot_s", "_ttft_s", b"_ttft_s", "met_tpot", b"met_tpot", "met_ttft", b"met_ttft", "num_engine_losses", b"num_engine_losses", "num_preemptions", b"num_preemptions", "queue_s", b"queue_s", "total_s", b"total_s", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__met_tpot: _TypeAlias = typing.Literal["met_tpot"]  # noqa: Y015
     _WhichOneofArgType__met_tpot: _TypeAlias = typing.Literal["_met_tpot", b"_met_tpot"]  # noqa: Y015
     _WhichOneofReturnType__met_ttft: _TypeAlias = typing.Literal["met_ttft"]  # noqa: Y015
     _WhichOneofArgType__met_ttft: _TypeAlias = typing.Literal["_met_ttft", b"_met_ttft"]  # noqa: Y015
+    _WhichOneofReturnType__queue_s: _TypeAlias = typing.Literal["queue_s"]  # noqa: Y015
+    _WhichOneofArgType__queue_s: _TypeAlias = typing.Literal["_queue_s", b"_queue_s"]  # noqa: Y015
     _WhichOneofReturnType__tpot_s: _TypeAlias = typing.Literal["tpot_s"]  # noqa: Y015
     _WhichOneofArgType__tpot_s: _TypeAlias = typing.Literal["_tpot_s", b"_tpot_s"]  # noqa: Y015
     _WhichOneofReturnType__ttft_s: _TypeAlias = typing.Literal["ttft_s"]  # noqa: Y015
@@ -729,6 +735,8 @@ class Timings(message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__met_tpot) -> _WhichOneofReturnType__met_tpot | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__met_ttft) -> _WhichOneofReturnType__met_ttft | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_s) -> _WhichOneofReturnType__queue_s | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tpot_s) -> _WhichOneofReturnType__tpot_s | None: ...
     @typing.overload

@@ -43,6 +43,10 @@ class InferenceServiceStub:
     | DEADLINE_EXCEEDED | DEADLINE_EXCEEDED, QUEUE_TIMEOUT |
     | CANCELLED | CANCELLED |
     | INTERNAL | INTERNAL, POISONED_REQUEST |
+
+    An INTERNAL error that is a defect of the server carries `error_id` in its ErrorInfo; the server's
+    log has the rest under that id. A message over the server's limit ends in RESOURCE_EXHAUSTED
+    without details.
     """
 
     def __init__(self, channel):
@@ -86,6 +90,10 @@ class InferenceServiceServicer:
     | DEADLINE_EXCEEDED | DEADLINE_EXCEEDED, QUEUE_TIMEOUT |
     | CANCELLED | CANCELLED |
     | INTERNAL | INTERNAL, POISONED_REQUEST |
+
+    An INTERNAL error that is a defect of the server carries `error_id` in its ErrorInfo; the server's
+    log has the rest under that id. A message over the server's limit ends in RESOURCE_EXHAUSTED
+    without details.
     """
 
     def Generate(self, request, context):
@@ -158,6 +166,10 @@ class InferenceService:
     | DEADLINE_EXCEEDED | DEADLINE_EXCEEDED, QUEUE_TIMEOUT |
     | CANCELLED | CANCELLED |
     | INTERNAL | INTERNAL, POISONED_REQUEST |
+
+    An INTERNAL error that is a defect of the server carries `error_id` in its ErrorInfo; the server's
+    log has the rest under that id. A message over the server's limit ends in RESOURCE_EXHAUSTED
+    without details.
     """
 
     @staticmethod

@@ -47,6 +47,10 @@ class InferenceServiceStub:
     | DEADLINE_EXCEEDED | DEADLINE_EXCEEDED, QUEUE_TIMEOUT |
     | CANCELLED | CANCELLED |
     | INTERNAL | INTERNAL, POISONED_REQUEST |
+
+    An INTERNAL error that is a defect of the server carries `error_id` in its ErrorInfo; the server's
+    log has the rest under that id. A message over the server's limit ends in RESOURCE_EXHAUSTED
+    without details.
     """
 
     @typing.overload
@@ -85,6 +89,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     | DEADLINE_EXCEEDED | DEADLINE_EXCEEDED, QUEUE_TIMEOUT |
     | CANCELLED | CANCELLED |
     | INTERNAL | INTERNAL, POISONED_REQUEST |
+
+    An INTERNAL error that is a defect of the server carries `error_id` in its ErrorInfo; the server's
+    log has the rest under that id. A message over the server's limit ends in RESOURCE_EXHAUSTED
+    without details.
     """
 
     def __init__(self, channel: aio.Channel) -> None: ...
@@ -119,6 +127,10 @@ class InferenceServiceServicer(metaclass=abc_1.ABCMeta):
     | DEADLINE_EXCEEDED | DEADLINE_EXCEEDED, QUEUE_TIMEOUT |
     | CANCELLED | CANCELLED |
     | INTERNAL | INTERNAL, POISONED_REQUEST |
+
+    An INTERNAL error that is a defect of the server carries `error_id` in its ErrorInfo; the server's
+    log has the rest under that id. A message over the server's limit ends in RESOURCE_EXHAUSTED
+    without details.
     """
 
     @abc_1.abstractmethod

@@ -1,0 +1,89 @@
+"""Events of an answer as the client is sent them: `StreamEvent` in, protobuf out."""
+
+from collections.abc import Mapping
+from typing import assert_never
+
+from edged.core.types import FinishReason
+from edged.engine.wire import DeltaLogprob
+from edged.supervise.stream import (
+    PauseCause,
+    StreamAdmitted,
+    StreamDelta,
+    StreamEvent,
+    StreamFinished,
+    StreamPaused,
+    StreamResumed,
+)
+from edged.v1 import inference_pb2 as pb
+
+_FINISH_REASONS: Mapping[FinishReason, "pb.FinishReason.ValueType"] = {
+    FinishReason.STOP: pb.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+}
+_CAUSES: Mapping[PauseCause, "pb.PreemptionCause.ValueType"] = {
+    PauseCause.SWAP: pb.PREEMPTION_CAUSE_SWAP,
+    PauseCause.RECOMPUTE: pb.PREEMPTION_CAUSE_RECOMPUTE,
+    PauseCause.ENGINE_LOST: pb.PREEMPTION_CAUSE_ENGINE_LOST,
+}
+HEARTBEAT = pb.GenerateResponse(heartbeat=pb.Heartbeat())
+
+
+def to_response(event: StreamEvent) -> pb.GenerateResponse:
+    """One event as the client is sent it."""
+    match event:
+        case StreamDelta():
+            return pb.GenerateResponse(
+                token=pb.TokenDelta(
+                    index=event.index,
+                    text=event.text,
+                    token_ids=event.token_ids,
+                    logprobs=[_logprobs(position) for position in event.logprobs],
+                )
+            )
+        case StreamAdmitted():
+            return pb.GenerateResponse(
+                admitted=pb.Admitted(
+                    request_id=event.request_id,
+                    position=event.position,
+                    predicted_ttft_s=event.predicted_ttft_s,
+                    num_prompt_tokens=event.num_prompt_tokens,
+                )
+            )
+        case StreamPaused():
+            return pb.GenerateResponse(preempted=pb.Preempted(cause=_CAUSES[event.cause]))
+        case StreamResumed():
+            return pb.GenerateResponse(resumed=pb.Resumed(paused_s=event.paused_s))
+        case StreamFinished():
+            return pb.GenerateResponse(finished=_finished(event))
+        case _:
+            assert_never(event)
+
+
+def _logprobs(position: DeltaLogprob) -> pb.PositionLogprobs:
+    chosen = pb.TokenLogprob(
+        token_id=position.token_id, logprob=position.logprob, piece=position.piece
+    )
+    top = [pb.TokenLogprob(token_id=one.token_id, logprob=one.logprob) for one in position.top]
+    return pb.PositionLogprobs(chosen=chosen, top=top)
+
+
+def _finished(event: StreamFinished) -> pb.Finished:
+    finish, timings = event.event, event.event.timings
+    return pb.Finished(
+        reason=_FINISH_REASONS[finish.reason],
+        stop=event.stop_string,
+        usage=pb.Usage(
+            num_prompt_tokens=finish.num_prompt_tokens,
+            num_generated_tokens=finish.num_generated_tokens,
+        ),
+        timings=pb.Timings(
+            queue_s=timings.queue_s,
+            ttft_s=timings.ttft_s,
+            tpot_s=timings.tpot_s,
+            total_s=timings.total_s,
+            num_preemptions=timings.num_preemptions,
+            num_engine_losses=timings.num_engine_losses,
+            met_ttft=timings.met_ttft,
+            met_tpot=timings.met_tpot,
+        ),
+    )

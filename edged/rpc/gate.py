@@ -1,0 +1,42 @@
+"""How many calls of one kind are served at once; one more is refused at once, never queued."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from edged.errors import EdgedError, Reason
+
+RETRY_AFTER_S = 1.0
+
+
+class CallGate:
+    """Counts calls in progress. Used on one event loop."""
+
+    def __init__(self, what: str, max_calls: int) -> None:
+        assert max_calls >= 1, f"a gate for {max_calls} calls lets nobody in"
+        self._what = what
+        self._max_calls = max_calls
+        self._num_calls = 0
+
+    @property
+    def num_calls(self) -> int:
+        return self._num_calls
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Hold one place.
+
+        Raises:
+            EdgedError: QUEUE_FULL; all places are taken.
+        """
+        if self._num_calls >= self._max_calls:
+            raise EdgedError(
+                Reason.QUEUE_FULL,
+                f"{self._num_calls} {self._what} calls are being served, the most this server "
+                "takes at once; try again when one has ended",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._num_calls += 1
+        try:
+            yield
+        finally:
+            self._num_calls -= 1

@@ -1,0 +1,119 @@
+"""InferenceService: one call is one request; it lives as long as the call does.
+
+Theory of operation: gRPC cancels the handler's task when the client cancels, leaves or passes its
+deadline. The handler writes to the call itself, so that the cancellation also arrives while it is
+blocked in a write to a client that does not read; a generator would learn of it only when it is
+collected. Whatever way the handler is left, the stream is cancelled on the way out.
+"""
+
+# ruff: noqa: N802  methods have the names of the service
+
+import secrets
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import grpc
+
+from edged.clock import Clock
+from edged.core.types import RequestId
+from edged.errors import EdgedError, Reason
+from edged.rpc.convert import Call, Tiers, max_request_tokens, to_prompt, to_submission
+from edged.rpc.convert_events import HEARTBEAT, to_response
+from edged.rpc.gate import CallGate
+from edged.rpc.heartbeat import Silence, with_silences
+from edged.rpc.writing import WRITE_STALL_S, write_within
+from edged.supervise.model import Models, ModelStatus, Stream
+from edged.v1 import inference_pb2 as pb
+from edged.v1.inference_pb2_grpc import InferenceServiceServicer
+
+_GenerateContext = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceLimits:
+    max_generate_calls: int = 512
+    max_tokenize_calls: int = 64
+    heartbeat_s: float = 10.0
+    """Longest silence on a stream of Generate."""
+    write_stall_s: float = WRITE_STALL_S
+    """Longest time that one message may wait for the client to read; then the call ends."""
+
+
+class InferenceFront(InferenceServiceServicer):
+    """Answers the calls of InferenceService. Lives on the daemon's event loop."""
+
+    def __init__(self, models: Models, tiers: Tiers, clock: Clock, limits: InferenceLimits) -> None:
+        self._models = models
+        self._tiers = tiers
+        self._clock = clock
+        self._limits = limits
+        self._generating = CallGate("Generate", limits.max_generate_calls)
+        self._tokenizing = CallGate("Tokenize", limits.max_tokenize_calls)
+
+    async def Generate(  # type: ignore[override]  # the stubs know no handler that writes itself
+        self, request: pb.GenerateRequest, context: _GenerateContext
+    ) -> None:
+        with self._generating.entered():
+            call = Call(
+                request_id=RequestId(secrets.token_hex(8)),
+                seed=secrets.randbits(64),
+                peer=context.peer(),
+                remaining_s=_remaining_s(context),
+                now_s=self._clock.now_s(),
+            )
+            submission = to_submission(request, call, self._tiers)
+            stream = self._models.submit(request.model, submission)
+            try:
+                await self._relay(stream, context)
+            finally:
+                stream.cancel("its call has ended")
+
+    async def Tokenize(
+        self,
+        request: pb.TokenizeRequest,
+        context: grpc.aio.ServicerContext[pb.TokenizeRequest, pb.TokenizeResponse],
+    ) -> pb.TokenizeResponse:
+        return pb.TokenizeResponse(token_ids=await self._tokenize(request.model, request.prompt))
+
+    async def CountTokens(
+        self,
+        request: pb.CountTokensRequest,
+        context: grpc.aio.ServicerContext[pb.CountTokensRequest, pb.CountTokensResponse],
+    ) -> pb.CountTokensResponse:
+        token_ids = await self._tokenize(request.model, request.prompt)
+        return pb.CountTokensResponse(
+            num_tokens=len(token_ids), max_tokens=self._max_tokens(request.model)
+        )
+
+    async def _relay(self, stream: Stream, context: _GenerateContext) -> None:
+        """Send every event in order, and a heartbeat in every silence."""
+        async with aclosing(with_silences(stream, self._limits.heartbeat_s)) as events:
+            async for event in events:
+                message = HEARTBEAT if isinstance(event, Silence) else to_response(event)
+                await write_within(context, message, self._limits.write_stall_s)
+
+    async def _tokenize(self, model: str, message: pb.Prompt) -> tuple[int, ...]:
+        with self._tokenizing.entered():
+            return await self._models.tokenize(model, to_prompt(message))
+
+    def _max_tokens(self, name: str) -> int:
+        """Most tokens of one request: what fits in one sequence of the model's KV cache."""
+        ready = next(
+            (model.ready for model in self._models.status() if _is_named(model, name)), None
+        )
+        if ready is None:
+            raise EdgedError(
+                Reason.MODEL_LOADING,
+                f"model {name or 'default'!r} is not ready, so its limit is not known yet",
+                retry_after_s=1.0,
+            )
+        return max_request_tokens(ready.kv)
+
+
+def _is_named(model: ModelStatus, name: str) -> bool:
+    return model.name == name if name else model.is_default
+
+
+def _remaining_s(context: _GenerateContext) -> float | None:
+    """None for a call without a deadline, which the stubs do not tell."""
+    return context.time_remaining()

@@ -1,0 +1,28 @@
+"""What AdminService may know of the daemon around it, and ask of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class DaemonState(StrEnum):
+    LOADING = "loading"
+    """Listening; no model is ready yet."""
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+    """Every model has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonView:
+    """Handed in by the owner of the daemon's life. All functions are called on its event loop."""
+
+    version: str
+    policy: str
+    started_s: float
+    state: Callable[[], DaemonState]
+    listeners: Callable[[], tuple[str, ...]]
+    """Addresses of every front, as a person reads them."""
+    request_drain: Callable[[float | None], None]
+    """Begin to drain; returns at once. Longest wait in seconds; None is the configured one."""

@@ -1,0 +1,44 @@
+"""What is wrong with a request: gathered field by field, told all together."""
+
+from edged.errors import EdgedError, FieldViolation, Reason
+
+MAX_KEPT = 32
+"""Violations kept with their text; further ones are counted only."""
+MAX_SHOWN_CHARACTERS = 40
+
+
+class Violations:
+    """The broken rules of one request, in the order of its fields."""
+
+    def __init__(self) -> None:
+        self._kept: list[FieldViolation] = []
+        self._num_further = 0
+
+    def add(self, field: str, description: str) -> None:
+        if len(self._kept) < MAX_KEPT:
+            self._kept.append(FieldViolation(field, description))
+        else:
+            self._num_further += 1
+
+    def require(self, holds: bool, field: str, value: object, expected: str) -> None:
+        """Note that `field` is `value` and should be what `expected` says, unless it `holds`."""
+        if not holds:
+            self.add(field, f"is {shown(value)}; expected {expected}")
+
+    def raise_if_any(self) -> None:
+        """Raises EdgedError: INVALID_ARGUMENT, with every violation."""
+        if not self._kept:
+            return
+        told = "; ".join(f"{found.field}: {found.description}" for found in self._kept)
+        if self._num_further:
+            self._kept.append(FieldViolation("…", f"{self._num_further} more fields are wrong"))
+        raise EdgedError(Reason.INVALID_ARGUMENT, told, violations=tuple(self._kept))
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: numbers short, texts quoted and cut."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, str) and len(value) > MAX_SHOWN_CHARACTERS:
+        return f"{value[:MAX_SHOWN_CHARACTERS]!r}… ({len(value)} characters)"
+    return repr(value) if isinstance(value, str) else str(value)

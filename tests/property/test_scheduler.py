@@ -1,0 +1,159 @@
+"""Any order of submit, cancel, step and loss keeps the scheduler's invariants (I1-I5, I7, I8)."""
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from edged.core.plan import StepPlan, StepResult
+from edged.core.planner import urgency
+from edged.core.scheduler import Scheduler
+from edged.core.types import (
+    Admitted,
+    EngineEvent,
+    FinishEvent,
+    FinishReason,
+    PastService,
+    PreemptMode,
+    RejectReason,
+    RequestId,
+    SampledToken,
+    SeqId,
+    SloTier,
+    TokenEvent,
+)
+from tests.factories import TIERS, request, scheduler
+
+NUM_SLOTS, NUM_CELLS, BYTES_PER_CELL = 3, 96, 1024
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Plays the engine and the clients; the backend is a table of cells per slot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.scheduler: Scheduler = scheduler(
+            num_slots=NUM_SLOTS, num_cells=NUM_CELLS, max_step_tokens=24, max_snapshot_bytes=64_000
+        )
+        self.num_submitted = 0
+        self.next_index: dict[RequestId, int] = {}
+        self.cells: dict[int, int] = dict.fromkeys(range(NUM_SLOTS), 0)
+        self.saved: dict[SeqId, int] = {}
+
+    @rule(
+        tier=st.sampled_from(SloTier),
+        prompt=st.integers(1, 100),
+        max_tokens=st.integers(1, 20),
+        generated=st.integers(0, 4),
+        deadline_s=st.one_of(st.none(), st.floats(0, 2)),
+    )
+    def submit(
+        self, tier: SloTier, prompt: int, max_tokens: int, generated: int, deadline_s: float | None
+    ) -> None:
+        name = f"r{self.num_submitted}"
+        self.num_submitted += 1
+        wanted = request(
+            name,
+            tier=tier,
+            prompt=prompt,
+            max_tokens=max_tokens,
+            arrival_s=self.now_s,
+            deadline_s=None if deadline_s is None else self.now_s + deadline_s,
+            generated=tuple(range(generated)),
+            past=PastService(num_engine_losses=1) if generated else None,
+        )
+        answer = self.scheduler.submit(wanted, self.now_s)
+        if isinstance(answer, Admitted):
+            self.next_index[wanted.request_id] = generated
+        elif prompt >= NUM_CELLS:
+            assert answer.reason is RejectReason.PROMPT_TOO_LONG
+        else:
+            assert answer.reason is RejectReason.CLIENT_SHARE
+            assert len(self.next_index) >= TIERS[tier].max_waiting_per_client
+
+    @precondition(lambda self: self.next_index)
+    @rule(data=st.data(), reason=st.sampled_from([FinishReason.CANCELLED, FinishReason.STOP]))
+    def cancel(self, data: st.DataObject, reason: FinishReason) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.next_index)))
+        ended = self.scheduler.cancel(request_id, reason, self.now_s)
+        assert ended is not None
+        self.take([ended])
+        assert self.scheduler.cancel(request_id, reason, self.now_s) is None
+
+    @rule(seconds=st.floats(0.001, 0.5), data=st.data())
+    def step(self, seconds: float, data: st.DataObject) -> None:
+        self.take(self.scheduler.tick(self.now_s))
+        plan = self.scheduler.plan(self.now_s)
+        assert plan == self.scheduler.plan(self.now_s), "plan() changed something"
+        if plan is None:
+            assert not self.next_index, f"I7: {self.next_index} are unfinished"
+            return
+        self.check_order(plan)
+        may_fail = [*(e.seq_id for e in plan.evict), *(c.seq_id for c in plan.chunks)]
+        failed = data.draw(st.booleans()) if may_fail else False
+        lost = frozenset([data.draw(st.sampled_from(may_fail))]) if failed else frozenset()
+        result = self.execute(plan, lost, seconds)
+        self.now_s += seconds
+        self.take(self.scheduler.commit(plan, result, self.now_s))
+
+    def execute(self, plan: StepPlan, lost: frozenset[SeqId], seconds: float) -> StepResult:
+        swapped = {}
+        for slot in plan.clear:
+            self.cells[slot] = 0
+        for seq_id in plan.discard:
+            del self.saved[seq_id]
+        for evict in plan.evict:
+            if evict.mode is PreemptMode.SWAP and evict.seq_id not in lost:
+                self.saved[evict.seq_id] = self.cells[evict.slot]
+                swapped[evict.seq_id] = self.cells[evict.slot] * BYTES_PER_CELL
+            self.cells[evict.slot] = 0
+        for restore in plan.restore:
+            assert self.cells[restore.slot] == 0, "I1: restored into a slot that is held"
+            self.cells[restore.slot] = self.saved.pop(restore.seq_id)
+        sampled = {}
+        for chunk in plan.chunks:
+            assert self.cells[chunk.slot] == chunk.start, "I3: a chunk starts elsewhere"
+            self.cells[chunk.slot] += len(chunk.token_ids)
+            if chunk.seq_id in lost:
+                self.cells[chunk.slot] = 0
+            elif chunk.sampling is not None:
+                sampled[chunk.seq_id] = SampledToken(len(sampled))
+        assert sum(self.cells.values()) <= NUM_CELLS, "I2: more cells than there are"
+        assert sum(len(chunk.token_ids) for chunk in plan.chunks) <= 24, "I3"
+        end_s = self.now_s + seconds
+        return StepResult(plan.step, sampled, swapped, lost, self.now_s, end_s, seconds)
+
+    def check_order(self, plan: StepPlan) -> None:
+        known = {seq.seq_id: seq for seq, _ in self.scheduler.sequences()}
+        by_request = {seq.request.request_id: seq for seq in known.values()}
+        owed = self.scheduler.owed
+        for evict in plan.evict:
+            assert evict.cause is not None
+            cause, victim = by_request[evict.cause], known[evict.seq_id]
+            assert urgency(cause, owed) < urgency(victim, owed), "I5"
+
+    def take(self, events: list[EngineEvent] | list[FinishEvent]) -> None:
+        for event in events:
+            assert event.request_id in self.next_index, f"I4: {event} of a request that ended"
+            match event:
+                case TokenEvent(index=index):
+                    assert index == self.next_index[event.request_id], "I4: a gap in the tokens"
+                    self.next_index[event.request_id] += 1
+                case FinishEvent():
+                    del self.next_index[event.request_id]
+
+    @invariant()
+    def holds(self) -> None:
+        self.scheduler.check()
+        unfinished = {seq.request.request_id for seq, _ in self.scheduler.sequences()}
+        assert unfinished <= set(self.next_index)
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(
+    max_examples=150,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+)

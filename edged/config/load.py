@@ -70,7 +70,8 @@ def load_settings(
     usual = places.config_files(environ) if candidates is None else candidates
     file = find_file(config_file, environ, usual)
     merged = Table(layers.DEFAULT)
-    for flag in reversed(flags):
+    last_of_each = {flag.key: flag for flag in flags}
+    for flag in last_of_each.values():
         origin = Origin(SourceKind.FLAG, flag.option)
         merged = layers.merge(merged, layers.single(flag.key, flag.value, origin))
     merged = layers.merge(merged, read_environment(environ))

@@ -1,0 +1,373 @@
+"""The command `edgectl`: its words and options; `operate`, `generate` and `talk` do the work.
+
+Those import gRPC and rich, so they are imported by the commands that need them: help, completion
+and wrong usage answer at once.
+"""
+
+# ruff: noqa: PLC0415  # see above
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edged.cli.address import HOST_VARIABLE, choose_address
+from edged.cli.entry import run_command
+from edged.cli.exits import EXIT_CODES_HELP
+from edged.core.types import SloTier
+
+if TYPE_CHECKING:
+    from edged.cli.remote import Connection
+
+app = typer.Typer(
+    name="edgectl",
+    help="Talk to an edged daemon: ask its models, watch it, operate it.",
+    epilog=EXIT_CODES_HELP,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="List models, or load and unload one.", rich_markup_mode=None)
+app.add_typer(models_app, name="models")
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """The options that stand before the command."""
+
+    host: str | None
+    timeout_s: float | None
+
+
+HostOption = Annotated[
+    str | None,
+    typer.Option(
+        "--host",
+        metavar="HOST:PORT|unix:PATH",
+        help=f"The daemon. Default: ${HOST_VARIABLE}, else the usual unix socket where a daemon "
+        "listens on it, else 127.0.0.1:7411.",
+    ),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="JSON with the field names of proto/edged/v1; streams give a line each."
+    ),
+]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", metavar="NAME", help="Default: the daemon's default model.")
+]
+MaxTokensOption = Annotated[
+    int | None, typer.Option("--max-tokens", "-n", min=1, help="Most tokens to generate.")
+]
+TemperatureOption = Annotated[
+    float | None, typer.Option(min=0, help="0 takes the likeliest token always.")
+]
+TopKOption = Annotated[int | None, typer.Option(min=0, help="Keep the k likeliest tokens; 0: all.")]
+TopPOption = Annotated[float | None, typer.Option(help="Keep this much probability, in (0, 1].")]
+MinPOption = Annotated[
+    float | None, typer.Option(help="Keep tokens this likely next to the likeliest, in [0, 1].")
+]
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, max=2**64 - 1, help="Same seed, same prompt: same answer.")
+]
+StopOption = Annotated[
+    list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be repeated.")
+]
+SystemOption = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="How the model shall behave.")
+]
+LimitOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        min=0.001,
+        metavar="SECONDS",
+        help="Longest time to the end of an answer; then it is cancelled.",
+    ),
+]
+ClientOption = Annotated[
+    str, typer.Option(metavar="NAME", help="App that the request counts for, as `ps` shows it.")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Tell the request's events and times on stderr.")
+]
+
+
+@app.callback()
+def everywhere(
+    context: typer.Context,
+    host: HostOption = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="Longest wait for an answer. Default: 10 for questions, none for streams.",
+        ),
+    ] = None,
+) -> None:
+    context.obj = Global(host, timeout)
+
+
+def _connected(
+    context: typer.Context, host: str | None, use: Callable[["Connection"], None]
+) -> None:
+    given = context.find_object(Global)
+    assert given is not None, "the callback of the app has run"
+    address = choose_address(host or given.host, os.environ)
+    from edged.cli.remote import Connection
+
+    with Connection(address, given.timeout_s) as connection:
+        use(connection)
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    *,
+    host: HostOption = None,
+    json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Again when it changed.")] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.1, max=60, metavar="SECONDS", help="Least pause with --watch.")
+    ] = 1.0,
+) -> None:
+    """Show the daemon, its models and their load."""
+    from edged.cli import operate
+
+    def use(connection: "Connection") -> None:
+        if watch:
+            operate.watch_status(connection, json=json, interval_s=interval)
+        else:
+            operate.print_status(connection, json=json)
+
+    _connected(context, host, use)
+
+
+@app.command()
+def ps(context: typer.Context, *, host: HostOption = None, json: JsonOption = False) -> None:
+    """List the requests that are not finished, most urgent first.
+
+    TOKENS is computed/prompt+most: tokens whose KV is computed, of the prompt's and the most that
+    may be generated.
+    """
+    from edged.cli import operate
+
+    _connected(context, host, lambda connection: operate.print_requests(connection, json=json))
+
+
+@app.command()
+def tiers(context: typer.Context, *, host: HostOption = None, json: JsonOption = False) -> None:
+    """List the service tiers, their targets and limits."""
+    from edged.cli import operate
+
+    _connected(context, host, lambda connection: operate.print_tiers(connection, json=json))
+
+
+@models_app.callback(invoke_without_command=True)
+def models(context: typer.Context, host: HostOption = None, json: JsonOption = False) -> None:
+    """List the configured models; or load or unload one."""
+    if context.invoked_subcommand is not None:
+        given = context.find_object(Global)
+        assert given is not None, "the callback of the app has run"
+        context.obj = Global(host or given.host, given.timeout_s)
+        return
+    from edged.cli import operate
+
+    _connected(context, host, lambda connection: operate.print_models(connection, json=json))
+
+
+ModelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A configured model.")]
+
+
+@models_app.command("load")
+def models_load(
+    context: typer.Context,
+    name: ModelArgument,
+    *,
+    host: HostOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Load a model and wait until it is ready."""
+    from edged.cli import operate
+
+    _connected(context, host, lambda connection: operate.load_model(connection, name, json=json))
+
+
+@models_app.command("unload")
+def models_unload(
+    context: typer.Context,
+    name: ModelArgument,
+    *,
+    host: HostOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Let a model's requests finish, within the daemon's drain_s, then stop its engine."""
+    from edged.cli import operate
+
+    _connected(context, host, lambda connection: operate.unload_model(connection, name, json=json))
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    prompt: Annotated[str, typer.Argument(help='What to ask; "-" reads stdin.')],
+    *,
+    host: HostOption = None,
+    json: JsonOption = False,
+    model: ModelOption = "",
+    tier: Annotated[
+        SloTier | None, typer.Option("--tier", "-t", help="Default: the daemon's default tier.")
+    ] = None,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    seed: SeedOption = None,
+    stop: StopOption = None,
+    system: SystemOption = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Give the prompt to the model without its chat template.")
+    ] = False,
+    timeout: LimitOption = None,
+    client: ClientOption = "edgectl",
+    verbose: VerboseOption = False,
+) -> None:
+    """Ask once and stream the answer to stdout. Ctrl-C cancels it on the server."""
+    if raw and system:
+        raise typer.BadParameter("--raw takes the prompt as it is, so --system has no place in it")
+    from edged.cli.generate import Answer, Asker, Asking
+    from edged.cli.talk import prompt_of
+
+    asking = Asking(
+        model=model,
+        tier=tier,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+        stop=tuple(stop or ()),
+        client=client,
+        limit_s=_limit_s(context, timeout),
+        json=json,
+        verbose=verbose,
+    )
+    question = prompt_of(prompt, system=system, raw=raw)
+    _connected(context, host, lambda connection: Asker(connection, asking).ask(question, Answer()))
+
+
+@app.command()
+def chat(
+    context: typer.Context,
+    *,
+    host: HostOption = None,
+    json: JsonOption = False,
+    model: ModelOption = "",
+    tier: Annotated[
+        SloTier, typer.Option("--tier", "-t", help="Somebody watches, so it is urgent.")
+    ] = SloTier.INTERACTIVE,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = None,
+    seed: SeedOption = None,
+    stop: StopOption = None,
+    system: SystemOption = None,
+    timeout: LimitOption = None,
+    client: ClientOption = "edgectl",
+    verbose: VerboseOption = False,
+) -> None:
+    """Talk with a model: a line is a turn; /clear forgets, /exit or end of input ends.
+
+    On a terminal, Ctrl-C during an answer cancels that answer and at the prompt leaves; from a
+    pipe it does both.
+    """
+    from edged.cli import talk
+    from edged.cli.generate import Asker, Asking
+
+    asking = Asking(
+        model=model,
+        tier=tier,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        stop=tuple(stop or ()),
+        client=client,
+        limit_s=_limit_s(context, timeout),
+        json=json,
+        verbose=verbose,
+    )
+
+    def use(connection: "Connection") -> None:
+        talk.chat(Asker(connection, asking), system=system)
+
+    _connected(context, host, use)
+
+
+@app.command()
+def cancel(
+    context: typer.Context,
+    request_id: Annotated[
+        str, typer.Argument(metavar="ID", help="A request's id, or its first 4 or more characters.")
+    ],
+    *,
+    host: HostOption = None,
+    json: JsonOption = False,
+) -> None:
+    """End a request."""
+    from edged.cli import operate
+
+    _connected(context, host, lambda connection: operate.cancel(connection, request_id, json=json))
+
+
+@app.command()
+def drain(
+    context: typer.Context,
+    *,
+    host: HostOption = None,
+    json: JsonOption = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Longest wait for running requests. Default: the daemon's drain_s.",
+        ),
+    ] = None,
+) -> None:
+    """Let the daemon take no new work, finish what runs, and exit."""
+    from edged.cli import operate
+
+    _connected(context, host, lambda connection: operate.drain(connection, timeout, json=json))
+
+
+@app.command()
+def version(context: typer.Context, *, host: HostOption = None, json: JsonOption = False) -> None:
+    """Print the version of edgectl and of the daemon."""
+    from edged import __version__
+    from edged.cli import operate
+
+    def use(connection: "Connection") -> None:
+        operate.print_version(connection, __version__, json=json)
+
+    _connected(context, host, use)
+
+
+def _limit_s(context: typer.Context, own: float | None) -> float | None:
+    """The command's own --timeout, else the one before the command."""
+    given = context.find_object(Global)
+    return own if own is not None or given is None else given.timeout_s
+
+
+def main() -> int:
+    """The entry point `edgectl`."""
+    return run_command("edgectl", app)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""The command `edged`: serve, and tell what is configured."""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from edged.cli.entry import run_command
+from edged.cli.exits import CommandError, ExitCode
+from edged.cli.output import Json, emit, emit_json, note
+from edged.config.layers import Key, show_key
+from edged.config.load import Flag, load_settings
+from edged.config.reference import as_toml, effective, reference_markdown
+from edged.config.settings import EMBEDDED
+
+_NAME_AND_PATH = re.compile(r"([A-Za-z0-9._-]{1,64})=(.+)", re.DOTALL)
+
+app = typer.Typer(
+    name="edged",
+    help="A local LLM server: many apps share one model, and the urgent go first.",
+    epilog="Exit codes: 0 ok; 1 error; 2 wrong usage; 130 interrupted.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(
+    help="Show, check and explain the configuration.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(config_app, name="config")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Configuration file. Default: $EDGED_CONFIG, $XDG_CONFIG_HOME/edged/config.toml, "
+        "/etc/edged/config.toml.",
+    ),
+]
+
+
+@app.command()
+def serve(
+    *,
+    config: ConfigOption = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help="Serve this model, before any configured one; may be repeated. Also a bare PATH, "
+            'named after the file, or "embedded".',
+        ),
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help='TCP address; "" for none.')
+    ] = None,
+    socket: Annotated[
+        str | None, typer.Option(metavar="PATH", help='Unix socket; "" for none.')
+    ] = None,
+    kv_type: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="KV cache: f16, q8_0 or q4_0.")
+    ] = None,
+    context_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens in the KV cache.")
+    ] = None,
+    max_sequences: Annotated[
+        int | None, typer.Option(metavar="N", help="Most requests that hold KV at once.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Scheduling policy: strict or fcfs.")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Runtime: llama_cpp or sim.")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
+    ] = None,
+) -> None:
+    """Serve in the foreground until SIGTERM or Ctrl-C, then drain."""
+    given: Mapping[str, tuple[Key, object]] = {
+        "--listen": (("server", "listen"), listen),
+        "--socket": (("server", "socket"), socket),
+        "--kv-type": (("engine", "kv_type"), kv_type),
+        "--context-tokens": (("engine", "context_tokens"), context_tokens),
+        "--max-sequences": (("engine", "max_sequences"), max_sequences),
+        "--policy": (("scheduler", "policy"), policy),
+        "--backend": (("engine", "backend"), backend),
+        "--log-level": (("server", "log_level"), log_level),
+    }
+    flags = [
+        Flag(key, value, option) for option, (key, value) in given.items() if value is not None
+    ]
+    loaded = load_settings([*_model_flags(model or []), *flags], os.environ, config)
+    # The daemon is the largest import of all, and nothing but this command needs it.
+    from edged import daemon  # noqa: PLC0415
+
+    raise typer.Exit(daemon.run(loaded.settings))
+
+
+@config_app.command("show")
+def config_show(
+    config: ConfigOption = None,
+    origin: Annotated[bool, typer.Option("--origin", help="Say where each comes from.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As JSON: file, settings[key, value, origin, …].")
+    ] = False,
+) -> None:
+    """Show every effective setting, as a file that would give the same ones."""
+    loaded = load_settings((), os.environ, config)
+    if not as_json:
+        emit(as_toml(loaded, with_origin=origin))
+        return
+    settings = [
+        {
+            "key": show_key(setting.key),
+            "value": cast(Json, setting.value),
+            "origin": {"kind": setting.origin.kind.value, "name": setting.origin.name},
+            "description": setting.description,
+        }
+        for setting in effective(loaded)
+    ]
+    emit_json({"file": str(loaded.file) if loaded.file else None, "settings": settings})
+
+
+@config_app.command("check")
+def config_check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A configuration file.")],
+) -> None:
+    """Check a configuration file by itself, without the environment's EDGED_* variables."""
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("EDGED_")}
+    loaded = load_settings((), environ, file)
+    note(f"{file}: ok, {len(loaded.settings.models)} model(s): {', '.join(loaded.settings.models)}")
+
+
+@config_app.command("reference")
+def config_reference() -> None:
+    """Print every setting that exists, its default and its meaning, as a Markdown table."""
+    emit(reference_markdown())
+
+
+@app.command()
+def version(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON: version.")] = False,
+) -> None:
+    """Print the version."""
+    from edged import __version__  # noqa: PLC0415  # reads package metadata, which takes a while
+
+    emit_json({"version": __version__}) if as_json else emit(f"edged {__version__}\n")
+
+
+def _model_flags(texts: list[str]) -> list[Flag]:
+    """--model NAME=PATH, PATH or embedded, in the order given."""
+    flags: dict[str, Flag] = {}
+    for text in texts:
+        named = _NAME_AND_PATH.fullmatch(text)
+        if named:
+            name, path = named.groups()
+        else:
+            name, path = (EMBEDDED if text == EMBEDDED else Path(text).stem), text
+        if name in flags:
+            raise CommandError(f"--model: two models are named {name!r}", ExitCode.USAGE)
+        flags[name] = Flag(("models", name, "path"), path, "--model")
+    return list(flags.values())
+
+
+def main() -> int:
+    """The entry point `edged`."""
+
+    def command() -> None:
+        if not __debug__:
+            raise CommandError(
+                "python -O removes the checks that edged relies on: start it without -O "
+                "and without PYTHONOPTIMIZE"
+            )
+        app()
+
+    return run_command("edged", command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

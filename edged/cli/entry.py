@@ -1,0 +1,66 @@
+"""Runs a command and turns however it ends into an exit code and at most one message."""
+
+import io
+import os
+import sys
+from collections.abc import Callable
+
+from edged.cli.exits import CommandError, ExitCode
+from edged.cli.output import OutputClosedError, warn
+from edged.errors import EdgedError
+
+TRACEBACK_VARIABLE = "EDGED_TRACEBACK"
+
+
+def run_command(program: str, command: Callable[[], object]) -> int:
+    """The exit code of `command`; what it raises is told on stderr as `program: sentence`.
+
+    A reader that closed our output (`| head -1`) has what it wanted: that is a quiet success.
+    A defect is told in one line as well, with a traceback when EDGED_TRACEBACK is set.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the terminal cannot show must not end the command.
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        command()
+        sys.stdout.flush()
+    except SystemExit as ending:
+        return _flushed(ending.code if isinstance(ending.code, int) else ExitCode.OK)
+    except (OutputClosedError, BrokenPipeError):
+        _discard_output()
+        return ExitCode.OK
+    except KeyboardInterrupt:
+        return _flushed(ExitCode.INTERRUPTED)
+    except CommandError as error:
+        warn(program, error.sentence)
+        return _flushed(error.exit_code)
+    except EdgedError as error:
+        for line in error.detail.splitlines():
+            warn(program, line)
+        return _flushed(ExitCode.ERROR)
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        warn(
+            program,
+            f"internal error: {type(error).__name__}: {error} "
+            f"(set {TRACEBACK_VARIABLE}=1 for the traceback)",
+        )
+        return _flushed(ExitCode.ERROR)
+    return ExitCode.OK
+
+
+def _flushed(code: int) -> int:
+    """Flush here, where a closed pipe can be caught: at exit the interpreter would complain."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+    return code
+
+
+def _discard_output() -> None:
+    """Point stdout at the null device, so that what is still buffered goes nowhere, quietly."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

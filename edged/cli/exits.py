@@ -1,0 +1,29 @@
+"""The exit codes of both commands, and the one exception that carries one."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Scripts may rely on these: never renumber one."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    OVERLOADED = 4
+    INTERRUPTED = 130
+
+
+EXIT_CODES_HELP = (
+    "Exit codes: 0 ok; 1 error; 2 wrong usage; 3 no daemon answers; "
+    "4 overloaded, try again later; 130 interrupted."
+)
+
+
+class CommandError(Exception):
+    """Ends the command with one sentence on stderr; never a traceback."""
+
+    def __init__(self, sentence: str, exit_code: ExitCode = ExitCode.ERROR) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.exit_code = exit_code

@@ -1,0 +1,60 @@
+"""What both commands write: data to stdout, everything else to stderr, colour only for an eye."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TextIO
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class OutputClosedError(Exception):
+    """The reader of stdout went away."""
+
+
+def emit(text: str) -> None:
+    """Write data and flush it, so that a reader sees it now.
+
+    Raises:
+        OutputClosedError: nobody reads any more.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise OutputClosedError from error
+
+
+def emit_json(value: Json) -> None:
+    """One JSON value on one line."""
+    emit(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def emit_generated(text: str) -> None:
+    """Write text that a model made. On a terminal its control characters are made harmless."""
+    emit(harmless(text) if sys.stdout.isatty() else text)
+
+
+def harmless(text: str) -> str:
+    """`text` without the control characters that could move a terminal's cursor or worse."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def note(text: str) -> None:
+    """Tell the user something that is not data; if nobody listens there, that is no error."""
+    with suppress(BrokenPipeError):
+        print(harmless(text), file=sys.stderr, flush=True)
+
+
+def warn(program: str, sentence: str) -> None:
+    note(f"{program}: {sentence}")
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Colour is for terminals whose user has not set NO_COLOR (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

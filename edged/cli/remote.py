@@ -1,0 +1,148 @@
+"""A connection to one daemon, and what its errors mean to a person.
+
+Theory of operation: an error that carries google.rpc.ErrorInfo was made by a daemon; one that does
+not was made by gRPC on the way. Only the second kind of UNAVAILABLE means that no daemon answers.
+"""
+
+import os
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self, TypeVar, cast
+
+# gRPC's C core writes warnings of its own to stderr, which belongs to the user.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+
+from edged.cli.exits import CommandError, ExitCode
+from edged.v1 import admin_pb2_grpc, inference_pb2_grpc
+
+DEFAULT_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 5.0
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+_DETAILS_TRAILER = "grpc-status-details-bin"
+
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+
+
+class Connection:
+    """Use as a context manager. No call is made before the first method is used."""
+
+    def __init__(self, address: str, timeout_s: float | None) -> None:
+        self.address = address
+        self.timeout_s = timeout_s
+        """What the user asked for; None leaves it to each call."""
+        self._has_answered = False
+        self._channel = grpc.insecure_channel(
+            address,
+            options=[
+                # A proxy for the web has no business between two processes of a LAN.
+                ("grpc.enable_http_proxy", 0),
+                # Also the longest wait for a connection to be made.
+                ("grpc.min_reconnect_backoff_ms", int(CONNECT_TIMEOUT_S * 1000)),
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ],
+        )
+        self.admin = admin_pb2_grpc.AdminServiceStub(self._channel)
+        self.inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._channel.close()
+
+    def call(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[RequestT, ResponseT]",
+        request: RequestT,
+        usual_limit_s: float | None = DEFAULT_TIMEOUT_S,
+    ) -> ResponseT:
+        """One answer, within the user's time limit or else within `usual_limit_s`.
+
+        Raises:
+            CommandError: the call failed; the sentence says why, the exit code how.
+        """
+        limit_s = usual_limit_s if self.timeout_s is None else self.timeout_s
+        try:
+            response = method(request, timeout=limit_s)
+        except grpc.RpcError as error:
+            raise self.explain(error, limit_s) from None
+        self._has_answered = True
+        return response
+
+    def each(
+        self, stream: Iterator[ResponseT], limit_s: float | None = None
+    ) -> Iterator[ResponseT]:
+        """The messages of a stream that was started with `limit_s`.
+
+        Raises:
+            CommandError: as `call`.
+        """
+        try:
+            for response in stream:
+                self._has_answered = True
+                yield response
+        except grpc.RpcError as error:
+            raise self.explain(error, limit_s) from None
+
+    def explain(self, error: grpc.RpcError, limit_s: float | None) -> CommandError:
+        """What went wrong with a call, for a person."""
+        failed = cast(grpc.Call, error)
+        code, detail = failed.code(), (failed.details() or "").strip().rstrip(".")
+        retry_after_s, is_from_daemon = _told_by_daemon(failed)
+        again = "" if retry_after_s is None else f"; try again in {retry_after_s:g} s"
+        if is_from_daemon:
+            return CommandError(f"{detail}{again}", _exit_code(code))
+        match code:
+            case grpc.StatusCode.UNAVAILABLE if self._has_answered:
+                sentence = f"the connection to the daemon at {self.address} was lost"
+                return CommandError(sentence, ExitCode.UNREACHABLE)
+            case grpc.StatusCode.UNAVAILABLE:
+                return CommandError(
+                    f"no daemon answers at {self.address}; start one with `edged serve`, "
+                    "or name another with --host",
+                    ExitCode.UNREACHABLE,
+                )
+            case grpc.StatusCode.DEADLINE_EXCEEDED:
+                limit = "" if limit_s is None else f" within {limit_s:g} s"
+                # Nothing at all came back: for the user the daemon is as good as not there.
+                code_for_user = ExitCode.ERROR if self._has_answered else ExitCode.UNREACHABLE
+                return CommandError(
+                    f"the daemon at {self.address} did not answer{limit}", code_for_user
+                )
+            case grpc.StatusCode.UNIMPLEMENTED:
+                return CommandError(f"what listens at {self.address} does not know this call")
+        return CommandError(f"{detail or code.name}{again}", _exit_code(code))
+
+
+def _exit_code(code: grpc.StatusCode) -> ExitCode:
+    overloaded = code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    return ExitCode.OVERLOADED if overloaded else ExitCode.ERROR
+
+
+def _told_by_daemon(failed: grpc.Call) -> tuple[float | None, bool]:
+    """When to retry, and whether a daemon made this error."""
+    from google.rpc import (  # type: ignore[import-untyped]  # noqa: PLC0415  # ships no type information; needed for errors alone
+        error_details_pb2,
+        status_pb2,
+    )
+
+    trailers = dict(failed.trailing_metadata() or ())
+    packed = trailers.get(_DETAILS_TRAILER)
+    if not isinstance(packed, bytes):
+        return None, False
+    retry, info = error_details_pb2.RetryInfo(), error_details_pb2.ErrorInfo()
+    retry_after_s: float | None = None
+    is_from_daemon = False
+    for detail in status_pb2.Status.FromString(packed).details:
+        if detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+        is_from_daemon = detail.Unpack(info) or is_from_daemon
+    return retry_after_s, is_from_daemon

@@ -21,7 +21,7 @@ from backends.sim.tokenizer import (
 from edged.backend import BackendConfig, BackendInfo, KvSnapshot
 from edged.clock import Clock, ManualClock
 from edged.core.plan import Chunk, Sampling
-from edged.core.types import KvGeometry, SampledToken, SlotId
+from edged.core.types import KvGeometry, SampledToken, SeqId, SlotId
 from edged.errors import BackendStepError, KvTransferError
 
 AnswerLength = Callable[[Sequence[int]], int | None]
@@ -105,7 +105,7 @@ class SimBackend:
     def tokenizer(self) -> ByteTokenizer:
         return self._tokenizer
 
-    def step(self, chunks: Sequence[Chunk]) -> Mapping[int, SampledToken]:
+    def step(self, chunks: Sequence[Chunk]) -> Mapping[SeqId, SampledToken]:
         self._check(chunks)
         fault = None if self._faults is None else self._faults.step(chunks)
         if fault is not None:
@@ -113,7 +113,7 @@ class SimBackend:
             for slot in fault.lost:
                 self.clear(slot)
             raise BackendStepError(fault.detail, lost=tuple(fault.lost))
-        drawn: dict[int, SampledToken] = {}
+        drawn: dict[SeqId, SampledToken] = {}
         num_prefill_tokens = num_decode_tokens = num_cells_read = 0
         for chunk in chunks:
             held = self._slots[chunk.slot]

@@ -1,0 +1,319 @@
+"""Requests in the engine process, from their command to their last event; the I/O thread's part.
+
+Theory of operation: a request is first *encoding* (its prompt is being tokenized, for large ones on
+another thread), then *unanswered* (posted to the engine thread), then admitted, until its finish.
+Encoding and unanswered requests together are bounded by what the scheduler could hold plus
+`SPARE_REQUESTS`, so a burst is declined by the scheduler, which knows why, and a flood is declined
+here. Events of one step leave in one frame.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import assert_never
+
+from edged.core.types import (
+    FinishEvent,
+    FinishReason,
+    PreemptEvent,
+    Rejected,
+    Request,
+    RequestId,
+    ResumeEvent,
+    TokenEvent,
+)
+from edged.engine.answers import Answer
+from edged.engine.mailbox import (
+    Answered,
+    CancelRequest,
+    EngineCommand,
+    InspectRequests,
+    Loaded,
+    Progress,
+    RequestStates,
+    SubmitRequest,
+)
+from edged.engine.translate import FINISH_REASONS, REJECT_REASONS
+from edged.engine.wire import (
+    Cancel,
+    ChatPrompt,
+    Event,
+    Inspect,
+    Inspected,
+    Loading,
+    Preempted,
+    Prompt,
+    RequestAdmitted,
+    RequestRefused,
+    Resumed,
+    Start,
+    Statistics,
+    StepEvents,
+    StreamItem,
+    Submit,
+    TextPrompt,
+    Tokenize,
+    Tokenized,
+    TokensPrompt,
+)
+from edged.errors import EdgedError, Reason
+
+SPARE_REQUESTS = 256
+MAX_TOKENIZE_CALLS = 64
+"""`Tokenize` commands with a large prompt that are being worked on."""
+LARGE_PROMPT_CHARACTERS = 8192
+"""Longer prompts are tokenized on another thread: about 10 ms of llama.cpp's BPE."""
+RETRY_S = 1.0
+
+DeskReport = Loading | Loaded | Progress | RequestStates | Statistics
+RunInLoop = Callable[[Callable[[], None]], object]
+"""Runs a function on the I/O thread soon; called from any thread."""
+
+
+class Desk:
+    def __init__(
+        self,
+        start: Start,
+        *,
+        post: Callable[[EngineCommand], None],
+        send: Callable[[Event], None],
+        executor: Executor,
+        run_in_loop: RunInLoop,
+    ) -> None:
+        """`post` hands a command to the engine thread, `send` an event to the daemon."""
+        most_held = start.max_sequences + sum(spec.max_waiting for spec in start.tiers)
+        self.max_pending = most_held + SPARE_REQUESTS
+        self._post = post
+        self._send = send
+        self._executor = executor
+        self._run_in_loop = run_in_loop
+        self._loaded: Loaded | None = None
+        self._encoding: dict[RequestId, Submit] = {}
+        self._unanswered: set[RequestId] = set()
+        self._answers: dict[RequestId, Answer] = {}
+        self._num_tokenize_calls = 0
+        self._inspecting: list[int] = []
+        """Calls that the next `RequestStates` answers."""
+        self._inspecting_next: list[int] = []
+        """Calls that came after it was asked for."""
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._loaded is not None
+
+    # ── Commands of the daemon ───────────────────────────────────────────────────────────────────
+
+    def obey(self, command: Submit | Cancel | Tokenize | Inspect) -> None:
+        match command:
+            case Submit():
+                self._submit(command)
+            case Cancel(request_id, reason, detail):
+                self._cancel(request_id, reason, detail)
+            case Tokenize(call_id, prompt):
+                self._tokenize(call_id, prompt)
+            case Inspect(call_id):
+                self._inspecting_next.append(call_id)
+                self._inspect()
+            case _:
+                assert_never(command)
+
+    def _submit(self, submit: Submit) -> None:
+        request_id = submit.request_id
+        if self._loaded is None:
+            detail = "the model is still loading"
+            self._refuse(
+                request_id, EdgedError(Reason.MODEL_LOADING, detail, retry_after_s=RETRY_S)
+            )
+        elif request_id in self._answers or request_id in self._encoding:
+            detail = f"request {request_id} exists already"
+            self._refuse(request_id, EdgedError(Reason.DUPLICATE_REQUEST, detail))
+        elif len(self._encoding) + len(self._unanswered) >= self.max_pending:
+            detail = f"{self.max_pending} requests wait for admission already"
+            self._refuse(request_id, EdgedError(Reason.QUEUE_FULL, detail, retry_after_s=RETRY_S))
+        elif _is_large(submit.prompt):
+            self._encoding[request_id] = submit
+            self._encode_aside(submit.prompt, partial(self._encoded, submit))
+        else:
+            self._enter(submit, partial(self._loaded.encoder.encode, submit.prompt))
+
+    def _encode_aside(
+        self, prompt: Prompt, take: Callable[[Future[tuple[int, ...]]], None]
+    ) -> None:
+        """Tokenize on another thread; `take` gets the outcome on this one."""
+        assert self._loaded is not None, "a prompt is encoded before the model is loaded"
+        future = self._executor.submit(self._loaded.encoder.encode, prompt)
+        future.add_done_callback(lambda done: self._run_in_loop(partial(take, done)))
+
+    def _encoded(self, submit: Submit, future: Future[tuple[int, ...]]) -> None:
+        if self._encoding.get(submit.request_id) is submit:  # else it was cancelled meanwhile
+            del self._encoding[submit.request_id]
+            self._enter(submit, future.result)
+
+    def _enter(self, submit: Submit, encode: Callable[[], tuple[int, ...]]) -> None:
+        """Hand a request to the engine thread, or refuse it for what `encode` raises."""
+        assert self._loaded is not None, "a request enters before the model is loaded"
+        request_id = submit.request_id
+        try:
+            prompt_token_ids = encode()
+            self._loaded.encoder.check_sampling(submit.sampling)
+        except EdgedError as error:
+            self._refuse(request_id, error)
+            return
+        answer = Answer(submit, prompt_token_ids, self._loaded.tokenizer.piece)
+        self._answers[request_id] = answer
+        self._unanswered.add(request_id)
+        self._post(SubmitRequest(_request(submit, prompt_token_ids)))
+        if answer.is_complete:  # a replay whose engine was lost before it heard of the stop string
+            self._end(answer, FinishReason.STOP)
+
+    def _cancel(self, request_id: RequestId, reason: FinishReason, detail: str) -> None:
+        answer = self._answers.get(request_id)
+        if answer is not None:
+            self._end(answer, reason, detail)
+        elif self._encoding.pop(request_id, None) is not None:
+            self._refuse(request_id, EdgedError(FINISH_REASONS[reason], detail))
+
+    def _end(self, answer: Answer, reason: FinishReason, detail: str = "") -> None:
+        """Ask the engine, once, to end a request; its finish event follows."""
+        if not answer.is_ending:
+            answer.is_ending = True
+            self._post(CancelRequest(answer.request_id, reason, detail))
+
+    def _tokenize(self, call_id: int, prompt: Prompt) -> None:
+        if self._loaded is None:
+            self._send(Tokenized(call_id, (), "the model is still loading"))
+        elif not _is_large(prompt):
+            self._tokenized(call_id, partial(self._loaded.encoder.encode, prompt))
+        elif self._num_tokenize_calls >= MAX_TOKENIZE_CALLS:
+            detail = f"{MAX_TOKENIZE_CALLS} large prompts are being tokenized already"
+            self._send(Tokenized(call_id, (), detail))
+        else:
+            self._num_tokenize_calls += 1
+            self._encode_aside(prompt, partial(self._tokenized_aside, call_id))
+
+    def _tokenized_aside(self, call_id: int, future: Future[tuple[int, ...]]) -> None:
+        self._num_tokenize_calls -= 1
+        self._tokenized(call_id, future.result)
+
+    def _tokenized(self, call_id: int, encode: Callable[[], tuple[int, ...]]) -> None:
+        try:
+            self._send(Tokenized(call_id, encode()))
+        except EdgedError as error:
+            self._send(Tokenized(call_id, (), error.detail))
+
+    def _inspect(self) -> None:
+        """Ask the engine thread, unless it was asked already and has not answered."""
+        if self._loaded is None:
+            self._inspecting, self._inspecting_next = self._inspecting_next, []
+            self._inspected(RequestStates(()))
+        elif not self._inspecting:
+            self._inspecting, self._inspecting_next = self._inspecting_next, []
+            self._post(InspectRequests())
+
+    def _refuse(self, request_id: RequestId, error: EdgedError) -> None:
+        field = error.violations[0].field if error.violations else None
+        self._send(
+            RequestRefused(request_id, error.reason, error.detail, field, error.retry_after_s)
+        )
+
+    # ── Reports of the engine thread ─────────────────────────────────────────────────────────────
+
+    def take(self, report: DeskReport) -> None:
+        match report:
+            case Loaded(ready):
+                self._loaded = report
+                self._send(ready)
+            case Loading() | Statistics():
+                self._send(report)
+            case RequestStates():
+                self._inspected(report)
+                if self._inspecting_next:
+                    self._inspect()
+            case Progress():
+                self._progress(report)
+            case _:
+                assert_never(report)
+
+    def _inspected(self, report: RequestStates) -> None:
+        for call_id in self._inspecting:
+            self._send(Inspected(call_id, report.states))
+        self._inspecting = []
+
+    def _progress(self, progress: Progress) -> None:
+        items: list[StreamItem] = []
+        at_s = progress.at_s
+        for event in progress.events:
+            match event:
+                case TokenEvent():
+                    self._token(event, at_s, items)
+                case FinishEvent():
+                    delta, finished = self._answers.pop(event.request_id).end(event, at_s)
+                    items.extend((finished,) if delta is None else (delta, finished))
+                case PreemptEvent(request_id, mode, cause):
+                    items.append(Preempted(request_id, mode, cause))
+                case ResumeEvent(request_id, paused_s):
+                    items.append(Resumed(request_id, paused_s))
+                case Answered():
+                    self._answered(event)
+                case _:
+                    assert_never(event)
+        if items:
+            self._send(StepEvents(tuple(items)))
+
+    def _token(self, event: TokenEvent, at_s: float, items: list[StreamItem]) -> None:
+        answer = self._answers[event.request_id]
+        delta = answer.take(event, at_s)
+        if delta is not None:
+            items.append(delta)
+            if answer.is_complete:
+                self._end(answer, FinishReason.STOP)
+
+    def _answered(self, event: Answered) -> None:
+        request_id, outcome = event.request_id, event.outcome
+        self._unanswered.discard(request_id)
+        if isinstance(outcome, Rejected):
+            del self._answers[request_id]
+            reason = REJECT_REASONS[outcome.reason]
+            self._send(
+                RequestRefused(
+                    request_id,
+                    reason,
+                    outcome.detail,
+                    "prompt" if reason is Reason.PROMPT_TOO_LONG else None,
+                    outcome.retry_after_s,
+                )
+            )
+            return
+        prompt_token_ids = self._answers[request_id].prompt_token_ids
+        self._send(
+            RequestAdmitted(
+                request_id, outcome.position, outcome.predicted_ttft_s, prompt_token_ids
+            )
+        )
+
+
+def _is_large(prompt: Prompt) -> bool:
+    match prompt:
+        case TextPrompt(text):
+            return len(text) > LARGE_PROMPT_CHARACTERS
+        case ChatPrompt(messages):
+            num_characters = sum(len(message.content) for message in messages)
+            return num_characters + len(messages) > LARGE_PROMPT_CHARACTERS
+        case TokensPrompt():
+            return False
+        case _:
+            assert_never(prompt)
+
+
+def _request(submit: Submit, prompt_token_ids: tuple[int, ...]) -> Request:
+    return Request(
+        request_id=submit.request_id,
+        client_id=submit.client_id,
+        prompt_token_ids=prompt_token_ids,
+        sampling=submit.sampling,
+        service=submit.service,
+        arrival_s=submit.arrival_s,
+        deadline_s=submit.deadline_s,
+        generated_token_ids=submit.generated_token_ids,
+        past=submit.past,
+    )

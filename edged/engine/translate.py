@@ -1,0 +1,96 @@
+"""Between the words of the wire and those of the engine: settings in, descriptions out."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from edged.backend import Backend, BackendConfig
+from edged.core.policy import SchedulerConfig
+from edged.core.sequence import SequenceState
+from edged.core.types import FinishReason, RejectReason
+from edged.engine.loop import EngineLoop
+from edged.engine.wire import Ready, RequestState, Start
+from edged.errors import Reason
+
+_LIVE_STATES: Mapping[SequenceState, Literal["waiting", "running", "preempted"]] = {
+    SequenceState.WAITING: "waiting",
+    SequenceState.RUNNING: "running",
+    SequenceState.PREEMPTED: "preempted",
+}
+
+REJECT_REASONS: Mapping[RejectReason, Reason] = {
+    RejectReason.QUEUE_FULL: Reason.QUEUE_FULL,
+    RejectReason.CLIENT_SHARE: Reason.CLIENT_SHARE,
+    RejectReason.PROMPT_TOO_LONG: Reason.PROMPT_TOO_LONG,
+    RejectReason.INVALID: Reason.INVALID_ARGUMENT,
+    RejectReason.DUPLICATE: Reason.DUPLICATE_REQUEST,
+}
+
+FINISH_REASONS: Mapping[FinishReason, Reason] = {
+    FinishReason.CANCELLED: Reason.CANCELLED,
+    FinishReason.DEADLINE: Reason.DEADLINE_EXCEEDED,
+    FinishReason.QUEUE_TIMEOUT: Reason.QUEUE_TIMEOUT,
+    FinishReason.ERROR: Reason.INTERNAL,
+}
+"""Reasons to cancel, as the refusal of a request that has not been admitted yet."""
+
+
+def backend_config(start: Start) -> BackendConfig:
+    return BackendConfig(
+        model_path=start.model_path,
+        kv_type=start.kv_type,
+        context_tokens=start.context_tokens,
+        max_sequences=start.max_sequences,
+        max_step_tokens=start.max_step_tokens,
+        num_threads=start.num_threads,
+        gpu_layers=start.gpu_layers,
+        main_gpu=start.main_gpu,
+        tensor_split=start.tensor_split,
+        kv_unified=start.kv_unified,
+        options=start.options,
+    )
+
+
+def scheduler_config(start: Start) -> SchedulerConfig:
+    return SchedulerConfig(
+        policy=start.policy,
+        tiers={spec.tier: spec for spec in start.tiers},
+        max_step_tokens=start.max_step_tokens,
+        max_step_s=start.max_step_s,
+        arrival_guard_s=start.arrival_guard_s,
+        share_quantum_s=start.share_quantum_s,
+        max_snapshot_bytes=start.snapshot_bytes,
+    )
+
+
+def ready(backend: Backend) -> Ready:
+    info = backend.info
+    return Ready(
+        backend=info.backend,
+        model_description=info.model_description,
+        model_bytes=info.model_bytes,
+        device=info.device,
+        vocab_size=info.vocab_size,
+        train_context_tokens=info.train_context_tokens,
+        kv=info.kv,
+        has_chat_template=info.chat_template is not None,
+        can_swap=info.can_swap,
+    )
+
+
+def request_states(engine: EngineLoop, now_s: float) -> tuple[RequestState, ...]:
+    return tuple(
+        RequestState(
+            request_id=seq.request.request_id,
+            client_id=seq.request.client_id,
+            tier=seq.tier,
+            state=_LIVE_STATES[seq.state],
+            position=position,
+            num_prompt_tokens=seq.num_prompt_tokens,
+            num_computed_tokens=seq.num_computed_tokens,
+            num_generated_tokens=seq.num_generated_tokens,
+            max_tokens=seq.max_tokens,
+            age_s=now_s - seq.request.arrival_s,
+            num_preemptions=seq.num_preemptions,
+        )
+        for seq, position in engine.sequences()
+    )

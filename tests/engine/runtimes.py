@@ -1,0 +1,47 @@
+"""Backends whose loading or stepping goes wrong in ways that the simulated one does not."""
+
+import sys
+from collections.abc import Sequence
+
+from backends.sim import SimBackend, StepFault
+from edged.backend import BackendConfig, LoadProgress
+from edged.clock import MonotonicClock
+from edged.core.plan import Chunk
+from edged.core.types import SlotId
+
+
+class _BreakAnInvariant:
+    """A runtime that finds itself in an impossible state on the first step of a request."""
+
+    def step(self, chunks: Sequence[Chunk]) -> StepFault | None:
+        assert chunks[0].seq_id < 0, "I99: nothing holds any more"
+        return None
+
+    def save_fails(self, slot: SlotId) -> bool:
+        return False
+
+    def restore_fails(self, slot: SlotId) -> bool:
+        return False
+
+
+def create_broken(config: BackendConfig, progress: LoadProgress) -> SimBackend:
+    return SimBackend(config, MonotonicClock(), faults=_BreakAnInvariant())
+
+
+def create_without_memory(config: BackendConfig, progress: LoadProgress) -> SimBackend:
+    raise MemoryError
+
+
+def create_unreadable(config: BackendConfig, progress: LoadProgress) -> SimBackend:
+    raise PermissionError(13, "Permission denied", "/secret/path")
+
+
+def create_with_a_bug(config: BackendConfig, progress: LoadProgress) -> SimBackend:
+    raise KeyError("a bug of the backend")
+
+
+def create_lean(config: BackendConfig, progress: LoadProgress) -> SimBackend:
+    """Loads only where nothing was imported that an engine process does not need."""
+    unwanted = {"pydantic", "grpc", "rich", "typer", "structlog"} & set(sys.modules)
+    assert not unwanted, f"an engine process imports {unwanted}"
+    return SimBackend(config, MonotonicClock())

@@ -10,15 +10,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.llama_cpp.native import DECODE_OK, Batch, Context, Model, NativeCallError
+from backends.llama_cpp.runtime_log import RuntimeLog
+from backends.llama_cpp.sampling import NotFiniteError, Sampler
+from backends.llama_cpp.tokenizer import LlamaTokenizer
 from edged.backend import BackendInfo, KvSnapshot
 from edged.core.plan import Chunk, Sampling
 from edged.core.types import SampledToken, SlotId
 from edged.errors import BackendStepError, KvTransferError
-
-from .native import DECODE_OK, Batch, Context, Model, NativeCallError
-from .runtime_log import RuntimeLog
-from .sampling import NotFiniteError, Sampler
-from .tokenizer import LlamaTokenizer
 
 _DECODE_FAILURES = {
     1: "there are not enough free KV cells",
@@ -66,6 +65,7 @@ class LlamaBackend:
         self._unified = unified
         self._log = log
         self._cells = [0] * num_slots
+        self._closed = False
 
     @property
     def info(self) -> BackendInfo:
@@ -210,6 +210,8 @@ class LlamaBackend:
         self._cells[slot] = 0
 
     def close(self) -> None:
+        assert not self._closed, "close of a closed backend: the library aborts on a second free"
+        self._closed = True
         self._context.free()
         self._model.free()
         self._log.free()

@@ -5,9 +5,8 @@ import sys
 
 import psutil
 
+from backends.llama_cpp.native import gpu_names
 from edged.backend import BackendConfig
-
-from .native import gpu_names
 
 
 def uses_gpu(config: BackendConfig) -> bool:

@@ -3,9 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from backends.llama_cpp.native import library_version
 from edged.errors import ModelLoadError, Reason
-
-from .native import library_version
 
 _UNKNOWN_ARCHITECTURE = re.compile(r"unknown model architecture: '([^']*)'")
 _CUT_OFF = re.compile(

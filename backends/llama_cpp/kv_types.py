@@ -3,9 +3,8 @@
 import json
 from dataclasses import dataclass
 
+from backends.llama_cpp.native import Model
 from edged.errors import ModelLoadError, Reason
-
-from .native import Model
 
 
 @dataclass(frozen=True, slots=True)

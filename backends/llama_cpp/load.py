@@ -6,16 +6,12 @@ from pathlib import Path
 
 import psutil
 
-from edged.backend import BackendConfig, BackendInfo, LoadProgress
-from edged.core.types import KvGeometry
-from edged.errors import ModelLoadError, Reason
-
-from .backend import LlamaBackend
-from .devices import default_threads, device_label, uses_gpu
-from .failures import context_failure, model_failure
-from .kv_types import KvType, check_head_size, find_kv_type, kv_shape, stored_type
-from .model_file import check_model_file
-from .native import (
+from backends.llama_cpp.backend import LlamaBackend
+from backends.llama_cpp.devices import default_threads, device_label, uses_gpu
+from backends.llama_cpp.failures import context_failure, model_failure
+from backends.llama_cpp.kv_types import KvType, check_head_size, find_kv_type, kv_shape, stored_type
+from backends.llama_cpp.model_file import check_model_file
+from backends.llama_cpp.native import (
     DECODE_OK,
     MAX_DEVICES,
     Batch,
@@ -26,7 +22,10 @@ from .native import (
     gpu_names,
     max_sequences,
 )
-from .runtime_log import RuntimeLog
+from backends.llama_cpp.runtime_log import RuntimeLog
+from edged.backend import BackendConfig, BackendInfo, LoadProgress
+from edged.core.types import KvGeometry
+from edged.errors import ModelLoadError, Reason
 
 _MAX_CELLS = 2**31 - 1
 """Positions are 32-bit integers in the library."""

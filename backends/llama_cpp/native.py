@@ -160,7 +160,6 @@ class Model:
         elif main_gpu > 0:
             # The library heeds `main_gpu` only where it does not split the layers over all GPUs.
             params.split_mode = api.LLAMA_SPLIT_MODE_NONE
-        # The callback must outlive the call, so it needs a name.
         callback = api.llama_progress_callback(lambda fraction, _user_data: progress(fraction))
         params.progress_callback = callback
         handle = api.llama_model_load_from_file(os.fsencode(path), params)
@@ -352,7 +351,7 @@ class Context:
         return np.ctypeslib.as_array(values).reshape(num_rows, self._vocab_size)
 
     def remove(self, sequence: int, start: int) -> bool:
-        """Free the cells from position `start` on; False if they cannot be cut there, never at 0."""
+        """Free the cells from position `start` on; False, never at 0, if there is no cut there."""
         return bool(api.llama_memory_seq_rm(self._memory, sequence, start, -1))
 
     def share(self, source: int, target: int, num_tokens: int) -> None:

@@ -2,7 +2,12 @@
 
 from collections import deque
 
-from .native import LOG_LEVEL_CONTINUED, LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LogHook
+from backends.llama_cpp.native import (
+    LOG_LEVEL_CONTINUED,
+    LOG_LEVEL_ERROR,
+    LOG_LEVEL_WARNING,
+    LogHook,
+)
 
 MAX_LINES = 256
 MAX_LINE_CHARACTERS = 400

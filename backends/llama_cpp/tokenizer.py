@@ -1,6 +1,6 @@
 """Text to token ids and back, for one loaded model."""
 
-from .native import Vocabulary
+from backends.llama_cpp.native import Vocabulary
 
 
 class LlamaTokenizer:

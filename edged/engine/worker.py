@@ -33,6 +33,7 @@ from edged.clock import MonotonicClock
 from edged.engine.desk import Desk
 from edged.engine.engine_thread import EXIT_INTERNAL, EngineThread, StepRecorder
 from edged.engine.mailbox import Closed, CloseEngine, EngineReport, Loaded
+from edged.engine.recorder import FlightRecorder
 from edged.engine.wire import (
     FRAME_HEADER_BYTES,
     Command,
@@ -171,7 +172,8 @@ async def serve(fd: int, recorder_fd: int | None) -> int:
     reader, writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=fd))
     start = await read_command(reader)
     assert isinstance(start, Start), f"the first command is {type(start).__name__}, not Start"
-    return await Worker(start, reader, writer, None).run()
+    recorder = None if recorder_fd is None else FlightRecorder(recorder_fd, MonotonicClock())
+    return await Worker(start, reader, writer, recorder).run()
 
 
 def main() -> Never:

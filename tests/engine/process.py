@@ -45,13 +45,16 @@ FAST = {"step_s": "0.001", "prefill_token_s": "0", "decode_token_s": "0"}
 
 
 class EngineProcess:
-    def __init__(self, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, recorder_fd: int | None = None) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            fd = theirs.fileno()
+            fds = {"--fd": theirs.fileno()}
+            if recorder_fd is not None:
+                fds["--recorder-fd"] = recorder_fd
+            arguments = [text for name, fd in fds.items() for text in (name, str(fd))]
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "edged.engine.worker", "--fd", str(fd), *arguments],
-                pass_fds=(fd,),
+                [sys.executable, "-m", "edged.engine.worker", *arguments],
+                pass_fds=tuple(fds.values()),
                 cwd=ROOT,
                 stderr=subprocess.PIPE,
             )
@@ -121,9 +124,11 @@ class EngineProcess:
 
 
 @contextmanager
-def engine_process(start: Start | None = None) -> Iterator[EngineProcess]:
+def engine_process(
+    start: Start | None = None, recorder_fd: int | None = None
+) -> Iterator[EngineProcess]:
     """A process that was told to start, and that does not outlive the test."""
-    engine = EngineProcess()
+    engine = EngineProcess(recorder_fd)
     try:
         engine.send(start or start_command())
         yield engine

@@ -1,6 +1,7 @@
 """The engine process from outside: real processes, real sockets, the simulated model."""
 
 import contextlib
+import os
 import signal
 import time
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 
 from backends.sim.tokenizer import ByteTokenizer
 from edged.core.types import FinishReason, RequestId, SamplingParams, SloTier
+from edged.engine.recorder import RecordReader, create_page
 from edged.engine.wire import (
     Cancel,
     ChatMessage,
@@ -451,7 +453,7 @@ def test_an_unexpected_exception_ends_the_process_with_a_traceback(
     with engine_process(start) as engine:
         if function == "create_broken":
             engine.ready()
-            engine.admitted(submit())
+            engine.send(submit())
         assert engine.exit_code() == 70
         stderr = engine.stderr()
     assert "Traceback" in stderr
@@ -499,6 +501,26 @@ def test_an_interrupt_from_the_terminal_is_the_daemons_business() -> None:
 def test_an_engine_process_imports_nothing_of_the_daemon() -> None:
     with engine_process(start_command(backend="tests.engine.runtimes:create_lean")) as engine:
         assert engine.ready().backend == "sim"
+
+
+def test_the_flight_recorder_names_the_requests_of_the_step_that_hangs() -> None:
+    fd = create_page()
+    reader = RecordReader(fd)
+    options = {**FAST, "hang_on_token": str(ord("~"))}
+    with engine_process(start_command(options=options), recorder_fd=fd) as engine:
+        os.close(fd)
+        engine.ready()
+        engine.admitted(submit("good", max_tokens=5))
+        engine.answer(RequestId("good"))
+        before = reader.read()
+        engine.admitted(submit("bad", prompt="~"))
+        while not ((record := reader.read()) and record.executing):
+            engine.process.poll()
+    reader.close()
+    assert before is not None
+    assert before.executing == frozenset()
+    assert before.num_steps_begun >= 5
+    assert record.executing == {RequestId("bad")}
 
 
 def test_sampling_is_used_as_given() -> None:

@@ -15,7 +15,7 @@ def require_llama_cpp() -> None:
         ("gguf", "pip install 'edged[dev]'"),
     ):
         if find_spec(module) is None:
-            pytest.skip(f"{module} is not installed: {remedy}")
+            pytest.skip(f"{module} is not installed: {remedy}", allow_module_level=True)
 
 
 def embedded_model() -> Path:

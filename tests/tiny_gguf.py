@@ -30,9 +30,17 @@ CHAT_TEMPLATE = (
 
 
 def write_tiny_gguf(
-    path: Path, *, seed: int = 0, architecture: str = "llama", head_size: int = HEAD_SIZE
+    path: Path,
+    *,
+    seed: int = 0,
+    architecture: str = "llama",
+    head_size: int = HEAD_SIZE,
+    sick_token_id: int | None = None,
 ) -> Path:
-    """Write the model and return its path; the same seed gives the same bytes."""
+    """Write the model and return its path; the same arguments give the same bytes.
+
+    A sequence with `sick_token_id` in it has NaN for logits, as a damaged or overflowing model has.
+    """
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(TRAIN_CONTEXT_TOKENS)
     writer.add_embedding_length(NUM_HEADS * head_size)
@@ -43,7 +51,10 @@ def write_tiny_gguf(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(head_size)
     num_tokens = _add_vocabulary(writer)
-    for name, tensor in _tensors(np.random.default_rng(seed), num_tokens, head_size).items():
+    tensors = _tensors(np.random.default_rng(seed), num_tokens, head_size)
+    if sick_token_id is not None:
+        tensors["token_embd.weight"][sick_token_id] = np.nan
+    for name, tensor in tensors.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -122,10 +122,9 @@ class LlamaBackend:
         if len(token_ids) > self._max_decode_tokens:
             # The library aborts on a batch that is larger than its cache.
             raise self._undo(chunks, _DECODE_FAILURES[1])
-        try:
-            self._batch.fill(token_ids, positions, slots, outputs)
-        except OverflowError as error:
-            raise self._undo(chunks, f"a token id is no 32-bit integer: {error}") from error
+        if min(token_ids) < 0 or max(token_ids) >= self._info.vocab_size:
+            raise self._undo(chunks, self._foreign_token(chunks))
+        self._batch.fill(token_ids, positions, slots, outputs)
         return sampled
 
     def _draw(
@@ -143,10 +142,19 @@ class LlamaBackend:
                 ) from error
         return drawn
 
+    def _foreign_token(self, chunks: Sequence[Chunk]) -> str:
+        size = self._info.vocab_size
+        sequence, token_id = next(
+            (chunk.seq_id, token_id)
+            for chunk in chunks
+            for token_id in chunk.token_ids
+            if not 0 <= token_id < size
+        )
+        return f"sequence {sequence} has the token {token_id}; the vocabulary is 0 to {size - 1}"
+
     def _decode_failure(self, code: int) -> str:
         what = _DECODE_FAILURES.get(code, f"llama_decode failed with code {code}")
-        logged = self._log.take()
-        return f"{what}: {logged[-1]}" if logged else what
+        return ": ".join((what, *self._log.take()))
 
     def _undo(
         self, chunks: Sequence[Chunk], detail: str, already_lost: SlotId | None = None

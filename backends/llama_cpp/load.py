@@ -61,6 +61,7 @@ def load(config: BackendConfig, progress: LoadProgress, memory: MemoryProbe) -> 
     except BaseException:
         log.free()
         raise
+    log.take()
     progress(1.0)
     return backend
 

@@ -275,11 +275,7 @@ class Batch:
         sequences: Sequence[int],
         outputs: Sequence[int],
     ) -> None:
-        """Replace the content; `outputs` are the indices of the tokens whose logits are wanted.
-
-        Raises:
-            OverflowError: a token id is no 32-bit integer.
-        """
+        """Replace the content; `outputs` are the indices of the tokens whose logits are wanted."""
         count = len(token_ids)
         self._token_ids[:count] = token_ids
         self._positions[:count] = positions

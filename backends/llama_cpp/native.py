@@ -306,8 +306,8 @@ class Context:
         params.n_threads_batch = shape.threads
         params.type_k = GGML_TYPE_IDS[shape.kv_type]
         params.type_v = GGML_TYPE_IDS[shape.kv_type]
-        # Automatic is "on, unless the device that holds the layers has no such kernel": a
-        # quantized V without it is then refused, where "enabled" would compute it on the CPU.
+        # Automatic is on, but for a model or a device that has no such kernel. For a quantized V
+        # the library insists on it, and refuses a model that cannot have it.
         params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_AUTO
         params.kv_unified = shape.unified
         # Sliding-window layers get a cell for every token, so that a slot can be trimmed back.

@@ -181,12 +181,12 @@ class Desk:
 
     def _tokenize(self, call_id: int, prompt: Prompt) -> None:
         if self._loaded is None:
-            self._send(Tokenized(call_id, (), "the model is still loading"))
+            self._send(Tokenized(call_id, (), "the model is still loading", Reason.MODEL_LOADING))
         elif not _is_large(prompt):
             self._tokenized(call_id, partial(self._loaded.encoder.encode, prompt))
         elif self._num_tokenize_calls >= MAX_TOKENIZE_CALLS:
             detail = f"{MAX_TOKENIZE_CALLS} large prompts are being tokenized already"
-            self._send(Tokenized(call_id, (), detail))
+            self._send(Tokenized(call_id, (), detail, Reason.QUEUE_FULL))
         else:
             self._num_tokenize_calls += 1
             self._encode_aside(prompt, partial(self._tokenized_aside, call_id))
@@ -199,7 +199,7 @@ class Desk:
         try:
             self._send(Tokenized(call_id, encode()))
         except EdgedError as error:
-            self._send(Tokenized(call_id, (), error.detail))
+            self._send(Tokenized(call_id, (), error.detail, error.reason, _field(error)))
 
     def _inspect(self) -> None:
         """Ask the engine thread, unless it was asked already and has not answered."""
@@ -211,9 +211,10 @@ class Desk:
             self._post(InspectRequests())
 
     def _refuse(self, request_id: RequestId, error: EdgedError) -> None:
-        field = error.violations[0].field if error.violations else None
         self._send(
-            RequestRefused(request_id, error.reason, error.detail, field, error.retry_after_s)
+            RequestRefused(
+                request_id, error.reason, error.detail, _field(error), error.retry_after_s
+            )
         )
 
     # ── Reports of the engine thread ─────────────────────────────────────────────────────────────
@@ -290,6 +291,10 @@ class Desk:
                 request_id, outcome.position, outcome.predicted_ttft_s, prompt_token_ids
             )
         )
+
+
+def _field(error: EdgedError) -> str | None:
+    return error.violations[0].field if error.violations else None
 
 
 def _is_large(prompt: Prompt) -> bool:

@@ -209,6 +209,9 @@ class Tokenized(msgspec.Struct, frozen=True, tag=True, array_like=True):
     call_id: int
     token_ids: tuple[int, ...]
     error: str | None = None
+    """A sentence for the client, with its reason and the field that is wrong, if one is."""
+    reason: Reason | None = None
+    field: str | None = None
 
 
 class RequestState(msgspec.Struct, frozen=True, array_like=True):

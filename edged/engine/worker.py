@@ -54,8 +54,10 @@ MAX_UNREAD_BYTES = 32 * 1024 * 1024
 CLOSE_S = 5.0
 """Longest wait for the daemon to read the last frames."""
 NUM_TEXT_THREADS = 2
-SWITCH_INTERVAL_S = 0.0005
-"""Longest that one thread keeps the interpreter from the other: text work delays no step."""
+SWITCH_INTERVAL_S = 0.0001
+"""Longest that one thread keeps the interpreter from another. With chats of 3000 messages being
+rendered all the time, steps of 5.7 ms take 22 ms with Python's default of 5 ms, 8.8 ms with 0.5 ms
+and 7.7 ms with 0.1 ms (2 cores, 2026-11-22)."""
 
 
 class Worker:

@@ -1,13 +1,13 @@
 """Backends whose loading or stepping goes wrong in ways that the simulated one does not."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from backends.sim import SimBackend, StepFault
-from edged.backend import BackendConfig, LoadProgress
+from edged.backend import BackendConfig, BackendInfo, LoadProgress
 from edged.clock import MonotonicClock
 from edged.core.plan import Chunk
-from edged.core.types import SlotId
+from edged.core.types import SampledToken, SeqId, SlotId
 
 
 class _BreakAnInvariant:
@@ -38,6 +38,38 @@ def create_unreadable(config: BackendConfig, progress: LoadProgress) -> SimBacke
 
 def create_with_a_bug(config: BackendConfig, progress: LoadProgress) -> SimBackend:
     raise KeyError("a bug of the backend")
+
+
+class _FailingTokenizer:
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        raise KeyError("a bug of the tokenizer")
+
+    def piece(self, token_id: int) -> bytes:
+        return b""
+
+
+class _WithFailingTokenizer:
+    """Loads; never steps but to calibrate."""
+
+    def __init__(self, sim: SimBackend) -> None:
+        self._sim = sim
+        self.tokenizer = _FailingTokenizer()
+
+    @property
+    def info(self) -> BackendInfo:
+        return self._sim.info
+
+    def step(self, chunks: Sequence[Chunk]) -> Mapping[SeqId, SampledToken]:
+        return self._sim.step(chunks)
+
+    def clear(self, slot: SlotId) -> None:
+        self._sim.clear(slot)
+
+
+def create_with_a_failing_tokenizer(
+    config: BackendConfig, progress: LoadProgress
+) -> _WithFailingTokenizer:
+    return _WithFailingTokenizer(SimBackend(config, MonotonicClock()))
 
 
 def create_lean(config: BackendConfig, progress: LoadProgress) -> SimBackend:

@@ -181,13 +181,20 @@ def test_large_prompts_that_are_only_counted_are_bounded() -> None:
     (refused,) = counter.sent
     assert isinstance(refused, Tokenized)
     assert refused.call_id == MAX_TOKENIZE_CALLS
-    assert refused.error
+    assert refused.reason is Reason.QUEUE_FULL
     counter.executor.run_all()
     counter.desk.obey(Tokenize(1000, TextPrompt(LARGE)))
     counter.executor.run_all()
     last = counter.sent[-1]
     assert isinstance(last, Tokenized)
     assert (last.call_id, last.error, len(last.token_ids)) == (1000, None, len(LARGE) + 1)
+
+
+def test_a_bad_prompt_that_is_only_counted_is_refused_by_its_field() -> None:
+    counter = Counter()
+    counter.desk.obey(Tokenize(1, TextPrompt("")))
+    detail = "prompt.text: is empty; text is needed"
+    assert counter.sent == [Tokenized(1, (), detail, Reason.INVALID_ARGUMENT, "prompt.text")]
 
 
 def test_a_rejected_request_is_forgotten() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from backends.sim.tokenizer import ByteTokenizer
 from edged.core.types import FinishReason, RequestId, SamplingParams, SloTier
+from edged.engine.desk import LARGE_PROMPT_CHARACTERS
 from edged.engine.recorder import RecordReader, create_page
 from edged.engine.wire import (
     Cancel,
@@ -391,7 +392,7 @@ def test_commands_during_loading_are_answered_at_once() -> None:
     assert isinstance(refused, RequestRefused)
     assert refused.reason is Reason.MODEL_LOADING
     assert refused.retry_after_s
-    assert tokenized == Tokenized(4, (), "the model is still loading")
+    assert tokenized == Tokenized(4, (), "the model is still loading", Reason.MODEL_LOADING)
     assert inspected == Inspected(5, ())
 
 
@@ -458,6 +459,16 @@ def test_an_unexpected_exception_ends_the_process_with_a_traceback(
         stderr = engine.stderr()
     assert "Traceback" in stderr
     assert message in stderr
+
+
+@pytest.mark.parametrize("length", [5, LARGE_PROMPT_CHARACTERS + 1])
+def test_a_tokenizer_that_fails_ends_the_process_with_a_traceback(length: int) -> None:
+    start = start_command(backend="tests.engine.runtimes:create_with_a_failing_tokenizer")
+    with engine_process(start) as engine:
+        engine.ready()
+        engine.send(submit(prompt="x" * length))
+        assert engine.exit_code() == 70
+        assert "a bug of the tokenizer" in engine.stderr()
 
 
 def test_a_command_that_is_none_ends_the_process_with_a_traceback() -> None:

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from urllib.parse import unquote
 
 from edged.core.types import (
@@ -139,11 +140,8 @@ def _prompt(message: pb.Prompt, violations: Violations) -> Prompt | None:
             return TextPrompt(message.text)
         case "token_ids":
             token_ids = message.token_ids.ids
-            violations.require(
-                1 <= len(token_ids) <= MAX_PROMPT_TOKEN_IDS,
-                "prompt.token_ids.ids",
-                f"a list of {len(token_ids)}",
-                f"1 to {MAX_PROMPT_TOKEN_IDS} token ids",
+            violations.require_size(
+                "prompt.token_ids.ids", len(token_ids), 1, MAX_PROMPT_TOKEN_IDS, "token ids"
             )
             return TokensPrompt(tuple(token_ids[:MAX_PROMPT_TOKEN_IDS]))
         case "chat":
@@ -155,24 +153,28 @@ def _prompt(message: pb.Prompt, violations: Violations) -> Prompt | None:
 
 def _chat(chat: pb.ChatPrompt, violations: Violations) -> ChatPrompt:
     messages = chat.messages
-    violations.require(
-        1 <= len(messages) <= MAX_MESSAGES,
-        "prompt.chat.messages",
-        f"a list of {len(messages)}",
-        f"1 to {MAX_MESSAGES} messages",
-    )
-    for index, message in enumerate(messages[:MAX_MESSAGES]):
-        violations.require(
-            1 <= len(message.role) <= MAX_ROLE_CHARACTERS,
+    violations.require_size("prompt.chat.messages", len(messages), 1, MAX_MESSAGES, "messages")
+    for index, turn in enumerate(messages[:MAX_MESSAGES]):
+        violations.require_size(
             f"prompt.chat.messages[{index}].role",
-            message.role,
-            f"1 to {MAX_ROLE_CHARACTERS} characters",
+            len(turn.role),
+            1,
+            MAX_ROLE_CHARACTERS,
+            "characters",
         )
-    return ChatPrompt(tuple(ChatMessage(turn.role, turn.content) for turn in messages))
+    return ChatPrompt(
+        tuple(ChatMessage(turn.role, turn.content) for turn in messages[:MAX_MESSAGES])
+    )
 
 
 def _sampling(message: pb.Sampling, seed: int, violations: Violations) -> SamplingParams:
     has = message.HasField
+    num_stops, num_biases = len(message.stop_token_ids), len(message.logit_bias)
+    violations.require_size(
+        "sampling.stop_token_ids", num_stops, 0, MAX_STOP_TOKEN_IDS, "token ids"
+    )
+    violations.require_size("sampling.logit_bias", num_biases, 0, MAX_LOGIT_BIASES, "entries")
+    biases = sorted(islice(message.logit_bias.items(), MAX_LOGIT_BIASES))
     params = SamplingParams(
         max_tokens=message.max_tokens if has("max_tokens") else None,
         temperature=message.temperature if has("temperature") else _DEFAULT.temperature,
@@ -185,8 +187,8 @@ def _sampling(message: pb.Sampling, seed: int, violations: Violations) -> Sampli
         presence_penalty=message.presence_penalty,
         frequency_penalty=message.frequency_penalty,
         seed=message.seed if has("seed") else seed,
-        stop_token_ids=tuple(message.stop_token_ids[: MAX_STOP_TOKEN_IDS + 1]),
-        logit_bias=tuple(sorted(message.logit_bias.items())),
+        stop_token_ids=tuple(message.stop_token_ids[:MAX_STOP_TOKEN_IDS]),
+        logit_bias=tuple(biases),
         ignore_eos=message.ignore_eos,
         logprobs=message.logprobs if has("logprobs") else None,
     )
@@ -197,7 +199,7 @@ def _sampling(message: pb.Sampling, seed: int, violations: Violations) -> Sampli
 def _check_sampling(params: SamplingParams, violations: Violations) -> None:
     """Every comparison is false for NaN, so NaN breaks every rule."""
 
-    def require(holds: bool, field: str, value: object, expected: str) -> None:
+    def require(holds: bool, field: str, value: float | None, expected: str) -> None:
         violations.require(holds, f"sampling.{field}", value, expected)
 
     temperature, repetition = params.temperature, params.repetition_penalty
@@ -213,24 +215,12 @@ def _check_sampling(params: SamplingParams, violations: Violations) -> None:
     ):
         require(abs(penalty) <= MAX_PENALTY, field, penalty, "a number in [-2, 2]")
     require(
-        len(params.stop_token_ids) <= MAX_STOP_TOKEN_IDS,
-        "stop_token_ids",
-        "a longer list",
-        f"at most {MAX_STOP_TOKEN_IDS} token ids",
-    )
-    require(
         logprobs is None or logprobs <= MAX_LOGPROBS,
         "logprobs",
         logprobs,
         f"0 to {MAX_LOGPROBS}",
     )
-    require(
-        len(params.logit_bias) <= MAX_LOGIT_BIASES,
-        "logit_bias",
-        f"a map of {len(params.logit_bias)}",
-        f"at most {MAX_LOGIT_BIASES} entries",
-    )
-    for token_id, bias in params.logit_bias[:MAX_LOGIT_BIASES]:
+    for token_id, bias in params.logit_bias:
         require(
             abs(bias) <= MAX_LOGIT_BIAS,
             f"logit_bias[{token_id}]",
@@ -241,19 +231,10 @@ def _check_sampling(params: SamplingParams, violations: Violations) -> None:
 
 def _stop(message: pb.Sampling, violations: Violations) -> tuple[str, ...]:
     stop = tuple(message.stop)
-    violations.require(
-        len(stop) <= MAX_STOPS,
-        "sampling.stop",
-        f"a list of {len(stop)}",
-        f"at most {MAX_STOPS} strings",
-    )
+    violations.require_size("sampling.stop", len(stop), 0, MAX_STOPS, "strings")
     for index, text in enumerate(stop[:MAX_STOPS]):
-        violations.require(
-            1 <= len(text.encode()) <= MAX_STOP_BYTES,
-            f"sampling.stop[{index}]",
-            f"a string of {len(text.encode())} bytes",
-            f"1 to {MAX_STOP_BYTES} bytes",
-        )
+        num_bytes = len(text.encode())
+        violations.require_size(f"sampling.stop[{index}]", num_bytes, 1, MAX_STOP_BYTES, "bytes")
     return stop
 
 

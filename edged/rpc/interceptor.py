@@ -5,6 +5,7 @@ The wrapper also parses the request, because gRPC answers bytes that are no mess
 and the name of a Python exception.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
@@ -59,10 +60,10 @@ def _wrap(method: str, behaviour: _Behaviour, parse: Callable[[bytes], object]) 
             return await behaviour(_parsed(raw, parse), context)
         except EdgedError as error:
             failure = status.from_edged_error(error)
-        except grpc.aio.BaseError:
-            # The call ended under the handler: the client left, or a message was too large to
-            # send. gRPC has its status already.
-            raise
+        except grpc.aio.InternalError as error:
+            # gRPC could not send: the client has left, or a message was larger than may be sent.
+            # Either way the call has its status already, and this is the quiet way out.
+            raise asyncio.CancelledError(f"{method} ended under its handler") from error
         except Exception as error:
             failure = status.from_unexpected(error, method)
         return await context.abort(failure.code, failure.detail, failure.trailers)

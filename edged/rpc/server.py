@@ -21,8 +21,6 @@ from edged.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 SERVICES = ("edged.v1.InferenceService", "edged.v1.AdminService")
 HEALTH_SERVICE = "grpc.health.v1.Health"
-NUM_OTHER_CALLS = 512
-"""Calls that are no Generate, and calls that are being refused, on top of `max_generate_calls`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,8 @@ class RpcSettings:
     socket_path: Path | None
     max_message_bytes: int = 16 * 1024 * 1024
     """Of a request and of an answer."""
+    max_other_calls: int = 512
+    """Calls that are no Generate, and calls that are being refused, beside `max_generate_calls`."""
     max_streams_per_connection: int = 1024
     """Further calls of one connection wait at the client."""
     keepalive_s: float = 30.0
@@ -55,7 +55,8 @@ class RpcServer:
         self._server = grpc.aio.server(
             interceptors=(ErrorsBecomeStatus(),),
             options=_options(settings),
-            maximum_concurrent_rpcs=settings.inference.max_generate_calls + NUM_OTHER_CALLS,
+            maximum_concurrent_rpcs=settings.inference.max_generate_calls
+            + settings.max_other_calls,
         )
         inference = InferenceFront(models, tiers, clock, settings.inference)
         admin = AdminFront(models, tiers, view, clock, settings.admin)

@@ -20,10 +20,16 @@ class Violations:
         else:
             self._num_further += 1
 
-    def require(self, holds: bool, field: str, value: object, expected: str) -> None:
+    def require(self, holds: bool, field: str, value: float | str | None, expected: str) -> None:
         """Note that `field` is `value` and should be what `expected` says, unless it `holds`."""
         if not holds:
             self.add(field, f"is {shown(value)}; expected {expected}")
+
+    def require_size(self, field: str, size: int, low: int, high: int, of: str) -> None:
+        """Note that `field` has `size` things and should have `low` to `high`, unless it has."""
+        if not low <= size <= high:
+            span = f"at most {high}" if low == 0 else f"{low} to {high}"
+            self.add(field, f"has {size} {of}; expected {span}")
 
     def raise_if_any(self) -> None:
         """Raises EdgedError: INVALID_ARGUMENT, with every violation."""
@@ -35,7 +41,7 @@ class Violations:
         raise EdgedError(Reason.INVALID_ARGUMENT, told, violations=tuple(self._kept))
 
 
-def shown(value: object) -> str:
+def shown(value: float | str | None) -> str:
     """A value as a message shows it: numbers short, texts quoted and cut."""
     if isinstance(value, float):
         return f"{value:g}"

@@ -34,6 +34,7 @@ class PlayedStream:
         self.cancelled = asyncio.Event()
         self.cancel_details: list[str] = []
         self.num_taken = 0
+        self._taken = asyncio.Condition()
         self._max_backlog_tokens = max_backlog_tokens
         self._waiting: deque[StreamEvent] = deque()
         self._error: EdgedError | None = None
@@ -66,6 +67,8 @@ class PlayedStream:
             while self._waiting:
                 event = self._waiting.popleft()
                 self.num_taken += 1
+                async with self._taken:
+                    self._taken.notify_all()
                 yield event
                 if isinstance(event, StreamFinished):
                     return
@@ -73,6 +76,18 @@ class PlayedStream:
                 raise self._error
             self._woken.clear()
             await self._woken.wait()
+
+    async def wait_until_taken(self, num_events: int) -> None:
+        async with asyncio.timeout(GATE_TIMEOUT_S), self._taken:
+            await self._taken.wait_for(lambda: self.num_taken >= num_events)
+
+    async def wait_until_cancelled(self) -> None:
+        async with asyncio.timeout(GATE_TIMEOUT_S):
+            await self.cancelled.wait()
+
+    @property
+    def num_backlog_events(self) -> int:
+        return len(self._waiting)
 
     @property
     def num_backlog_tokens(self) -> int:
@@ -106,6 +121,7 @@ class PlayedModels:
         self.rows: tuple[RequestRow, ...] = ()
         self.request_ids: tuple[RequestId, ...] = ()
         self.prompts: list[Prompt] = []
+        self.token_ids: tuple[int, ...] = (1, 2, 3)
         self.loads: asyncio.Queue[str] = asyncio.Queue()
         self.unloads: asyncio.Queue[str] = asyncio.Queue()
         self.may_unload = asyncio.Event()
@@ -139,7 +155,7 @@ class PlayedModels:
         self._known(model)
         self.prompts.append(prompt)
         await self.may_tokenize.wait()
-        return (1, 2, 3)
+        return self.token_ids
 
     def status(self) -> tuple[ModelStatus, ...]:
         return tuple(self.statuses.values())

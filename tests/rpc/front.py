@@ -1,9 +1,11 @@
 """A real gRPC server over a fake `Models`, and a real client of it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -18,7 +20,7 @@ from edged.rpc.view import DaemonState, DaemonView
 from edged.v1 import inference_pb2 as pb
 from edged.v1.admin_pb2_grpc import AdminServiceStub
 from edged.v1.inference_pb2_grpc import InferenceServiceStub
-from tests.rpc.fakes import PlayedModels, model_status
+from tests.rpc.fakes import GATE_TIMEOUT_S, PlayedModels, model_status
 
 TIERS = Tiers(
     specs=(
@@ -108,8 +110,28 @@ class Told:
     pushback_ms: str | None
 
 
+async def read_all(call: grpc.aio.UnaryStreamCall) -> list[Any]:
+    """Every message up to the end of a call, however it ends."""
+    messages = []
+    async with asyncio.timeout(GATE_TIMEOUT_S):
+        try:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                messages.append(message)
+        except grpc.aio.AioRpcError:
+            assert call.done()
+    return messages
+
+
+async def ended(call: grpc.aio.UnaryStreamCall) -> grpc.StatusCode:
+    """Reads a stream to its end: before that, it has no code."""
+    await read_all(call)
+    return await call.code()
+
+
 async def told_by(call: grpc.aio.Call) -> Told:
-    """How a call ended; waits for it."""
+    """How a call ended; waits for it, and reads what was sent before."""
+    if isinstance(call, grpc.aio.UnaryStreamCall):
+        await read_all(call)
     status = await rpc_status.aio.from_call(call)
     trailers = dict(await call.trailing_metadata())
     return _told(await call.code(), await call.details() or "", status, trailers)

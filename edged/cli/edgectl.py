@@ -1,6 +1,6 @@
 """The command `edgectl`: its words and options; `operate`, `generate` and `talk` do the work.
 
-Those import gRPC and rich, so they are imported by the commands that need them: help, completion
+Those import gRPC, so they are imported by the commands that need them: help, completion
 and wrong usage answer at once.
 """
 
@@ -366,6 +366,9 @@ def _limit_s(context: typer.Context, own: float | None) -> float | None:
 
 def main() -> int:
     """The entry point `edgectl`."""
+    # gRPC's C core writes lines of its own to stderr, which is for the user; it reads this when it
+    # is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     return run_command("edgectl", app)
 
 

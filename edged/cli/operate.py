@@ -3,9 +3,10 @@
 import sys
 from collections.abc import Iterable, Iterator
 
+from edged.cli import show
 from edged.cli.as_json import as_json
 from edged.cli.exits import CommandError
-from edged.cli.output import emit, emit_json, harmless
+from edged.cli.output import emit, emit_json, harmless, wants_colour
 from edged.cli.progress import follow_loading
 from edged.cli.remote import Connection
 from edged.v1 import admin_pb2
@@ -35,9 +36,7 @@ def _print_status(status: admin_pb2.Status, *, json: bool) -> None:
     if json:
         emit_json(as_json(status))
     else:
-        from edged.cli import show  # noqa: PLC0415  # rich, which JSON and errors do without
-
-        emit(show.laid_out(show.status(status)))
+        emit(show.status(status, colour=wants_colour(sys.stdout)))
 
 
 def print_requests(connection: Connection, *, json: bool) -> None:
@@ -45,9 +44,7 @@ def print_requests(connection: Connection, *, json: bool) -> None:
     if json:
         emit_json(as_json(answer))
     else:
-        from edged.cli import show  # noqa: PLC0415  # as above
-
-        emit(show.laid_out(show.requests(answer.requests)))
+        emit(show.requests(answer.requests, colour=wants_colour(sys.stdout)))
 
 
 def print_tiers(connection: Connection, *, json: bool) -> None:
@@ -55,9 +52,7 @@ def print_tiers(connection: Connection, *, json: bool) -> None:
     if json:
         emit_json(as_json(answer))
     else:
-        from edged.cli import show  # noqa: PLC0415  # as above
-
-        emit(show.laid_out(show.tiers(answer.tiers)))
+        emit(show.tiers(answer.tiers, colour=wants_colour(sys.stdout)))
 
 
 def print_models(connection: Connection, *, json: bool) -> None:
@@ -65,9 +60,7 @@ def print_models(connection: Connection, *, json: bool) -> None:
     if json:
         emit_json(as_json(answer))
     else:
-        from edged.cli import show  # noqa: PLC0415  # as above
-
-        emit(show.laid_out(show.models(answer.models)))
+        emit(show.models(answer.models, colour=wants_colour(sys.stdout)))
 
 
 def load_model(connection: Connection, name: str, *, json: bool) -> None:

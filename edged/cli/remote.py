@@ -4,13 +4,9 @@ Theory of operation: an error that carries google.rpc.ErrorInfo was made by a da
 not was made by gRPC on the way. Only the second kind of UNAVAILABLE means that no daemon answers.
 """
 
-import os
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self, TypeVar, cast
-
-# gRPC's C core writes warnings of its own to stderr, which belongs to the user.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 

@@ -1,189 +1,183 @@
-"""What people read: the daemon's messages as aligned text.
+"""What people read: the daemon's messages as text. Every function answers whole lines."""
 
-Theory of operation: everything is laid out by rich into a string. On a terminal that is as wide as
-the terminal and coloured; elsewhere it has no colour and no line is ever cut, so `| grep` sees all.
-"""
-
-import io
-import shutil
-import sys
-from collections.abc import Iterable, Sequence
-
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Mapping, Sequence
 
 from edged.cli.as_json import enum_name
-from edged.cli.output import harmless, wants_colour
+from edged.cli.columns import Cell, Column, Style, Styled, laid_out, painted
 from edged.v1 import admin_pb2, inference_pb2
 
-_PIPE_WIDTH = 100_000
-_STYLES = {
-    "ready": "green",
-    "running": "green",
-    "loading": "yellow",
-    "restarting": "yellow",
-    "preempted": "yellow",
-    "held": "yellow",
-    "draining": "yellow",
-    "unloading": "yellow",
-    "failed": "red",
-    "waiting": "cyan",
+_STATE_STYLES: Mapping[str, Style] = {
+    "ready": Style.GREEN,
+    "running": Style.GREEN,
+    "loading": Style.YELLOW,
+    "restarting": Style.YELLOW,
+    "preempted": Style.YELLOW,
+    "held": Style.YELLOW,
+    "draining": Style.YELLOW,
+    "unloading": Style.YELLOW,
+    "failed": Style.RED,
+    "waiting": Style.CYAN,
 }
 
 
-def laid_out(what: RenderableType) -> str:
-    """Text for stdout, ending in a line break."""
-    on_terminal = sys.stdout.isatty()
-    buffer = io.StringIO()
-    console = Console(
-        file=buffer,
-        force_terminal=wants_colour(sys.stdout),
-        width=shutil.get_terminal_size().columns if on_terminal else _PIPE_WIDTH,
-        markup=False,
-        emoji=False,
-        highlight=False,
-    )
-    console.print(what)
-    return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
-
-
-def status(status: admin_pb2.Status) -> RenderableType:
-    state = enum_name(admin_pb2.DaemonState.DESCRIPTOR, status.state)
-    parts: list[RenderableType] = [
-        Text.assemble(
-            f"edged {status.version}  ",
-            _state(state),
-            f"  up {_duration(status.uptime_s)}  policy {status.policy}  "
+def status(status: admin_pb2.Status, *, colour: bool) -> str:
+    state = _state(enum_name(admin_pb2.DaemonState.DESCRIPTOR, status.state))
+    head = [
+        painted(f"edged {status.version}", colour=colour),
+        painted(state, colour=colour),
+        painted(
+            f"up {_duration(status.uptime_s)}  policy {status.policy}  "
             f"{_bytes(status.resident_bytes)} resident",
+            colour=colour,
         ),
-        Text(f"listening on {', '.join(status.listeners) or 'nothing'}"),
     ]
+    listeners = painted(", ".join(status.listeners) or "nothing", colour=colour)
+    text = f"{'  '.join(head)}\nlistening on {listeners}\n"
     for model in status.models:
-        parts += [Text(), *_model_details(model)]
-    return Group(*parts)
+        text += "\n" + _model_details(model, colour=colour)
+    return text
 
 
-def requests(rows: Sequence[admin_pb2.RequestInfo]) -> RenderableType:
+def requests(rows: Sequence[admin_pb2.RequestInfo], *, colour: bool) -> str:
+    columns = [
+        Column("ID"),
+        Column("CLIENT"),
+        Column("TIER"),
+        Column("STATE"),
+        Column("POSITION", is_number=True),
+        Column("TOKENS", is_number=True),
+        Column("AGE", is_number=True),
+        Column("PREEMPTIONS", is_number=True),
+    ]
     with_model = len({row.model for row in rows}) > 1
-    heads = ["ID", "CLIENT", "TIER", "STATE", "POSITION", ">TOKENS", ">AGE", ">PREEMPTIONS"]
-    table = _table([*heads, "MODEL"] if with_model else heads)
+    if with_model:
+        columns.append(Column("MODEL"))
+    cells: list[list[Cell]] = []
     for row in rows:
-        position = str(row.position) if row.HasField("position") else "-"
-        cells: list[str | Text] = [
+        of_row: list[Cell] = [
             row.request_id,
             row.client,
             _tier(row.tier),
             _state(enum_name(admin_pb2.RequestState.DESCRIPTOR, row.state)),
-            position,
+            str(row.position) if row.HasField("position") else "-",
             f"{row.num_computed_tokens}/{row.num_prompt_tokens}+{row.max_tokens}",
             _duration(row.age_s),
             str(row.num_preemptions),
         ]
-        _add(table, [*cells, row.model] if with_model else cells)
-    return table
+        cells.append([*of_row, row.model] if with_model else of_row)
+    return laid_out(columns, cells, colour=colour)
 
 
-def tiers(rows: Iterable[admin_pb2.TierInfo]) -> RenderableType:
-    limits = [">MAX WAITING", ">PER CLIENT", ">MAX QUEUE"]
-    table = _table(["TIER", ">TTFT", ">TPOT", *limits, "PREEMPTIBLE", ">MIN SHARE", "DEFAULT"])
-    for row in rows:
-        _add(
-            table,
-            [
-                _tier(row.tier),
-                f"{row.ttft_target_s:g} s" if row.HasField("ttft_target_s") else "-",
-                f"{row.tpot_target_s:g} s" if row.HasField("tpot_target_s") else "-",
-                str(row.max_waiting),
-                str(row.max_waiting_per_client),
-                f"{row.max_queue_s:g} s" if row.HasField("max_queue_s") else "-",
-                "yes" if row.preemptible else "no",
-                f"{row.min_share:g}",
-                "yes" if row.is_default else "",
-            ],
-        )
-    return table
-
-
-def models(rows: Iterable[admin_pb2.Model]) -> RenderableType:
-    table = _table(
-        ["NAME", "STATE", "BACKEND", "DEVICE", ">SIZE", "KV", ">CAPACITY", "DESCRIPTION"]
+def tiers(rows: Sequence[admin_pb2.TierInfo], *, colour: bool) -> str:
+    columns = (
+        Column("TIER"),
+        Column("TTFT", is_number=True),
+        Column("TPOT", is_number=True),
+        Column("MAX WAITING", is_number=True),
+        Column("PER CLIENT", is_number=True),
+        Column("MAX QUEUE", is_number=True),
+        Column("PREEMPTIBLE"),
+        Column("MIN SHARE", is_number=True),
+        Column("DEFAULT"),
     )
-    for row in rows:
-        _add(
-            table,
-            [
-                f"{row.name} (default)" if row.is_default else row.name,
-                _state(_model_state(row)),
-                row.backend or "-",
-                row.device or "-",
-                _bytes(row.num_bytes) if row.num_bytes else "-",
-                row.kv.effective_type or "-",
-                f"{row.kv.capacity_tokens} tokens" if row.HasField("kv") else "-",
-                row.failure or row.description or "-",
-            ],
-        )
-    return table
+    cells: list[list[Cell]] = [
+        [
+            _tier(row.tier),
+            f"{row.ttft_target_s:g} s" if row.HasField("ttft_target_s") else "-",
+            f"{row.tpot_target_s:g} s" if row.HasField("tpot_target_s") else "-",
+            str(row.max_waiting),
+            str(row.max_waiting_per_client),
+            f"{row.max_queue_s:g} s" if row.HasField("max_queue_s") else "-",
+            "yes" if row.preemptible else "no",
+            f"{row.min_share:g}",
+            "yes" if row.is_default else "",
+        ]
+        for row in rows
+    ]
+    return laid_out(columns, cells, colour=colour)
 
 
-def _model_details(model: admin_pb2.Model) -> list[RenderableType]:
+def models(rows: Sequence[admin_pb2.Model], *, colour: bool) -> str:
+    columns = (
+        Column("NAME"),
+        Column("STATE"),
+        Column("BACKEND"),
+        Column("DEVICE"),
+        Column("SIZE", is_number=True),
+        Column("KV"),
+        Column("CAPACITY", is_number=True),
+        Column("DESCRIPTION"),
+    )
+    cells: list[list[Cell]] = [
+        [
+            f"{row.name} (default)" if row.is_default else row.name,
+            _state(_model_state(row)),
+            row.backend or "-",
+            row.device or "-",
+            _bytes(row.num_bytes) if row.num_bytes else "-",
+            row.kv.effective_type or "-",
+            f"{row.kv.capacity_tokens} tokens" if row.HasField("kv") else "-",
+            row.failure or row.description or "-",
+        ]
+        for row in rows
+    ]
+    return laid_out(columns, cells, colour=colour)
+
+
+def _model_details(model: admin_pb2.Model, *, colour: bool) -> str:
     state = _model_state(model)
-    head = Text.assemble(
-        (harmless(model.name), "bold"), " (default)  " if model.is_default else "  ", _state(state)
-    )
+    head = painted(Styled(model.name, Style.BOLD), colour=colour)
+    head += " (default)  " if model.is_default else "  "
+    head += painted(_state(state), colour=colour)
     if state == "loading":
-        head.append(f" {model.load_progress:.0%}")
+        head += f" {model.load_progress:.0%}"
     if model.engine_pid:
-        head.append(f"  engine {model.engine_pid}, {model.num_engine_losses} lost")
-    lines: list[RenderableType] = [head]
+        head += f"  engine {model.engine_pid}, {model.num_engine_losses} lost"
+    lines: list[Cell] = []
     if model.failure:
-        lines.append(Text(f"  {harmless(model.failure)}", style="red"))
+        lines.append(Styled(model.failure, Style.RED))
     if model.description:
         what = f"{model.description}, {_bytes(model.num_bytes)}"
-        lines.append(Text(f"  {harmless(what)}, {model.backend} on {model.device}"))
+        lines.append(f"{what}, {model.backend} on {model.device}")
     if model.HasField("kv"):
-        kv = model.kv
-        lines.append(
-            Text(
-                f"  kv {kv.effective_type}, {kv.bytes_per_token} bytes per token: "
-                f"{kv.used_tokens}/{kv.capacity_tokens} tokens, "
-                f"{kv.used_slots}/{kv.num_slots} slots, {_bytes(kv.snapshot_bytes)} swapped"
-            )
-        )
-        lines.append(
-            Text(
-                f"  {model.decode_tokens_per_s:.1f} tokens/s, {model.num_steps} steps, "
-                f"{model.num_swaps} swaps, {model.num_recomputes} recomputes, "
-                f"step time predicted within {model.cost_model_error:.0%}"
-            )
-        )
-    if model.tiers:
-        table = _table(
-            ["  TIER", ">WAITING", ">RUNNING", ">PREEMPTED", ">FINISHED", ">GENERATED TOKENS"]
-        )
-        for tier in model.tiers:
-            counts = (tier.num_waiting, tier.num_running, tier.num_preempted, tier.num_finished)
-            cells = [str(count) for count in (*counts, tier.num_generated_tokens)]
-            _add(table, [f"  {_tier(tier.tier)}", *cells])
-        lines.append(table)
-    return lines
+        lines += _kv_and_work(model)
+    shown = "".join(f"  {painted(line, colour=colour)}\n" for line in lines)
+    return f"{head}\n{shown}{_tier_loads(model, colour=colour)}"
 
 
-def _table(heads: Sequence[str]) -> Table:
-    """Columns two blanks apart; a head that begins with > is of a column of numbers."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head in heads:
-        justify = "right" if head.startswith(">") else "left"
-        table.add_column(head.removeprefix(">"), justify=justify, overflow="fold")  # type: ignore[arg-type]  # a str, typed as one of five
-    return table
+def _kv_and_work(model: admin_pb2.Model) -> tuple[str, str]:
+    kv = model.kv
+    return (
+        f"kv {kv.effective_type}, {kv.bytes_per_token} bytes per token: "
+        f"{kv.used_tokens}/{kv.capacity_tokens} tokens, {kv.used_slots}/{kv.num_slots} slots, "
+        f"{_bytes(kv.snapshot_bytes)} swapped",
+        f"{model.decode_tokens_per_s:.1f} tokens/s, {model.num_steps} steps, "
+        f"{model.num_swaps} swaps, {model.num_recomputes} recomputes, "
+        f"step time predicted within {model.cost_model_error:.0%}",
+    )
 
 
-def _add(table: Table, cells: Sequence[str | Text]) -> None:
-    table.add_row(*(cell if isinstance(cell, Text) else harmless(cell) for cell in cells))
+def _tier_loads(model: admin_pb2.Model, *, colour: bool) -> str:
+    if not model.tiers:
+        return ""
+    heads = ("WAITING", "RUNNING", "PREEMPTED", "FINISHED", "GENERATED TOKENS")
+    columns = (Column("  TIER"), *(Column(head, is_number=True) for head in heads))
+    rows = [
+        [
+            f"  {_tier(tier.tier)}",
+            str(tier.num_waiting),
+            str(tier.num_running),
+            str(tier.num_preempted),
+            str(tier.num_finished),
+            str(tier.num_generated_tokens),
+        ]
+        for tier in model.tiers
+    ]
+    return laid_out(columns, rows, colour=colour)
 
 
-def _state(name: str) -> Text:
-    return Text(name, style=_STYLES.get(name, ""))
+def _state(name: str) -> Styled:
+    return Styled(name, _STATE_STYLES.get(name))
 
 
 def _model_state(model: admin_pb2.Model) -> str:

@@ -233,7 +233,8 @@ def _expected(details: ErrorDetails) -> str:
         return message
     message = message.replace("Input should be ", "expected ")
     message = message.replace("greater than or equal to", "at least")
-    return message.replace("less than or equal to", "at most")
+    message = message.replace("less than or equal to", "at most")
+    return message.replace("greater than", "more than")
 
 
 def _did_you_mean(key: Key) -> str:

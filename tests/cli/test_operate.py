@@ -1,0 +1,190 @@
+"""The commands that look at a daemon and operate it: their text, their JSON, their exit codes."""
+
+import json
+
+import pytest
+
+from edged.errors import EdgedError, Reason
+from edged.v1 import admin_pb2, inference_pb2
+from tests.cli.fake_daemon import REQUEST_ID, FakeDaemon, model
+from tests.cli.program import Program
+
+FAILED = model(
+    "broken",
+    is_default=False,
+    state=admin_pb2.MODEL_STATE_FAILED,
+    failure="not a GGUF file",
+    engine_pid=0,
+)
+
+
+def request(request_id: str, **fields: object) -> admin_pb2.RequestInfo:
+    made = admin_pb2.RequestInfo(
+        request_id=request_id,
+        model="tiny",
+        client="app",
+        tier=inference_pb2.TIER_BATCH,
+        state=admin_pb2.REQUEST_STATE_PREEMPTED,
+        num_prompt_tokens=70,
+        num_computed_tokens=87,
+        max_tokens=256,
+        age_s=187.0,
+        num_preemptions=2,
+    )
+    made.MergeFrom(admin_pb2.RequestInfo(**fields))  # type: ignore[arg-type]  # fields by name
+    return made
+
+
+def test_status_tells_the_daemon_and_each_model(edgectl: Program, daemon: FakeDaemon) -> None:
+    daemon.status.models.append(FAILED)
+    done = edgectl.run("status")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("edged 9.8.7  ready  up 1m15s  policy strict  80 MiB resident\n")
+    assert "kv q8_0, 12288 bytes per token: 0/16384 tokens, 0/16 slots" in done.stdout
+    assert "not a GGUF file" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_status_as_json_has_every_field_by_its_proto_name(
+    edgectl: Program, daemon: FakeDaemon
+) -> None:
+    daemon.status.models.append(admin_pb2.Model(name="other"))
+    status = json.loads(edgectl.run("status", "--json").stdout)
+    assert set(status) == set(admin_pb2.Status.DESCRIPTOR.fields_by_name)
+    assert (status["state"], status["resident_bytes"]) == ("ready", 80 * 1024 * 1024)
+    tiny, other = status["models"]
+    assert set(tiny) == set(admin_pb2.Model.DESCRIPTOR.fields_by_name)
+    assert (tiny["state"], tiny["kv"]["effective_type"]) == ("ready", "q8_0")
+    assert (other["state"], other["kv"]) == ("unspecified", None)
+
+
+def test_watching_prints_each_status_until_the_stream_ends(
+    edgectl: Program, daemon: FakeDaemon
+) -> None:
+    loading = model(state=admin_pb2.MODEL_STATE_LOADING, load_progress=0.25)
+    daemon.watched = [admin_pb2.Status(models=[loading]), daemon.status]
+    text = edgectl.run("status", "--watch").stdout
+    assert text.index("loading 25%") < text.index("edged 9.8.7")
+    lines = edgectl.run("status", "--watch", "--json").stdout.splitlines()
+    assert [json.loads(line)["models"][0]["state"] for line in lines] == ["loading", "ready"]
+
+
+def test_ps_lists_requests_with_place_and_progress(edgectl: Program, daemon: FakeDaemon) -> None:
+    daemon.requests = [
+        request("aaaa-1", state=admin_pb2.REQUEST_STATE_RUNNING),
+        request("bbbb-2", position=0),
+    ]
+    heads, running, waiting = edgectl.run("ps").stdout.splitlines()
+    assert heads.split() == [
+        *("ID", "CLIENT", "TIER", "STATE", "POSITION", "TOKENS", "AGE", "PREEMPTIONS")
+    ]
+    assert running.split() == ["aaaa-1", "app", "batch", "running", "-", "87/70+256", "3m07s", "2"]
+    assert waiting.split()[3:5] == ["preempted", "0"]
+
+
+def test_ps_names_the_models_where_there_are_several(edgectl: Program, daemon: FakeDaemon) -> None:
+    daemon.requests = [request("aaaa-1"), request("bbbb-2", model="other")]
+    heads, _, second = edgectl.run("ps").stdout.splitlines()
+    assert (heads.split()[-1], second.split()[-1]) == ("MODEL", "other")
+
+
+def test_ps_as_json_tells_a_running_request_by_a_null_position(
+    edgectl: Program, daemon: FakeDaemon
+) -> None:
+    daemon.requests = [request("aaaa-1", state=admin_pb2.REQUEST_STATE_RUNNING)]
+    (row,) = json.loads(edgectl.run("ps", "--json").stdout)["requests"]
+    assert (row["tier"], row["state"], row["position"]) == ("batch", "running", None)
+
+
+def test_tiers_lists_targets_and_limits(edgectl: Program, daemon: FakeDaemon) -> None:
+    daemon.tiers = [
+        admin_pb2.TierInfo(
+            tier=inference_pb2.TIER_INTERACTIVE, ttft_target_s=1.0, max_waiting=64, is_default=True
+        ),
+        admin_pb2.TierInfo(tier=inference_pb2.TIER_BATCH, preemptible=True, min_share=0.05),
+    ]
+    _, interactive, batch = edgectl.run("tiers").stdout.splitlines()
+    assert interactive.split()[:4] == ["interactive", "1", "s", "-"]
+    assert interactive.split()[-1] == "yes"
+    assert batch.split() == ["batch", "-", "-", "0", "0", "-", "yes", "0.05"]
+    tiers = json.loads(edgectl.run("tiers", "--json").stdout)["tiers"]
+    assert [tier["ttft_target_s"] for tier in tiers] == [1.0, None]
+
+
+def test_models_lists_what_is_configured(edgectl: Program, daemon: FakeDaemon) -> None:
+    daemon.status.models.append(FAILED)
+    done = edgectl.run("models")
+    assert "tiny (default)  ready" in done.stdout
+    assert "not a GGUF file" in done.stdout
+    names = [row["name"] for row in json.loads(edgectl.run("models", "--json").stdout)["models"]]
+    assert names == ["tiny", "broken"]
+
+
+def test_loading_a_model_waits_until_it_is_ready(edgectl: Program, daemon: FakeDaemon) -> None:
+    loading = model(state=admin_pb2.MODEL_STATE_LOADING, load_progress=0.5)
+    daemon.loading = [model(state=admin_pb2.MODEL_STATE_UNLOADED), loading, model()]
+    done = edgectl.run("models", "load", "tiny")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "tiny is ready\n", "loading tiny\n")
+    lines = edgectl.run("models", "load", "tiny", "--json").stdout.splitlines()
+    states = [json.loads(line)["state"] for line in lines]
+    assert states == ["unloaded", "loading", "ready"]
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_with_its_reason(
+    edgectl: Program, daemon: FakeDaemon
+) -> None:
+    daemon.loading = [FAILED]
+    done = edgectl.run("models", "load", "broken")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "edgectl: model 'broken' was not loaded: not a GGUF file\n"
+
+
+def test_unloading_a_model_says_so(edgectl: Program) -> None:
+    assert edgectl.run("models", "unload", "tiny").stdout == "tiny is unloaded\n"
+    unloaded = json.loads(edgectl.run("models", "unload", "tiny", "--json").stdout)
+    assert (unloaded["name"], unloaded["state"]) == ("tiny", "unloaded")
+
+
+def test_cancel_takes_a_prefix_and_tells_the_whole_id(edgectl: Program, daemon: FakeDaemon) -> None:
+    assert edgectl.run("cancel", "req-").stdout == f"{REQUEST_ID} is cancelled\n"
+    assert json.loads(edgectl.run("cancel", "req-", "--json").stdout) == {"request_id": REQUEST_ID}
+    assert daemon.cancel_ids == ["req-", "req-"]
+
+
+def test_an_unknown_request_is_an_error(edgectl: Program, daemon: FakeDaemon) -> None:
+    daemon.error = EdgedError(Reason.UNKNOWN_REQUEST, "there is no request 'zzzz'")
+    done = edgectl.run("cancel", "zzzz")
+    assert (done.returncode, done.stderr) == (1, "edgectl: there is no request 'zzzz'\n")
+
+
+def test_drain_leaves_the_time_to_the_daemon_unless_it_is_given(
+    edgectl: Program, daemon: FakeDaemon
+) -> None:
+    assert edgectl.run("drain").stdout == "draining: 3 request(s) to finish\n"
+    assert json.loads(edgectl.run("drain", "--timeout", "0", "--json").stdout) == {
+        "num_requests": 3
+    }
+    assert [drain.HasField("drain_s") for drain in daemon.drains] == [False, True]
+
+
+def test_version_tells_both_sides(edgectl: Program) -> None:
+    lines = edgectl.run("version").stdout.splitlines()
+    assert lines[0].startswith("edgectl ")
+    assert lines[1].startswith("edged 9.8.7 at 127.0.0.1:")
+    assert json.loads(edgectl.run("version", "--json").stdout)["server"] == "9.8.7"
+
+
+@pytest.mark.parametrize("place", ["before", "after", "variable"])
+def test_a_daemon_on_a_unix_socket_is_reached(
+    environ: dict[str, str], served: object, place: str
+) -> None:
+    address = f"unix:{environ['HOME']}/edged.sock"
+    program = Program("edgectl", environ)
+    match place:
+        case "before":
+            done = program.run("--host", address, "models")
+        case "after":
+            done = program.run("models", "--host", address)
+        case _:
+            done = program.run("models", EDGED_HOST=address)
+    assert (done.returncode, done.stderr) == (0, "")

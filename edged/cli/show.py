@@ -145,16 +145,20 @@ def _model_details(model: admin_pb2.Model, *, colour: bool) -> str:
     return f"{head}\n{shown}{_tier_loads(model, colour=colour)}"
 
 
-def _kv_and_work(model: admin_pb2.Model) -> tuple[str, str]:
+def _kv_and_work(model: admin_pb2.Model) -> list[str]:
     kv = model.kv
-    return (
+    lines = [
         f"kv {kv.effective_type}, {kv.bytes_per_token} bytes per token: "
         f"{kv.used_tokens}/{kv.capacity_tokens} tokens, {kv.used_slots}/{kv.num_slots} slots, "
-        f"{_bytes(kv.snapshot_bytes)} swapped",
-        f"{model.decode_tokens_per_s:.1f} tokens/s, {model.num_steps} steps, "
-        f"{model.num_swaps} swaps, {model.num_recomputes} recomputes, "
-        f"step time predicted within {model.cost_model_error:.0%}",
-    )
+        f"{_bytes(kv.snapshot_bytes)} swapped"
+    ]
+    if model.num_steps:
+        lines.append(
+            f"{model.decode_tokens_per_s:.1f} tokens/s, {model.num_steps} steps, "
+            f"{model.num_swaps} swaps, {model.num_recomputes} recomputes, "
+            f"step time predicted within {model.cost_model_error:.0%}"
+        )
+    return lines
 
 
 def _tier_loads(model: admin_pb2.Model, *, colour: bool) -> str:

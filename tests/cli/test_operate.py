@@ -45,6 +45,19 @@ def test_status_tells_the_daemon_and_each_model(edgectl: Program, daemon: FakeDa
     assert "\x1b" not in done.stdout
 
 
+def test_status_tells_the_work_of_a_model_that_has_worked(
+    edgectl: Program, daemon: FakeDaemon
+) -> None:
+    assert "steps" not in edgectl.run("status").stdout
+    load = admin_pb2.TierStatus(tier=inference_pb2.TIER_BATCH, num_running=3, num_finished=12)
+    daemon.status.models[0].MergeFrom(
+        admin_pb2.Model(num_steps=50, num_swaps=2, decode_tokens_per_s=87.25, tiers=[load])
+    )
+    text = edgectl.run("status").stdout
+    assert "87.2 tokens/s, 50 steps, 2 swaps, 0 recomputes" in text
+    assert text.splitlines()[-1].split() == ["batch", "0", "3", "0", "12", "0"]
+
+
 def test_status_as_json_has_every_field_by_its_proto_name(
     edgectl: Program, daemon: FakeDaemon
 ) -> None:

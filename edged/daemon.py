@@ -1,0 +1,158 @@
+"""The daemon: builds its parts, wires them, runs them, drains them.
+
+Theory of operation: one asyncio loop owns everything here. The daemon listens before any model is
+loaded, so that clients see progress instead of a refused connection. It never imports a runtime:
+every model lives in a process of its own.
+
+| state | while | health | new work |
+|---|---|---|---|
+| LOADING | no model serves, one is loading | NOT_SERVING | held for its model |
+| READY | a model serves, or could be loaded on demand | SERVING | taken |
+| FAILED | every model has failed | NOT_SERVING | refused, with the reason |
+| DRAINING | SIGTERM, SIGINT or Drain came | NOT_SERVING | refused |
+
+DRAINING is final: running work has `drain_s` to finish, is then cancelled, and the process exits
+with 0. A second signal cancels at once.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+
+from edged import __version__
+from edged.clock import Clock, MonotonicClock
+from edged.config import Settings
+from edged.core.types import SloTier
+from edged.log import configure_logging, get_logger
+from edged.rpc.convert import Tiers
+from edged.rpc.inference import InferenceLimits
+from edged.rpc.server import RpcServer, RpcSettings
+from edged.rpc.view import DaemonState, DaemonView
+from edged.startup import model_specs, socket_path, tier_specs
+from edged.supervise.fleet import Fleet
+from edged.supervise.model import ModelState, ModelStatus
+
+STOP_GRACE_S = 2.0
+"""For calls that are still open when every request has ended."""
+
+_SERVES = frozenset({ModelState.READY, ModelState.RESTARTING})
+_MAY_SERVE = frozenset({ModelState.UNLOADED, ModelState.UNLOADING})
+
+
+def run(settings: Settings) -> int:
+    """Serve until a signal or a Drain call, then drain; the process's exit code.
+
+    Raises:
+        EdgedError: the daemon cannot start: an address is taken, the embedded model is missing.
+    """
+    configure_logging(settings.server.log_level, settings.server.log_format)
+    return asyncio.run(Daemon(settings, MonotonicClock()).serve())
+
+
+class Daemon:
+    """Made and served once."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._log = get_logger("daemon")
+        self._started_s = clock.now_s()
+        self._is_draining = False
+        self._drain_s = settings.server.drain_s
+        self._drain_requested = asyncio.Event()
+        self._drain_hurried = asyncio.Event()
+
+    async def serve(self) -> int:
+        """The whole life of the daemon. Raises EdgedError if it cannot start."""
+        specs = model_specs(self._settings)
+        fleet = Fleet(specs, self._settings.default_model, self._clock)
+        server = self._server(fleet)
+        await server.start()
+        self._log.info("listening", version=__version__, listeners=list(server.listeners))
+        self._watch_signals()
+        health = asyncio.create_task(self._keep_health(fleet, server), name="health")
+        try:
+            for name, model in self._settings.models.items():
+                if model.preload:
+                    await fleet.load(name)
+            await self._drain_requested.wait()
+            server.set_serving(False)
+            await self._drain(fleet)
+        finally:
+            health.cancel()
+            await server.stop(STOP_GRACE_S)
+        self._log.info("stopped")
+        return 0
+
+    def request_drain(self, drain_s: float | None = None) -> None:
+        """Begin to drain, within `drain_s` (None: as configured); a second time, hurry."""
+        if self._is_draining:
+            self._drain_hurried.set()
+            return
+        self._is_draining = True
+        self._drain_s = self._settings.server.drain_s if drain_s is None else drain_s
+        self._drain_requested.set()
+
+    def _server(self, fleet: Fleet) -> RpcServer:
+        server_settings = self._settings.server
+        view = DaemonView(
+            version=__version__,
+            policy=self._settings.scheduler.policy,
+            started_s=self._started_s,
+            state=lambda: daemon_state(fleet.status(), is_draining=self._is_draining),
+            listeners=lambda: server.listeners,
+            request_drain=self.request_drain,
+        )
+        rpc_settings = RpcSettings(
+            listen=server_settings.listen or None,
+            socket_path=socket_path(self._settings, os.environ),
+            max_message_bytes=server_settings.max_message_bytes,
+            inference=InferenceLimits(
+                max_generate_calls=server_settings.max_concurrent_requests,
+                heartbeat_s=server_settings.heartbeat_s,
+            ),
+        )
+        tiers = Tiers(tier_specs(self._settings), SloTier(server_settings.default_tier))
+        server = RpcServer(rpc_settings, fleet, tiers, view, self._clock)
+        return server
+
+    def _watch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.request_drain)
+
+    async def _keep_health(self, fleet: Fleet, server: RpcServer) -> None:
+        """Health follows the models until the daemon drains."""
+        known: DaemonState | None = None
+        while not self._is_draining:
+            state = daemon_state(fleet.status(), is_draining=False)
+            if state is not known:
+                known = state
+                self._log.info("daemon state", state=state.value)
+                server.set_serving(state is DaemonState.READY)
+            await fleet.wait_for_change()
+
+    async def _drain(self, fleet: Fleet) -> None:
+        """Let running work finish; a second request to drain cancels it."""
+        self._log.info("draining", drain_s=self._drain_s, requests=fleet.num_in_flight)
+        draining = asyncio.create_task(fleet.drain(self._drain_s), name="drain")
+        hurried = asyncio.create_task(self._drain_hurried.wait(), name="hurry")
+        await asyncio.wait((draining, hurried), return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            self._log.warning("asked to stop again: cancelling what runs")
+            await fleet.drain(0.0)
+        hurried.cancel()
+        await draining
+
+
+def daemon_state(models: Sequence[ModelStatus], *, is_draining: bool) -> DaemonState:
+    """The table above, as a function."""
+    states = {model.state for model in models}
+    if is_draining:
+        return DaemonState.DRAINING
+    if states & _SERVES:
+        return DaemonState.READY
+    if ModelState.LOADING in states:
+        return DaemonState.LOADING
+    return DaemonState.READY if states & _MAY_SERVE else DaemonState.FAILED

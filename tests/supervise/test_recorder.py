@@ -124,10 +124,10 @@ def test_reader_never_sees_half_of_a_write_of_another_process(page: int) -> None
 
 
 def read_while_it_writes(reader: RecordReader) -> set[int]:
-    """Check every record until 20,000 steps have gone by; the lengths of the lists seen."""
+    """Check every record until 3,000 steps have gone by; the lengths of the lists seen."""
     sizes: set[int] = set()
     last_begun = num_torn = 0
-    while len(sizes) < 2 or last_begun < 20_000:
+    while len(sizes) < 2 or last_begun < 3_000:
         record = reader.read()
         if record is None:
             num_torn += 1

@@ -1,0 +1,404 @@
+"""Every unfinished request of one model: where it is, and what becomes of it.
+
+Theory of operation: a request is *held* by the daemon, *on the engine*, or *recalled* from it. It
+is held until there is an engine that takes commands, and again when that engine is lost; then its
+replay goes to the next one. While suspects of a crash are tried (`blame`), one of them is on the
+engine and everybody else is held; one that passed is recalled, so that nothing runs beside the
+next. What a recalled request still sends is dropped: its replay draws the same again.
+
+| from → to | when |
+|---|---|
+| held → on engine | the engine takes commands, and no trial forbids it |
+| on engine → held | the engine was lost |
+| on engine → recalled | its trial is passed and another suspect waits |
+| recalled → held | the engine let it go, or was lost |
+| any → ended | its one end, from the engine or from here |
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+from edged.clock import Clock
+from edged.core.types import TIER_RANK, FinishReason, RequestId, SloTier
+from edged.engine.wire import (
+    Cancel,
+    Command,
+    Delta,
+    Finished,
+    Preempted,
+    RequestAdmitted,
+    RequestRefused,
+    Resumed,
+    StepEvents,
+    StreamItem,
+)
+from edged.errors import EdgedError, Reason
+from edged.supervise import ends
+from edged.supervise.blame import Trials, judge
+from edged.supervise.entry import Entry, Place, Timer
+from edged.supervise.exits import Loss
+from edged.supervise.model import HeldRequest, Submission
+from edged.supervise.stream import RequestStream, StreamFinished
+
+MAX_REQUEST_ID_BYTES = 200
+"""So that the ids of the largest batch fit the flight recorder's page."""
+HELD_RETRY_S = 1.0
+
+
+class CommandSink(Protocol):
+    """The way to an engine that is ready."""
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether it takes more without holding more than its limit."""
+        ...
+
+    def send(self, command: Command) -> None: ...
+
+
+CallLater = Callable[[float, Callable[[], None]], Timer]
+"""Calls a function after some seconds, as an event loop does."""
+
+
+@dataclass(frozen=True, slots=True)
+class BookLimits:
+    max_held: int
+    """Requests that no engine was given yet."""
+    max_backlog_tokens: int
+    max_queue_s: Mapping[SloTier, float | None]
+    """Longest wait for a first step, by tier."""
+
+
+class RequestBook:
+    """Owned by the event loop; every method returns at once."""
+
+    def __init__(self, limits: BookLimits, clock: Clock, call_later: CallLater) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._call_later = call_later
+        self._entries: dict[RequestId, Entry] = {}
+        self._held: dict[RequestId, None] = {}
+        self._trials = Trials()
+        self._sink: CommandSink | None = None
+        self._work_since_s: float | None = None
+        self._num_progress = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # ── Looking ──────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._entries)
+
+    @property
+    def num_progress(self) -> int:
+        """Grows with every token that is delivered and every request that ends by itself."""
+        return self._num_progress
+
+    @property
+    def work_since_s(self) -> float | None:
+        """Since when the engine has had requests; None when it has none."""
+        return self._work_since_s
+
+    def request_ids(self) -> list[RequestId]:
+        return list(self._entries)
+
+    def held(self, request_id: RequestId) -> HeldRequest | None:
+        """What the daemon knows of a request by itself; None if it is not in the book."""
+        entry = self._entries.get(request_id)
+        if entry is None:
+            return None
+        replay = entry.replay
+        return HeldRequest(
+            replay.submission, replay.num_prompt_tokens, replay.num_generated_tokens, replay.past
+        )
+
+    def knows(self, request_id: RequestId) -> bool:
+        return request_id in self._entries
+
+    def is_held(self, request_id: RequestId) -> bool:
+        return request_id in self._held
+
+    async def wait_until_idle(self) -> None:
+        """Returns when there is no request."""
+        await self._idle.wait()
+
+    # ── From the front ───────────────────────────────────────────────────────────────────────────
+
+    def submit(self, submission: Submission) -> RequestStream:
+        """Enter a request; it goes to the engine at once, or as soon as there is one.
+
+        Raises:
+            EdgedError: DUPLICATE_REQUEST, or QUEUE_FULL when as many as may be are held already.
+        """
+        request_id = submission.request_id
+        size = len(request_id.encode())
+        assert 0 < size <= MAX_REQUEST_ID_BYTES, f"a request id of {size} bytes"
+        if request_id in self._entries:
+            raise EdgedError(Reason.DUPLICATE_REQUEST, f"request {request_id} exists already")
+        num_new = sum(1 for held in self._held if not self._entries[held].was_sent)
+        if num_new >= self._limits.max_held:
+            detail = f"{num_new} requests wait for the engine already, as many as may be held"
+            raise EdgedError(Reason.QUEUE_FULL, detail, retry_after_s=HELD_RETRY_S)
+        stream = RequestStream(
+            self._limits.max_backlog_tokens, lambda detail: self.cancel(request_id, detail)
+        )
+        entry = Entry(submission, stream)
+        self._entries[request_id] = entry
+        self._idle.clear()
+        self._hold(entry)
+        self.pump()
+        return stream
+
+    def cancel(self, request_id: RequestId, detail: str) -> None:
+        """End a request with CANCELLED; on its engine before the next step. Unknown: nothing."""
+        entry = self._entries.get(request_id)
+        if entry is not None and entry.end is None:
+            self._end_soon(entry, EdgedError(Reason.CANCELLED, detail))
+
+    def cancel_all(self, detail: str) -> None:
+        for request_id in self.request_ids():
+            self.cancel(request_id, detail)
+
+    def fail_all(self, error: EdgedError) -> None:
+        """End every request now; what its engine still does with it is ignored."""
+        for entry in list(self._entries.values()):
+            self._end(entry, entry.end or error)
+
+    # ── From the engine ──────────────────────────────────────────────────────────────────────────
+
+    def attach(self, sink: CommandSink) -> None:
+        """There is an engine that is ready: give it what is held."""
+        assert self._sink is None, "the book has an engine already"
+        self._sink = sink
+        self.pump()
+
+    def detach(self) -> None:
+        """The engine is ending; what it has not finished, `lose` or `fail_all` has dealt with."""
+        self._sink = None
+
+    def pump(self) -> None:
+        """Give the engine what is held, as far as it takes it and trials allow it."""
+        while self._sink is not None and self._sink.is_writable:
+            entry = self._next()
+            if entry is None:
+                return
+            self._give(entry, self._sink)
+
+    def take(self, event: RequestAdmitted | RequestRefused | StepEvents) -> None:
+        """Pass on what the engine says.
+
+        Raises:
+            EngineGarbageError: no healthy engine says it. What came before has been passed on.
+        """
+        match event:
+            case RequestAdmitted():
+                self._admitted(event)
+            case RequestRefused():
+                self._refused(event)
+            case StepEvents(items):
+                for item in items:
+                    self._take_item(item)
+            case _:
+                assert_never(event)
+        if self._held:
+            self.pump()
+
+    def note_scheduled(self, request_ids: Set[RequestId], at_s: float) -> None:
+        """These were seen in a step that began at `at_s`."""
+        for request_id in request_ids:
+            entry = self._entries.get(request_id)
+            if entry is not None:
+                entry.replay.schedule(at_s)
+
+    def lose(self, loss: Loss, executing: Set[RequestId]) -> frozenset[RequestId]:
+        """The engine is gone: hold its requests for the next one, but for those that end here.
+
+        `executing` are the requests of the step it died in. Returns the new suspects.
+        """
+        self.detach()
+        self._trials.interrupt()
+        lost = [entry for entry in self._entries.values() if entry.place is not Place.HELD]
+        verdict = judge(
+            {entry.request_id: entry.num_blames for entry in lost},
+            executing=executing,
+            unanswered={entry.request_id for entry in lost if not entry.is_answered},
+            is_blamable=loss.is_blamable,
+        )
+        for entry in lost:
+            request_id = entry.request_id
+            if entry.end is not None:
+                self._end(entry, entry.end)
+            elif request_id == verdict.convicted:
+                self._end(entry, ends.poisoned(request_id, loss))
+            else:
+                is_blamed = request_id in verdict.suspects
+                entry.num_blames += is_blamed
+                # A replay passes the limits of admission; what was never admitted does not.
+                if entry.replay.is_admitted or is_blamed:
+                    entry.replay.lose_engine()
+                self._hold(entry)
+                self._heed(entry, entry.lose_engine(self._clock.now_s()))
+        self._work_since_s = None
+        self._summon(verdict.suspects)
+        return verdict.suspects
+
+    # ── Inside: places ───────────────────────────────────────────────────────────────────────────
+
+    def _next(self) -> Entry | None:
+        """Which held request goes to the engine next."""
+        if self._trials.are_over:
+            return self._entries[next(iter(self._held))] if self._held else None
+        if len(self._held) < len(self._entries):
+            return None
+        return self._entries[self._trials.first]
+
+    def _give(self, entry: Entry, sink: CommandSink) -> None:
+        request_id = entry.request_id
+        del self._held[request_id]
+        entry.stop_timer()
+        entry.place = Place.ON_ENGINE
+        entry.was_sent = True
+        entry.is_answered = False
+        if not self._trials.are_over:
+            self._trials.begin()
+        if self._work_since_s is None:
+            self._work_since_s = self._clock.now_s()
+        sink.send(entry.replay.submit())
+
+    def _hold(self, entry: Entry) -> None:
+        request_id = entry.request_id
+        entry.place = Place.HELD
+        self._held[request_id] = None
+        submission = entry.replay.submission
+        times_s = [submission.deadline_s]
+        if entry.replay.past.first_scheduled_s is None:
+            max_queue_s = self._limits.max_queue_s.get(submission.service.tier)
+            times_s.append(None if max_queue_s is None else submission.arrival_s + max_queue_s)
+        known_s = [at_s for at_s in times_s if at_s is not None]
+        if known_s:
+            delay_s = max(0.0, min(known_s) - self._clock.now_s())
+            entry.timer = self._call_later(delay_s, lambda: self._expire(entry))
+
+    def _expire(self, entry: Entry) -> None:
+        """A held request has waited or lived too long."""
+        self._end(entry, ends.expired(entry.replay, self._clock.now_s()))
+        self.pump()
+
+    def _recall(self, entry: Entry) -> None:
+        assert self._sink is not None, "a request is recalled from an engine"
+        entry.place = Place.RECALLED
+        self._heed(entry, entry.lose_engine(self._clock.now_s()))
+        self._sink.send(Cancel(entry.request_id, FinishReason.CANCELLED))
+
+    def _let_go(self, entry: Entry) -> None:
+        """The engine has no more to do with a request that was recalled."""
+        if entry.end is not None:
+            self._end(entry, entry.end)
+            return
+        self._hold(entry)
+        self._note_work()
+
+    def _end_soon(self, entry: Entry, error: EdgedError) -> None:
+        """End a request here if it is held, else as soon as its engine lets it go."""
+        if entry.place is Place.HELD:
+            self._end(entry, error)
+            self.pump()
+            return
+        entry.end = error
+        if entry.place is Place.ON_ENGINE and self._sink is not None:
+            command = Cancel(entry.request_id, FinishReason.CANCELLED, error.detail)
+            self._sink.send(command)
+
+    def _end(self, entry: Entry, error: EdgedError | None) -> None:
+        """Forget a request; None: its stream has its end already."""
+        request_id = entry.request_id
+        entry.stop_timer()
+        del self._entries[request_id]
+        self._held.pop(request_id, None)
+        self._trials.dismiss(request_id)
+        if error is not None:
+            entry.stream.fail(error)
+        self._note_work()
+        if not self._entries:
+            self._idle.set()
+
+    def _note_work(self) -> None:
+        if len(self._held) == len(self._entries):
+            self._work_since_s = None
+
+    def _summon(self, suspects: Set[RequestId]) -> None:
+        """Try the more urgent suspects first, and the older of equals."""
+
+        def place(request_id: RequestId) -> tuple[int, float]:
+            submission = self._entries[request_id].replay.submission
+            return TIER_RANK[submission.service.tier], submission.arrival_s
+
+        self._trials.summon(sorted((i for i in suspects if i in self._entries), key=place))
+
+    # ── Inside: what an engine says ──────────────────────────────────────────────────────────────
+
+    def _on_engine(self, request_id: RequestId) -> Entry | None:
+        """None for a request that has ended here already, or was recalled."""
+        entry = self._entries.get(request_id)
+        return entry if entry is not None and entry.place is Place.ON_ENGINE else None
+
+    def _admitted(self, event: RequestAdmitted) -> None:
+        entry = self._on_engine(event.request_id)
+        if entry is not None:
+            self._heed(entry, entry.admit(event))
+
+    def _refused(self, event: RequestRefused) -> None:
+        entry = self._entries.get(event.request_id)
+        if entry is not None and entry.place is not Place.HELD:
+            self._end(entry, entry.end or ends.refused(event))
+
+    def _take_item(self, item: StreamItem) -> None:
+        if isinstance(item, Finished):
+            self._finished(item)
+            return
+        entry = self._on_engine(item.request_id)
+        if entry is None:
+            return
+        match item:
+            case Delta():
+                self._delta(entry, item)
+            case Preempted():
+                self._heed(entry, entry.preempt(item, self._clock.now_s()))
+            case Resumed():
+                self._heed(entry, entry.resume(item))
+            case _:
+                assert_never(item)
+
+    def _delta(self, entry: Entry, delta: Delta) -> None:
+        num_before = entry.replay.num_generated_tokens
+        self._heed(entry, entry.deliver(delta, self._clock.now_s()))
+        num_new = entry.replay.num_generated_tokens - num_before
+        self._num_progress += num_new
+        has_passed = self._trials.deliver(delta.request_id, num_new)
+        if has_passed and entry.end is None and not self._trials.are_over:
+            self._recall(entry)
+
+    def _finished(self, item: Finished) -> None:
+        event = item.event
+        entry = self._entries.get(event.request_id)
+        if entry is None or entry.place is Place.HELD:
+            return
+        if entry.place is Place.RECALLED:
+            self._let_go(entry)
+            return
+        self._num_progress += 1
+        if event.reason in (FinishReason.STOP, FinishReason.LENGTH):
+            entry.stream.put(StreamFinished(event, item.stop_string or ""))
+            self._end(entry, None)
+        else:
+            self._end(entry, entry.end or ends.finished(event))
+
+    def _heed(self, entry: Entry, is_read: bool) -> None:
+        """Cancel a request whose reader is too slow; its stream has failed already."""
+        if not is_read:
+            error = EdgedError(Reason.SLOW_READER, "the answer was read too slowly")
+            self._end_soon(entry, error)

@@ -1,0 +1,186 @@
+"""One configured model as the daemon's front sees it: requests, questions, load and unload.
+
+Theory of operation: the book has the requests, the keeper has the engine; here is what a front may
+ask of the two together. A model that is unloaded refuses new work, lets what it has finish, cancels
+what is left, and only then stops its engine.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from edged.clock import Clock
+from edged.core.types import RequestId
+from edged.engine.wire import Inspect, Prompt, Tokenize
+from edged.errors import EdgedError, InvalidRequestError, Reason
+from edged.supervise.book import BookLimits, RequestBook
+from edged.supervise.keeper import EngineKeeper
+from edged.supervise.model import (
+    ModelState,
+    ModelStatus,
+    RequestRow,
+    Submission,
+)
+from edged.supervise.spec import ModelSpec
+from edged.supervise.stream import RequestStream
+
+INSPECT_S = 2.0
+"""Longest wait for the engine's list of requests; the daemon's own knowledge stands in for it."""
+CANCEL_S = 2.0
+"""Longest wait for an engine to let go of cancelled requests before they end without it."""
+LOADING_RETRY_S = 1.0
+
+
+class ModelHandle:
+    def __init__(self, spec: ModelSpec, clock: Clock, on_change: Callable[[], None]) -> None:
+        """Must be made on a running event loop; starts nothing."""
+        self._spec = spec
+        limits = BookLimits(
+            max_held=spec.max_held,
+            max_backlog_tokens=spec.max_backlog_tokens,
+            max_queue_s={tier.tier: tier.max_queue_s for tier in spec.start.tiers},
+        )
+        self._book = RequestBook(limits, clock, asyncio.get_running_loop().call_later)
+        self._keeper = EngineKeeper(spec, self._book, clock, on_change)
+        self._retiring: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        return self._spec.name
+
+    @property
+    def drain_s(self) -> float:
+        """Longest time that running requests have when the model is unloaded."""
+        return self._spec.drain_s
+
+    @property
+    def num_in_flight(self) -> int:
+        return self._book.num_in_flight
+
+    def request_ids(self) -> list[RequestId]:
+        return self._book.request_ids()
+
+    def knows(self, request_id: RequestId) -> bool:
+        return self._book.knows(request_id)
+
+    # ── Requests ─────────────────────────────────────────────────────────────────────────────────
+
+    def submit(self, submission: Submission) -> RequestStream:
+        """As `model.Models.submit`."""
+        self._check_takes_work()
+        return self._book.submit(submission)
+
+    def cancel(self, request_id: RequestId, detail: str) -> None:
+        self._book.cancel(request_id, detail)
+
+    async def tokenize(self, prompt: Prompt) -> tuple[int, ...]:
+        """As `model.Models.tokenize`."""
+        self._check_takes_work()
+        engine = self._keeper.ready_engine
+        if engine is None or not engine.is_writable:
+            detail = f"model {self.name!r} is {self._keeper.state}; it answers when it is ready"
+            raise EdgedError(Reason.MODEL_LOADING, detail, retry_after_s=LOADING_RETRY_S)
+        answer = await self._keeper.tokenizing.ask(
+            lambda call_id: engine.send(Tokenize(call_id, prompt)), self._spec.call_s
+        )
+        if answer.error is not None:
+            raise InvalidRequestError("prompt", answer.error)
+        return answer.token_ids
+
+    async def list_requests(self) -> list[RequestRow]:
+        """What the engine has, in its order, then what the daemon holds."""
+        engine = self._keeper.ready_engine
+        rows: list[RequestRow] = []
+        known: set[RequestId] = set()
+        if engine is not None and engine.is_writable and self._book.work_since_s is not None:
+            with contextlib.suppress(EdgedError):
+                answer = await self._keeper.inspecting.ask(
+                    lambda call_id: engine.send(Inspect(call_id)), INSPECT_S
+                )
+                for state in answer.requests:
+                    if not self._book.is_held(state.request_id):
+                        rows.append(RequestRow(self.name, state))
+                        known.add(state.request_id)
+        for request_id in self._book.request_ids():
+            held = self._book.held(request_id)
+            if held is not None and request_id not in known:
+                rows.append(RequestRow(self.name, held))
+        return rows
+
+    # ── Life ─────────────────────────────────────────────────────────────────────────────────────
+
+    def status(self, *, is_default: bool) -> ModelStatus:
+        keeper = self._keeper
+        return ModelStatus(
+            name=self.name,
+            is_default=is_default,
+            state=keeper.state,
+            load_progress=keeper.load_progress,
+            failure="" if keeper.failure is None else keeper.failure.detail,
+            engine_pid=None if keeper.engine is None else keeper.engine.pid,
+            num_engine_losses=keeper.num_losses,
+            ready=keeper.ready,
+            statistics=keeper.statistics,
+            num_in_flight=self.num_in_flight,
+        )
+
+    def load(self) -> None:
+        """Start to load; a model that is loading or ready is left alone.
+
+        Raises:
+            EdgedError: MODEL_UNLOADED while it is being unloaded.
+        """
+        state = self._keeper.state
+        if state is ModelState.UNLOADING:
+            detail = f"model {self.name!r} is being unloaded; load it again when that is done"
+            raise EdgedError(Reason.MODEL_UNLOADED, detail, retry_after_s=LOADING_RETRY_S)
+        if state in (ModelState.UNLOADED, ModelState.FAILED):
+            self._keeper.start()
+
+    async def retire(self, drain_s: float, detail: str) -> None:
+        """Refuse new work, wait `drain_s` for what there is, cancel the rest with `detail`, and
+        stop the engine. Goes on though the caller is cancelled. A second call waits for the same
+        end, at most its own `drain_s` for the work."""
+        if self._keeper.state in (ModelState.UNLOADED, ModelState.FAILED):
+            await self._keeper.stop()
+            return
+        if self._retiring is None or self._retiring.done():
+            self._keeper.retire()
+            self._retiring = asyncio.create_task(self._retire(drain_s, detail))
+        else:
+            await self._finish_work(drain_s, detail)
+        await asyncio.shield(self._retiring)
+
+    async def _retire(self, drain_s: float, detail: str) -> None:
+        await self._finish_work(drain_s, detail)
+        await self._keeper.stop()
+
+    async def _finish_work(self, drain_s: float, detail: str) -> None:
+        """Returns when there is no request any more."""
+        if await self._is_idle_within(drain_s):
+            return
+        self._book.cancel_all(detail)
+        if not await self._is_idle_within(CANCEL_S):
+            self._book.fail_all(EdgedError(Reason.CANCELLED, detail))
+
+    async def _is_idle_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._book.wait_until_idle()
+        except TimeoutError:
+            return False
+        return True
+
+    def _check_takes_work(self) -> None:
+        match self._keeper.state:
+            case ModelState.FAILED:
+                assert self._keeper.failure is not None, "a failed model says why"
+                raise EdgedError(Reason.MODEL_FAILED, self._keeper.failure.detail)
+            case ModelState.UNLOADED:
+                detail = f"model {self.name!r} is not loaded"
+                raise EdgedError(Reason.MODEL_UNLOADED, detail)
+            case ModelState.UNLOADING:
+                detail = f"model {self.name!r} is being unloaded"
+                raise EdgedError(Reason.MODEL_UNLOADED, detail)
+            case ModelState.LOADING | ModelState.READY | ModelState.RESTARTING:
+                return

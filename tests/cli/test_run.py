@@ -168,3 +168,4 @@ def test_a_closed_output_cancels_the_request_quietly(edgectl: Program, daemon: F
         assert running.stderr.read() == b""
         assert running.wait(WAIT_S) == 0
     assert daemon.cancelled.wait(WAIT_S)
+    assert daemon.cancel_ids == [REQUEST_ID]

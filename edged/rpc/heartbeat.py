@@ -35,16 +35,9 @@ async def with_silences(
             yield event
             coming = asyncio.create_task(_next_event(events))
     finally:
-        coming.add_done_callback(_hear_error)
         coming.cancel()
 
 
 async def _next_event(events: AsyncIterator[StreamEvent]) -> StreamEvent | None:
     """None at the end."""
     return await anext(events, None)
-
-
-def _hear_error(left: asyncio.Task[StreamEvent | None]) -> None:
-    """Retrieve the error of a wait that was given up: asyncio reports one that nobody heard."""
-    if not left.cancelled():
-        left.exception()

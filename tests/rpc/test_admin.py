@@ -245,8 +245,8 @@ async def ended_or_reading(front: Front) -> grpc.StatusCode | None:
 async def test_requests_are_listed_most_urgent_first(front: Front) -> None:
     batch, interactive = SloTier.BATCH, SloTier.INTERACTIVE
     front.models.rows = (
-        RequestRow("tiny", waiting("b-wait-1", batch, 4)),
-        RequestRow("tiny", waiting("b-wait-0", batch, 3)),
+        RequestRow("tiny", waiting("b-wait-1", batch, 1)),
+        RequestRow("tiny", waiting("b-wait-0", batch, 0)),
         RequestRow("tiny", running("b-run", batch)),
         RequestRow("tiny", running("i-young", interactive, age_s=1)),
         RequestRow("tiny", running("i-old", interactive, age_s=2)),

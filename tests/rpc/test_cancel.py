@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import grpc
@@ -9,6 +11,7 @@ import pytest
 
 from edged.errors import Reason
 from edged.rpc.inference import InferenceLimits
+from edged.v1.admin_pb2 import GetStatusRequest
 from edged.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.rpc.fakes import PlayedStream, admitted, delta, finished
 from tests.rpc.front import (
@@ -24,6 +27,41 @@ from tests.rpc.front import (
 
 HUGE_TEXT = "x" * (8 * 1024 * 1024)
 """Many times what gRPC buffers for a client that does not read."""
+
+
+class Between:
+    """A connection that can be broken, as when a client's process is killed: no goodbye."""
+
+    def __init__(self) -> None:
+        self.target = ""
+        self._writers: list[asyncio.StreamWriter] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def passing_on_to(cls, target: str) -> AsyncIterator["Between"]:
+        between = cls()
+        host, _, port = target.rpartition(":")
+
+        async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            far_reader, far_writer = await asyncio.open_connection(host, int(port))
+            between._writers.extend((writer, far_writer))
+            with contextlib.suppress(ConnectionError):
+                await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+
+        async with await asyncio.start_server(pass_on, "127.0.0.1", 0) as server:
+            address, own_port = server.sockets[0].getsockname()[:2]
+            between.target = f"{address}:{own_port}"
+            yield between
+
+    def break_off(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
 
 
 async def blocked_in_a_write(front: Front) -> tuple[grpc.aio.UnaryStreamCall, PlayedStream]:
@@ -63,31 +101,32 @@ async def test_a_client_that_closes_its_channel_cancels_its_request(front: Front
 
 
 async def test_a_connection_that_breaks_cancels_its_request(front: Front) -> None:
-    """As when a client's process is killed: no goodbye, the bytes just end."""
-    host, _, port = front.target.rpartition(":")
-    both_ends: list[asyncio.StreamWriter] = []
+    async with (
+        Between.passing_on_to(front.target) as between,
+        open_channel(between.target) as channel,
+    ):
+        call = InferenceServiceStub(channel).Generate(text_request())
+        stream = await front.models.next_stream()
+        stream.put(admitted(stream))
+        assert (await call.read()).HasField("admitted")
+        between.break_off()
+        await stream.wait_until_cancelled()
+        assert await ended(call) == grpc.StatusCode.UNAVAILABLE
 
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
 
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream, upstream_writer = await asyncio.open_connection(host, int(port))
-        both_ends.extend((writer, upstream_writer))
-        with contextlib.suppress(ConnectionError):
-            await asyncio.gather(copy(reader, upstream_writer), copy(upstream, writer))
-
-    async with await asyncio.start_server(pass_on, "127.0.0.1", 0) as between:
-        address, middle_port = between.sockets[0].getsockname()[:2]
-        async with open_channel(f"{address}:{middle_port}") as channel:
-            call = InferenceServiceStub(channel).Generate(text_request())
-            stream = await front.models.next_stream()
-            stream.put(admitted(stream))
-            assert (await call.read()).HasField("admitted")
-            for writer in both_ends:
-                writer.transport.abort()
-            await stream.wait_until_cancelled()
-            assert await ended(call) == grpc.StatusCode.UNAVAILABLE
+async def test_a_connection_that_breaks_in_a_write_is_no_error_of_the_server(
+    front: Front, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        Between.passing_on_to(front.target) as between,
+        open_channel(between.target) as channel,
+    ):
+        front_of_it = replace(front, channel=channel)
+        _call, stream = await blocked_in_a_write(front_of_it)
+        between.break_off()
+        await stream.wait_until_cancelled()
+        await front.admin.GetStatus(GetStatusRequest())
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_deadline_that_passes_cancels_the_request(front: Front) -> None:

@@ -52,6 +52,8 @@ async def test_a_watcher_of_health_sees_each_transition(front: Front) -> None:
     front.server.set_serving(True)
     assert await read_status(call) == SERVING
     front.server.set_serving(True)
+    # A call that is answered later than the watcher was woken.
+    await front.health.Check(health_pb2.HealthCheckRequest())
     front.server.set_serving(False)
     assert await read_status(call) == NOT_SERVING, "an unchanged status was told again"
 

@@ -83,6 +83,14 @@ async def test_a_taken_port_is_an_error_that_names_it(front: Front) -> None:
     assert await answers(front.target)
 
 
+async def test_nobody_can_share_the_port(front: Front) -> None:
+    host, _, port = front.target.rpartition(":")
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with pytest.raises(OSError, match="already in use"):
+            other.bind((host, int(port)))
+
+
 async def test_an_address_of_another_host_is_an_error() -> None:
     told = await failure_to_start(replace(LOOPBACK, listen="192.0.2.1:0"))
     assert "192.0.2.1:0" in told

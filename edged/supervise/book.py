@@ -106,21 +106,12 @@ class RequestBook:
     def request_ids(self) -> list[RequestId]:
         return list(self._entries)
 
-    def held(self, request_id: RequestId) -> HeldRequest | None:
-        """What the daemon knows of a request by itself; None if it is not in the book."""
-        entry = self._entries.get(request_id)
-        if entry is None:
-            return None
-        replay = entry.replay
-        return HeldRequest(
-            replay.submission, replay.num_prompt_tokens, replay.num_generated_tokens, replay.past
-        )
+    def views(self) -> list[HeldRequest]:
+        """What the daemon itself knows of each request, wherever it is."""
+        return [entry.view() for entry in self._entries.values()]
 
     def knows(self, request_id: RequestId) -> bool:
         return request_id in self._entries
-
-    def is_held(self, request_id: RequestId) -> bool:
-        return request_id in self._held
 
     async def wait_until_idle(self) -> None:
         """Returns when there is no request."""
@@ -209,10 +200,8 @@ class RequestBook:
 
     def note_scheduled(self, request_ids: Set[RequestId], at_s: float) -> None:
         """These were seen in a step that began at `at_s`."""
-        for request_id in request_ids:
-            entry = self._entries.get(request_id)
-            if entry is not None:
-                entry.replay.schedule(at_s)
+        for request_id in request_ids & self._entries.keys():
+            self._entries[request_id].replay.schedule(at_s)
 
     def lose(self, loss: Loss, executing: Set[RequestId]) -> frozenset[RequestId]:
         """The engine is gone: hold its requests for the next one, but for those that end here.
@@ -310,8 +299,7 @@ class RequestBook:
             return
         entry.end = error
         if entry.place is Place.ON_ENGINE and self._sink is not None:
-            command = Cancel(entry.request_id, FinishReason.CANCELLED, error.detail)
-            self._sink.send(command)
+            self._sink.send(Cancel(entry.request_id, FinishReason.CANCELLED, error.detail))
 
     def _end(self, entry: Entry, error: EdgedError | None) -> None:
         """Forget a request; None: its stream has its end already."""

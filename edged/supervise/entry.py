@@ -12,7 +12,7 @@ from typing import Protocol
 from edged.core.types import PreemptMode, RequestId
 from edged.engine.wire import Delta, Preempted, RequestAdmitted, Resumed
 from edged.errors import EdgedError
-from edged.supervise.model import Submission
+from edged.supervise.model import HeldRequest, Submission
 from edged.supervise.replay import Replay
 from edged.supervise.stream import (
     PauseCause,
@@ -75,6 +75,13 @@ class Entry:
     @property
     def request_id(self) -> RequestId:
         return self.replay.request_id
+
+    def view(self) -> HeldRequest:
+        """What the daemon knows of the request by itself."""
+        replay = self.replay
+        return HeldRequest(
+            replay.submission, replay.num_prompt_tokens, replay.num_generated_tokens, replay.past
+        )
 
     def admit(self, event: RequestAdmitted) -> bool:
         """Raises EngineGarbageError: the prompt's ids are none."""

@@ -6,12 +6,11 @@ what is left, and only then stops its engine.
 """
 
 import asyncio
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from edged.clock import Clock
 from edged.core.types import RequestId
-from edged.engine.wire import Inspect, Prompt, Tokenize
+from edged.engine.wire import Inspect, Prompt, RequestState, Tokenize
 from edged.errors import EdgedError, InvalidRequestError, Reason
 from edged.supervise.book import BookLimits, RequestBook
 from edged.supervise.keeper import EngineKeeper
@@ -88,24 +87,27 @@ class ModelHandle:
         return answer.token_ids
 
     async def list_requests(self) -> list[RequestRow]:
-        """What the engine has, in its order, then what the daemon holds."""
+        """What the engine has, in its order, then what only the daemon knows of."""
+        states = {state.request_id: state for state in await self._inspect()}
+        views = {view.submission.request_id: view for view in self._book.views()}
+        rows: list[RequestState | HeldRequest] = [
+            *(state for known, state in states.items() if known in views),
+            *(view for known, view in views.items() if known not in states),
+        ]
+        return [RequestRow(self.name, row) for row in rows]
+
+    async def _inspect(self) -> Sequence[RequestState]:
+        """The engine's list; empty when it has no requests or does not answer in time."""
         engine = self._keeper.ready_engine
-        rows: list[RequestRow] = []
-        known: set[RequestId] = set()
-        if engine is not None and engine.is_writable and self._book.work_since_s is not None:
-            with contextlib.suppress(EdgedError):
-                answer = await self._keeper.inspecting.ask(
-                    lambda call_id: engine.send(Inspect(call_id)), INSPECT_S
-                )
-                for state in answer.requests:
-                    if not self._book.is_held(state.request_id):
-                        rows.append(RequestRow(self.name, state))
-                        known.add(state.request_id)
-        for request_id in self._book.request_ids():
-            held = self._book.held(request_id)
-            if held is not None and request_id not in known:
-                rows.append(RequestRow(self.name, held))
-        return rows
+        if engine is None or not engine.is_writable or self._book.work_since_s is None:
+            return ()
+        try:
+            answer = await self._keeper.inspecting.ask(
+                lambda call_id: engine.send(Inspect(call_id)), INSPECT_S
+            )
+        except EdgedError:
+            return ()
+        return answer.requests
 
     # ── Life ─────────────────────────────────────────────────────────────────────────────────────
 

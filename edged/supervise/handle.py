@@ -15,6 +15,7 @@ from edged.errors import EdgedError, InvalidRequestError, Reason
 from edged.supervise.book import BookLimits, RequestBook
 from edged.supervise.keeper import EngineKeeper
 from edged.supervise.model import (
+    HeldRequest,
     ModelState,
     ModelStatus,
     RequestRow,

@@ -247,8 +247,7 @@ async def test_status_follows_a_model_through_its_life() -> None:
     async with serving(load=False) as fleet:
         assert fleet.status()[0].state is ModelState.UNLOADED
         await fleet.load(MODEL)
-        status = await wait_for_status(fleet, lambda status: status.load_progress > 0)
-        assert (status.state, status.load_progress) == (ModelState.LOADING, 0.5)
+        assert fleet.status()[0].state is ModelState.LOADING
         status = await wait_for_state(fleet, ModelState.READY)
         assert status.ready is not None
         assert status.ready.model_description == "a stub"
@@ -259,6 +258,12 @@ async def test_status_follows_a_model_through_its_life() -> None:
         assert (status.state, status.engine_pid) == (ModelState.UNLOADED, None)
         await fleet.load(MODEL)
         (await read(fleet.submit(MODEL, submission("r")))).check_answer("say a word", 16)
+
+
+async def test_progress_of_a_load_is_shown() -> None:
+    async with serving(spec(worker=stub(loads=("hang",)))) as fleet:
+        status = await wait_for_status(fleet, lambda status: status.load_progress > 0)
+        assert (status.state, status.load_progress) == (ModelState.LOADING, 0.5)
 
 
 async def test_drain_lets_running_and_held_work_finish() -> None:

@@ -5,12 +5,13 @@ token, so much a decoding sequence, and so much a cell that attention reads:
 
     seconds = base + prefill · tokens + decode · sequences + cell · cells_read
 
-The four coefficients are fitted by recursive least squares with exponential forgetting (Ljung,
-System Identification, 1999, §11.2), so the model follows a machine that heats up or is shared. Two
-guards keep it sane: an observation far off the prediction counts only as far as `_CLIP` times the
-usual error (one hiccup of the host must not double every estimate), and the covariance is bounded
-(an hour of pure decoding must not make the prefill coefficient jump at the next prompt).
-Coefficients are never negative.
+The four coefficients minimize the squared relative errors of recent steps, where a step counts 1 %
+less with each one that follows, under the condition that none is negative. The normal equations are
+kept, and a few sweeps of coordinate descent after each step bring the coefficients to the new
+minimum (Lawson and Hanson, Solving Least Squares Problems, 1974, ch. 23, for the problem). A
+coefficient that recent steps say nothing about stays what it was: an hour of pure decoding does not
+make the prefill coefficient drift. An observation far off the prediction counts only as far as
+`_CLIP` times the usual error: one hiccup of the host must not double every estimate.
 """
 
 from collections import deque
@@ -21,12 +22,13 @@ from math import sqrt
 from edged.core.plan import Chunk
 
 _SCALES = (1.0, 64.0, 8.0, 4096.0)
-"""Typical sizes of the features, so that one covariance suits all."""
+"""Typical sizes of the features; coefficients are per that many."""
 _PRIOR_S = (0.005, 0.05, 0.005, 0.001)
 """Seconds at those sizes before anything was measured: a slow laptop, on the safe side."""
 _FORGETTING = 0.99
-_MAX_VARIANCE = 1000.0
-"""Also at the start: the prior gives way to the first measurements."""
+_INERTIA = 0.01
+"""Weight, in observations, of what a coefficient was before."""
+_SWEEPS = 4
 _CLIP = 5.0
 _ERROR_WINDOW = 64
 
@@ -46,7 +48,8 @@ class StepCostModel:
 
     def __init__(self) -> None:
         self._weights = list(_PRIOR_S)
-        self._covariance = [[_MAX_VARIANCE * (i == j) for j in range(4)] for i in range(4)]
+        self._products = [[0.0] * 4 for _ in range(4)]
+        self._targets = [0.0] * 4
         self._errors: deque[float] = deque(maxlen=_ERROR_WINDOW)
         self._transfer_s_per_byte = 1e-9
         self.num_observations = 0
@@ -125,35 +128,34 @@ class StepCostModel:
             shape.decodes / _SCALES[2],
             shape.cells_read / _SCALES[3],
         )
-        error = seconds - self.predict_s(shape)
-        usual = max(self.median_error, 0.05) * seconds
+        predicted_s = self.predict_s(shape)
+        error = abs(predicted_s - seconds) / seconds
         if self.num_observations >= _ERROR_WINDOW:
-            error = max(-_CLIP * usual, min(_CLIP * usual, error))
-        self._errors.append(abs(error) / seconds)
+            off = _CLIP * max(self.median_error, 0.05)
+            seconds = min(max(seconds, predicted_s / (1 + off)), predicted_s * (1 + off))
+        self._errors.append(error)
         self.num_observations += 1
-        self._update(x, error)
+        self._add([value / seconds for value in x])
+        for _ in range(_SWEEPS):
+            self._descend()
 
-    def _update(self, x: tuple[float, float, float, float], error: float) -> None:
-        p = self._covariance
-        px = [sum(a * b for a, b in zip(row, x, strict=True)) for row in p]
-        denominator = _FORGETTING + sum(a * b for a, b in zip(x, px, strict=True))
-        gain = [value / denominator for value in px]
+    def _add(self, x: list[float]) -> None:
+        """Take up the equation x · weights = 1."""
         for i in range(4):
-            self._weights[i] = max(0.0, self._weights[i] + gain[i] * error)
-            row = p[i]
+            row, x_i = self._products[i], x[i]
             for j in range(4):
-                row[j] = (row[j] - gain[i] * px[j]) / _FORGETTING
-        largest = max(p[i][i] for i in range(4))
-        if largest > _MAX_VARIANCE:
-            shrink = _MAX_VARIANCE / largest
-            for row in p:
-                for j in range(4):
-                    row[j] *= shrink
+                row[j] = _FORGETTING * row[j] + x_i * x[j]
+            self._targets[i] = _FORGETTING * self._targets[i] + x_i
 
-
-def prefill_cells(start: int, num_tokens: int) -> float:
-    """Cells read by a chunk: its k-th token attends to `start + k` cells."""
-    return num_tokens * (start + (num_tokens + 1) / 2)
+    def _descend(self) -> None:
+        """Bring each coefficient to the best value that the others leave it."""
+        weights = self._weights
+        for i in range(4):
+            row = self._products[i]
+            inertia = _INERTIA / (_PRIOR_S[i] * _PRIOR_S[i])
+            others = sum(a * w for a, w in zip(row, weights, strict=True)) - row[i] * weights[i]
+            best = (self._targets[i] - others + inertia * weights[i]) / (row[i] + inertia)
+            weights[i] = max(0.0, best)
 
 
 def step_shape(chunks: Iterable[Chunk]) -> StepShape:
@@ -167,3 +169,8 @@ def step_shape(chunks: Iterable[Chunk]) -> StepShape:
             prefill_tokens += num_tokens
         cells += prefill_cells(chunk.start, num_tokens)
     return StepShape(prefill_tokens, decodes, cells)
+
+
+def prefill_cells(start: int, num_tokens: int) -> float:
+    """Cells read by a chunk: its k-th token attends to `start + k` cells."""
+    return num_tokens * (start + (num_tokens + 1) / 2)

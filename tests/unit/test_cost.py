@@ -1,0 +1,85 @@
+"""The cost model learns what steps take, and stays sane."""
+
+import random
+
+import pytest
+
+from edged.core.cost import StepCostModel, StepShape, prefill_cells
+
+TRUE = (0.006, 0.0035, 0.0044, 2e-7)
+
+
+def _seconds(shape: StepShape) -> float:
+    base, prefill, decode, cell = TRUE
+    return base + prefill * shape.prefill_tokens + decode * shape.decodes + cell * shape.cells_read
+
+
+def _shapes(seed: int, count: int) -> list[StepShape]:
+    draw = random.Random(seed)
+    shapes = []
+    for _ in range(count):
+        decodes, prefill = draw.randint(0, 16), draw.choice((0, 0, 16, 64, 128))
+        cells = sum(draw.randint(20, 600) for _ in range(decodes)) + prefill_cells(0, prefill)
+        shapes.append(StepShape(prefill, max(decodes, 1 if not prefill else 0), cells))
+    return shapes
+
+
+def test_it_learns_a_machine_from_mixed_steps() -> None:
+    model = StepCostModel()
+    for shape in _shapes(1, 300):
+        model.observe(shape, _seconds(shape))
+    for shape in _shapes(2, 50):
+        assert model.predict_s(shape) == pytest.approx(_seconds(shape), rel=0.05)
+    assert model.median_error < 0.02
+
+
+def test_it_follows_a_machine_that_gets_slower() -> None:
+    model = StepCostModel()
+    for shape in _shapes(1, 300):
+        model.observe(shape, _seconds(shape))
+    for shape in _shapes(3, 400):
+        model.observe(shape, 2 * _seconds(shape))
+    assert model.median_error < 0.1
+
+
+def test_noise_and_hiccups_do_not_shake_it() -> None:
+    draw = random.Random(5)
+    model = StepCostModel()
+    for shape in _shapes(1, 600):
+        hiccup = 40 if draw.random() < 0.02 else 1
+        model.observe(shape, _seconds(shape) * draw.lognormvariate(0, 0.15) * hiccup)
+    for shape in _shapes(2, 50):
+        assert model.predict_s(shape) == pytest.approx(_seconds(shape), rel=0.35)
+
+
+def test_what_decoding_says_nothing_about_stays_what_it_was() -> None:
+    model = StepCostModel()
+    for shape in _shapes(1, 300):
+        model.observe(shape, _seconds(shape))
+    before = model.prefill_token_s
+    draw = random.Random(7)
+    for number in range(5000):
+        shape = StepShape(0, 1, 100 + number % 900)
+        model.observe(shape, _seconds(shape) * draw.lognormvariate(0, 0.3))
+        assert model.predict_s(shape) < 20 * _seconds(shape)
+    assert model.prefill_token_s == pytest.approx(before, rel=0.05)
+
+
+def test_a_chunk_within_a_time_is_as_long_as_that_time_allows() -> None:
+    model = StepCostModel()
+    for shape in _shapes(1, 300):
+        model.observe(shape, _seconds(shape))
+    for seconds in (0.01, 0.05, 0.3):
+        for start in (0, 500, 4000):
+            tokens = model.prefill_tokens_within(seconds, start, 10_000)
+            assert model.prefill_cost_s(start, tokens) <= seconds
+            assert model.prefill_cost_s(start, tokens + 1) > seconds
+    assert model.prefill_tokens_within(float("inf"), 0, 77) == 77
+    assert model.prefill_tokens_within(0.0, 0, 77) == 0
+
+
+def test_transfers_are_learned_from_what_they_took() -> None:
+    model = StepCostModel()
+    for _ in range(40):
+        model.observe_transfer(10_000_000, 0.02)
+    assert model.transfer_s(1_000_000) == pytest.approx(0.002, rel=0.05)

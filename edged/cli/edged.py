@@ -13,7 +13,7 @@ from edged.cli.entry import run_command
 from edged.cli.exits import CommandError, ExitCode
 from edged.cli.output import Json, emit, emit_json, note
 from edged.config.layers import Key, show_key
-from edged.config.load import Flag, Loaded, load_settings
+from edged.config.load import Flag, load_settings
 from edged.config.reference import as_toml, effective, reference_markdown
 from edged.config.settings import EMBEDDED
 
@@ -95,23 +95,10 @@ def serve(
         Flag(key, value, option) for option, (key, value) in given.items() if value is not None
     ]
     loaded = load_settings([*model_flags(model or []), *flags], os.environ, config)
-    raise typer.Exit(_serve(loaded))
-
-
-def _serve(loaded: Loaded) -> int:
-    """Run the daemon to its end; answers its exit code."""
-    # These are the largest imports of all, and nothing but serving needs them.
+    # The daemon is the largest import of all, and nothing but serving needs it.
     from edged import daemon  # noqa: PLC0415
-    from edged.log import configure_logging, get_logger  # noqa: PLC0415
 
-    server = loaded.settings.server
-    configure_logging(server.log_level, server.log_format)
-    get_logger("config").info(
-        "configured",
-        file=str(loaded.file) if loaded.file else None,
-        models=list(loaded.settings.models),
-    )
-    return daemon.run(loaded.settings)
+    raise typer.Exit(daemon.run(loaded.settings))
 
 
 @config_app.command("show")

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
-import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import (  # type: ignore[import-untyped]  # ships no type information
     error_details_pb2,
@@ -19,6 +18,7 @@ from google.rpc import (  # type: ignore[import-untyped]  # ships no type inform
 )
 
 from edged.errors import EdgedError, FieldViolation, Reason
+from edged.log import get_logger
 
 ERROR_DOMAIN = "edged"
 DETAILS_TRAILER = "grpc-status-details-bin"
@@ -29,7 +29,7 @@ MAX_VIOLATIONS = 16
 MAX_VIOLATION_BYTES = 2560
 """Bytes of all fields and descriptions together."""
 
-_log = structlog.get_logger("edged.rpc")
+_log = get_logger("rpc")
 
 CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,

@@ -143,7 +143,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits.
+        """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits. Asked
+        a second time, it waits no longer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,9 @@ class AdminServiceStub:
     ListTiers: grpc.UnaryUnaryMultiCallable[admin_pb2.ListTiersRequest, admin_pb2.ListTiersResponse]
     """Returns the service tiers with their targets and limits."""
     Drain: grpc.UnaryUnaryMultiCallable[admin_pb2.DrainRequest, admin_pb2.DrainResponse]
-    """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits."""
+    """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits. Asked
+    a second time, it waits no longer.
+    """
 
 @typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -74,7 +76,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ListTiers: aio.UnaryUnaryMultiCallable[admin_pb2.ListTiersRequest, admin_pb2.ListTiersResponse]  # type: ignore[assignment]
     """Returns the service tiers with their targets and limits."""
     Drain: aio.UnaryUnaryMultiCallable[admin_pb2.DrainRequest, admin_pb2.DrainResponse]  # type: ignore[assignment]
-    """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits."""
+    """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits. Asked
+    a second time, it waits no longer.
+    """
 
 class AdminServiceServicer(metaclass=abc_1.ABCMeta):
     """Status, requests, models, tiers and drain. Errors are those of InferenceService."""
@@ -149,6 +153,8 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         request: admin_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.DrainResponse, abc.Awaitable[admin_pb2.DrainResponse]]:
-        """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits."""
+        """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits. Asked
+        a second time, it waits no longer.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

@@ -91,7 +91,11 @@ class PlayedStream:
 
     @property
     def num_backlog_tokens(self) -> int:
-        return sum(len(one.token_ids) for one in self._waiting if isinstance(one, StreamDelta))
+        """What is not a delta counts as one token."""
+        return sum(
+            max(1, len(one.token_ids)) if isinstance(one, StreamDelta) else 1
+            for one in self._waiting
+        )
 
     def _add(self, event: StreamEvent) -> None:
         last = self._waiting[-1] if self._waiting else None
@@ -105,6 +109,7 @@ class PlayedStream:
         else:
             self._waiting.append(event)
         if self.num_backlog_tokens > self._max_backlog_tokens:
+            self._waiting.clear()
             self.fail(EdgedError(Reason.SLOW_READER, "too many tokens wait to be read"))
 
 

@@ -96,7 +96,7 @@ class LlamaBackend:
         token_ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
-        outputs: list[int] = []
+        outputs: list[bool] = []
         sampled: list[tuple[Chunk, Sampling]] = []
         for chunk in chunks:
             slot, start, count = chunk.slot, chunk.start, len(chunk.token_ids)
@@ -104,16 +104,19 @@ class LlamaBackend:
             assert start == self._cells[slot], (
                 f"I3: slot {slot} holds {self._cells[slot]} cells, its chunk starts at {start}"
             )
+            samples = chunk.sampling is not None
             if count == 1:
                 token_ids.append(chunk.token_ids[0])
                 positions.append(start)
                 slots.append(slot)
+                outputs.append(samples)
             else:
                 token_ids.extend(chunk.token_ids)
                 positions.extend(range(start, start + count))
                 slots.extend([slot] * count)
+                outputs.extend([False] * (count - 1))
+                outputs.append(samples)
             if chunk.sampling is not None:
-                outputs.append(len(token_ids) - 1)
                 sampled.append((chunk, chunk.sampling))
         assert len({chunk.slot for chunk in chunks}) == len(chunks), "I3: two chunks of one slot"
         assert len(token_ids) <= self._max_step_tokens, (

@@ -225,7 +225,7 @@ def _warm_up(context: Context) -> int:
     batch = Batch(1, 1)
     sizes: list[int] = []
     for position in range(2):
-        batch.fill([0], [position], [0], [0])
+        batch.fill([0], [position], [0], [True])
         code = context.decode(batch)
         if code != DECODE_OK:
             raise ModelLoadError(

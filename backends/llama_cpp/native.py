@@ -10,6 +10,7 @@ import ctypes
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,11 @@ LOG_LEVEL_CONTINUED = 5
 _DEVICE_TYPE_GPU = (1, 2)
 """GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU (ggml-backend.h)."""
 _INT32_MIN = -(2**31)
+
+# The binding's own function makes a pointer object, which costs more than the call.
+_get_logits = api._lib["llama_get_logits"]
+_get_logits.argtypes = [ctypes.c_void_p]
+_get_logits.restype = ctypes.c_void_p
 
 
 class NativeCallError(Exception):
@@ -249,23 +255,23 @@ class Batch:
     """The tokens of one decode call, in arrays that are allocated once."""
 
     def __init__(self, max_tokens: int, num_sequences: int) -> None:
-        self._token_ids = np.zeros(max_tokens, np.int32)
-        self._positions = np.zeros(max_tokens, np.int32)
-        self._sequences_per_token = np.ones(max_tokens, np.int32)
-        self._outputs = np.zeros(max_tokens, np.int8)
+        self._token_ids = (ctypes.c_int32 * max_tokens)()
+        self._positions = (ctypes.c_int32 * max_tokens)()
+        self._outputs = (ctypes.c_int8 * max_tokens)()
+        self._sequences_per_token = (ctypes.c_int32 * max_tokens)(*[1] * max_tokens)
         # A token names its sequences by a pointer to their ids: one constant id for each sequence.
-        self._ids = np.arange(num_sequences, dtype=np.int32)
-        addresses = self._ids.ctypes.data + self._ids.itemsize * np.arange(num_sequences)
-        self._id_pointers = addresses.astype(np.uintp)
-        self._pointers = np.zeros(max_tokens, np.uintp)
+        self._ids = (ctypes.c_int32 * num_sequences)(*range(num_sequences))
+        size = ctypes.sizeof(ctypes.c_int32)
+        self._id_addresses = [ctypes.addressof(self._ids) + size * i for i in range(num_sequences)]
+        self._id_pointers = (ctypes.c_size_t * max_tokens)()
         self.native = api.llama_batch(
             n_tokens=0,
-            token=self._token_ids.ctypes.data_as(ctypes.POINTER(api.llama_token)),
+            token=self._token_ids,
             embd=None,
-            pos=self._positions.ctypes.data_as(ctypes.POINTER(api.llama_pos)),
-            n_seq_id=self._sequences_per_token.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            seq_id=self._pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(api.llama_seq_id))),
-            logits=self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+            pos=self._positions,
+            n_seq_id=self._sequences_per_token,
+            seq_id=ctypes.cast(self._id_pointers, ctypes.POINTER(ctypes.POINTER(api.llama_seq_id))),
+            logits=self._outputs,
         )
 
     def fill(
@@ -273,15 +279,16 @@ class Batch:
         token_ids: Sequence[int],
         positions: Sequence[int],
         sequences: Sequence[int],
-        outputs: Sequence[int],
+        outputs: Sequence[bool],
     ) -> None:
-        """Replace the content; `outputs` are the indices of the tokens whose logits are wanted."""
+        """Replace the content; `outputs` says for each token whether its logits are wanted."""
         count = len(token_ids)
-        self._token_ids[:count] = token_ids
-        self._positions[:count] = positions
-        self._pointers[:count] = self._id_pointers[sequences]
-        self._outputs[:count] = 0
-        self._outputs[outputs] = 1
+        addresses = self._id_addresses
+        # Slices of ctypes arrays, because they cost less than NumPy's for a few numbers.
+        self._token_ids[:count] = cast(list[ctypes.c_int32 | int], token_ids)
+        self._positions[:count] = cast(list[ctypes.c_int32 | int], positions)
+        self._id_pointers[:count] = [addresses[sequence] for sequence in sequences]
+        self._outputs[:count] = cast(list[ctypes.c_int8 | int], outputs)
         self.native.n_tokens = count
 
 
@@ -316,22 +323,15 @@ class Context:
         handle = api.llama_init_from_model(model.handle, params)
         if not handle:
             raise NativeCallError("the KV cache was not allocated")
+        self.num_cells = int(api.llama_n_ctx(handle))
+        self.max_cells_per_sequence = int(api.llama_n_ctx_seq(handle))
+        self.max_batch_tokens = int(api.llama_n_batch(handle))
         self._handle = handle
         self._memory = api.llama_get_memory(handle)
         self._vocab_size = model.vocabulary.size
-        self._logits_types: dict[int, type[ctypes.Array[ctypes.c_float]]] = {}
-
-    @property
-    def num_cells(self) -> int:
-        return int(api.llama_n_ctx(self._handle))
-
-    @property
-    def max_cells_per_sequence(self) -> int:
-        return int(api.llama_n_ctx_seq(self._handle))
-
-    @property
-    def max_batch_tokens(self) -> int:
-        return int(api.llama_n_batch(self._handle))
+        self._max_rows = shape.sequences
+        self._logits_address = 0
+        self._logits = np.empty((0, self._vocab_size), np.float32)
 
     def decode(self, batch: Batch) -> int:
         """Run a batch, without the GIL; returns `llama_decode`'s code."""
@@ -339,12 +339,14 @@ class Context:
 
     def logits(self, num_rows: int) -> NDArray[np.float32]:
         """Of the last decode: (num_rows, vocab_size) f32, valid until the next one."""
-        if num_rows not in self._logits_types:
-            self._logits_types[num_rows] = ctypes.c_float * (num_rows * self._vocab_size)
-        address = ctypes.cast(api.llama_get_logits(self._handle), ctypes.c_void_p).value
-        assert address is not None, f"no logits for {num_rows} rows"
-        values = self._logits_types[num_rows].from_address(address)
-        return np.ctypeslib.as_array(values).reshape(num_rows, self._vocab_size)
+        address = _get_logits(self._handle)
+        if address != self._logits_address:
+            assert address, "the last decode computed no logits"
+            # The library keeps room for a row of each sequence.
+            values = (ctypes.c_float * (self._max_rows * self._vocab_size)).from_address(address)
+            self._logits = np.ctypeslib.as_array(values).reshape(self._max_rows, self._vocab_size)
+            self._logits_address = address
+        return self._logits[:num_rows]
 
     def remove(self, sequence: int, start: int) -> bool:
         """Free the cells from position `start` on; False, never at 0, if there is no cut there."""

@@ -23,6 +23,10 @@ KV_TYPES = {
     for kv_type in (KvType("f16", 1, 2), KvType("q8_0", 32, 34), KvType("q4_0", 32, 18))
 }
 
+_MAX_STATE_BYTES = 48
+"""Of a saved cell that are no KV: 12 (position, number of sequences, id) for each of the library's
+caches, of which a model with a sliding window has two."""
+
 
 @dataclass(frozen=True, slots=True)
 class KvShape:
@@ -83,10 +87,11 @@ def check_head_size(shape: KvShape, kv_type: KvType) -> None:
             )
 
 
-def stored_type(shape: KvShape, cell_bytes: int) -> KvType | None:
-    """The type that takes this many bytes for a cell; None if the model's layers store something
-    else than `shape` says, as recurrent ones and those with a compressed KV do."""
+def stored_type(shape: KvShape, saved_bytes: int) -> KvType | None:
+    """The type whose cell takes this many bytes of a saved sequence, which also carries positions
+    and ids; None if the model's layers store something else than `shape` says, as recurrent ones
+    and those with a compressed KV do."""
     for kv_type in KV_TYPES.values():
-        if shape.bytes_per_cell(kv_type) == cell_bytes:
+        if 0 <= saved_bytes - shape.bytes_per_cell(kv_type) <= _MAX_STATE_BYTES:
             return kv_type
     return None

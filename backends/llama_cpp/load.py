@@ -32,8 +32,6 @@ _MAX_CELLS = 2**31 - 1
 _UBATCH_TOKENS = 512
 _LOADED_FRACTION = 0.95
 """Progress when the weights are in memory; the rest is the KV cache and the first decode."""
-_STATE_BYTES_PER_CELL = 12
-"""Position, number of sequences and sequence id, which a saved sequence carries for each cell."""
 
 MemoryProbe = Callable[[], int]
 """Bytes of host memory that can be taken now."""
@@ -183,14 +181,15 @@ def _allocate(
     except NativeCallError as error:
         raise context_failure(config.kv_type, config.context_tokens, log.take()) from error
     try:
-        cell_bytes = _warm_up(context)
-        effective_type = stored_type(shape, cell_bytes) or kv_type
+        saved_bytes = _warm_up(context)
+        stored = stored_type(shape, saved_bytes)
+        effective_type = stored or kv_type
         train_tokens = model.facts.train_context_tokens or context.num_cells
         geometry = KvGeometry(
             num_slots=config.max_sequences,
             num_cells=context.num_cells,
             max_cells_per_slot=min(context.max_cells_per_sequence, train_tokens),
-            bytes_per_cell=cell_bytes,
+            bytes_per_cell=shape.bytes_per_cell(stored) if stored else saved_bytes,
             effective_type_k=effective_type.name,
             effective_type_v=effective_type.name,
         )
@@ -233,7 +232,7 @@ def _warm_up(context: Context) -> int:
             )
         sizes.append(context.state_bytes(0))
     context.remove(0, 0)
-    return sizes[1] - sizes[0] - _STATE_BYTES_PER_CELL
+    return sizes[1] - sizes[0]
 
 
 def _info(config: BackendConfig, model: Model, geometry: KvGeometry) -> BackendInfo:

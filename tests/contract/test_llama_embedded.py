@@ -31,7 +31,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         context_tokens=2048,
         max_sequences=4,
         max_step_tokens=256,
-        # Threads of ggml wait for each other by spinning: beside other busy processes one is faster.
+        # Threads of ggml wait for each other by spinning: on a busy machine one is faster.
         num_threads=1,
     )
     backend = create(config, lambda _fraction: None)

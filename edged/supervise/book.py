@@ -103,6 +103,11 @@ class RequestBook:
         """Since when the engine has had requests; None when it has none."""
         return self._work_since_s
 
+    @property
+    def tried(self) -> RequestId | None:
+        """The suspect that has the engine for itself."""
+        return self._trials.tried
+
     def request_ids(self) -> list[RequestId]:
         return list(self._entries)
 

@@ -83,7 +83,7 @@ class Stream(Protocol):
 
     Iteration raises EdgedError for every end but STOP and LENGTH: CANCELLED, DEADLINE_EXCEEDED,
     QUEUE_TIMEOUT, QUEUE_FULL, CLIENT_SHARE, PROMPT_TOO_LONG, INVALID_ARGUMENT, POISONED_REQUEST,
-    SLOW_READER, MODEL_FAILED.
+    SLOW_READER, MODEL_FAILED, ENGINE_LOST (the model failed after too many losses), INTERNAL.
     """
 
     def __aiter__(self) -> AsyncIterator[StreamEvent]: ...
@@ -106,7 +106,8 @@ class Models(Protocol):
         ...
 
     async def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
-        """Raises EdgedError: as `submit`, and MODEL_LOADING, INVALID_ARGUMENT."""
+        """Raises EdgedError: as `submit`, and MODEL_LOADING, INVALID_ARGUMENT, ENGINE_LOST (the
+        engine ended before it answered), INTERNAL (it did not answer in time)."""
         ...
 
     def status(self) -> tuple[ModelStatus, ...]:
@@ -126,7 +127,7 @@ class Models(Protocol):
     async def load(self, model: str) -> None:
         """Start loading; returns at once. A model that is loading or ready is left alone.
 
-        Raises EdgedError: UNKNOWN_MODEL, DRAINING.
+        Raises EdgedError: UNKNOWN_MODEL, DRAINING, MODEL_UNLOADED (it is still being unloaded).
         """
         ...
 

@@ -108,7 +108,7 @@ async def test_sixteen_streams_survive_an_engine_that_is_killed_again_and_again(
 
 
 async def test_sixteen_streams_survive_an_engine_that_is_stopped() -> None:
-    await lose_rounds(sim(stall_s=0.4, max_restarts=1), signal.SIGSTOP, rounds=2)
+    await lose_rounds(sim(stall_s=1.0, max_restarts=1), signal.SIGSTOP, rounds=2)
 
 
 async def test_requests_that_were_preempted_survive_the_loss_of_their_engine() -> None:
@@ -148,7 +148,7 @@ async def test_request_that_aborts_the_engine_ends_alone() -> None:
 
 
 async def test_request_that_hangs_the_engine_ends_alone() -> None:
-    async with serving(sim(hang_on_token=TRIGGER, stall_s=0.5)) as fleet:
+    async with serving(sim(hang_on_token=TRIGGER, stall_s=1.5)) as fleet:
         wanted = await undisturbed(fleet, work(4, prefix="u"))
         streams = [fleet.submit(MODEL, request) for request in work(4)]
         poison = submission("bad", prompt=TokensPrompt((1, 2, TRIGGER)))

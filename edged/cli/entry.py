@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from edged.cli.exits import CommandError, ExitCode
 from edged.cli.output import OutputClosedError, warn
@@ -16,6 +17,7 @@ def run_command(program: str, command: Callable[[], object]) -> int:
     """The exit code of `command`; what it raises is told on stderr as `program: sentence`.
 
     A reader that closed our output (`| head -1`) has what it wanted: that is a quiet success.
+    What cannot be written to stderr (a log on a full disk) changes no exit code.
     A defect is told in one line as well, with a traceback when EDGED_TRACEBACK is set.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -24,11 +26,12 @@ def run_command(program: str, command: Callable[[], object]) -> int:
     try:
         command()
         sys.stdout.flush()
+        return _flushed(ExitCode.OK)
     except SystemExit as ending:
         return _flushed(ending.code if isinstance(ending.code, int) else ExitCode.OK)
     except (OutputClosedError, BrokenPipeError):
-        _discard_output()
-        return ExitCode.OK
+        _discard(sys.stdout)
+        return _flushed(ExitCode.OK)
     except KeyboardInterrupt:
         return _flushed(ExitCode.INTERRUPTED)
     except CommandError as error:
@@ -47,20 +50,21 @@ def run_command(program: str, command: Callable[[], object]) -> int:
             f"(set {TRACEBACK_VARIABLE}=1 for the traceback)",
         )
         return _flushed(ExitCode.ERROR)
-    return ExitCode.OK
 
 
 def _flushed(code: int) -> int:
-    """Flush here, where a closed pipe can be caught: at exit the interpreter would complain."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _discard_output()
+    """Flush here, where a failure can be caught: at exit the interpreter would complain, and make
+    the exit code 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _discard(stream)
     return code
 
 
-def _discard_output() -> None:
-    """Point stdout at the null device, so that what is still buffered goes nowhere, quietly."""
+def _discard(stream: TextIO) -> None:
+    """Point a stream at the null device, so that what is still buffered goes nowhere, quietly."""
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
+    os.dup2(null, stream.fileno())
     os.close(null)

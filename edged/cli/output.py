@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TextIO
 
+from edged.cli.exits import CommandError
+
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -22,12 +24,15 @@ def emit(text: str) -> None:
 
     Raises:
         OutputClosedError: nobody reads any more.
+        CommandError: it cannot be written: the disk is full.
     """
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError as error:
         raise OutputClosedError from error
+    except OSError as error:
+        raise CommandError(f"the output cannot be written: {error.strerror}") from error
 
 
 def emit_json(value: Json) -> None:
@@ -46,8 +51,8 @@ def harmless(text: str) -> str:
 
 
 def note(text: str) -> None:
-    """Tell the user something that is not data; if nobody listens there, that is no error."""
-    with suppress(BrokenPipeError):
+    """Tell the user something that is not data; if it cannot be told there, that is no error."""
+    with suppress(OSError):
         print(harmless(text), file=sys.stderr, flush=True)
 
 

@@ -83,10 +83,12 @@ def listen_unix(server: grpc.aio.Server, path: Path) -> str:
         if not _is_safe_and_of_root(path.parent):
             make_private_directory(path.parent)
         _remove_stale(path)
+        _try_bind_unix(path)
         server.add_insecure_port(f"unix:{path}")
         path.chmod(SOCKET_MODE)
     except (OSError, RuntimeError) as error:
-        raise ConfigError(f"cannot listen on the socket {path} (server.socket): {error}") from error
+        why = (isinstance(error, OSError) and error.strerror) or error
+        raise ConfigError(f"cannot listen on the socket {path} (server.socket): {why}") from error
     return f"unix:{path}"
 
 
@@ -116,6 +118,13 @@ def _try_bind(family: socket.AddressFamily, address: str, port: int) -> None:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((address, port))
+
+
+def _try_bind_unix(path: Path) -> None:
+    """Raises OSError: the host's own reason why this socket cannot be made. No file is left."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.bind(str(path))
+    path.unlink()
 
 
 def _remove_stale(path: Path) -> None:

@@ -9,6 +9,6 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
-from backends.llama_cpp.load import create  # noqa: E402  # after the environment is set
+from backends.llama_cpp.load import create  # after the environment is set
 
 __all__ = ["create"]

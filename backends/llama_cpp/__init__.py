@@ -1,4 +1,4 @@
-"""GGUF models through llama.cpp. Entry point: `create`."""
+"""The llama.cpp backend: GGUF models on CPU, CUDA and Metal, through the library's C API."""
 
 import os
 

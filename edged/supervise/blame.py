@@ -89,15 +89,12 @@ class Trials:
         """The engine is lost: whoever was being tried will be tried again."""
         self._tried = None
 
-    def deliver(self, request_id: RequestId, num_tokens: int) -> bool:
-        """New tokens; whether they end this request's trial, in its favour."""
-        if request_id != self._tried:
-            return False
-        self._num_missing_tokens -= num_tokens
-        if self._num_missing_tokens > 0:
-            return False
-        self.dismiss(request_id)
-        return True
+    def deliver(self, request_id: RequestId, num_tokens: int) -> None:
+        """New tokens, which may end the request's trial, in its favour."""
+        if request_id == self._tried:
+            self._num_missing_tokens -= num_tokens
+            if self._num_missing_tokens <= 0:
+                self.dismiss(request_id)
 
     def dismiss(self, request_id: RequestId) -> None:
         """The request has passed, was convicted or has ended; nothing if it is no suspect."""

@@ -198,6 +198,7 @@ class RequestBook:
             case StepEvents(items):
                 for item in items:
                     self._take_item(item)
+                self._recall_passed()
             case _:
                 assert_never(event)
         if self._held:
@@ -282,11 +283,15 @@ class RequestBook:
         self._end(entry, ends.expired(entry.replay, self._clock.now_s()))
         self.pump()
 
-    def _recall(self, entry: Entry) -> None:
-        assert self._sink is not None, "a request is recalled from an engine"
-        entry.place = Place.RECALLED
-        self._heed(entry, entry.lose_engine(self._clock.now_s()))
-        self._sink.send(Cancel(entry.request_id, FinishReason.CANCELLED))
+    def _recall_passed(self) -> None:
+        """Take who has passed its trial from the engine, so that the next suspect is alone."""
+        if self._trials.are_over or self._trials.tried is not None or self._sink is None:
+            return
+        for entry in list(self._entries.values()):
+            if entry.place is Place.ON_ENGINE and entry.end is None:
+                entry.place = Place.RECALLED
+                self._heed(entry, entry.lose_engine(self._clock.now_s()))
+                self._sink.send(Cancel(entry.request_id, FinishReason.CANCELLED))
 
     def _let_go(self, entry: Entry) -> None:
         """The engine has no more to do with a request that was recalled."""
@@ -371,9 +376,7 @@ class RequestBook:
         self._heed(entry, entry.deliver(delta, self._clock.now_s()))
         num_new = entry.replay.num_generated_tokens - num_before
         self._num_progress += num_new
-        has_passed = self._trials.deliver(delta.request_id, num_new)
-        if has_passed and entry.end is None and not self._trials.are_over:
-            self._recall(entry)
+        self._trials.deliver(delta.request_id, num_new)
 
     def _finished(self, item: Finished) -> None:
         event = item.event

@@ -146,7 +146,7 @@ class Scheduler:
         for evict in plan.evict:
             self._commit_evict(evict, result, now_s, events)
         for chunk in plan.chunks:
-            self._commit_start(chunk, now_s, events)
+            self._commit_start(chunk, result.started_s, events)
         for chunk in plan.chunks:
             if chunk.seq_id in result.lost:
                 self._commit_loss(self._by_id[chunk.seq_id], None, result, now_s, events)
@@ -270,7 +270,7 @@ class Scheduler:
         if evict.mode is PreemptMode.SWAP:
             seq.snapshot_bytes = result.swapped_bytes[seq.seq_id]
             self._kv.hold_snapshot(seq.seq_id, seq.snapshot_bytes)
-        events.append(self._preempt(seq, evict.mode, evict.cause, now_s))
+        events.append(self._preempt(seq, evict.mode, evict.cause, result.started_s))
 
     def _preempt(
         self, seq: Sequence, mode: PreemptMode, cause: RequestId | None, now_s: float
@@ -289,7 +289,7 @@ class Scheduler:
         self._queue.add(seq)
         return PreemptEvent(seq.request.request_id, mode, cause)
 
-    def _commit_start(self, chunk: Chunk, now_s: float, events: list[EngineEvent]) -> None:
+    def _commit_start(self, chunk: Chunk, began_s: float, events: list[EngineEvent]) -> None:
         """Give the chunk's sequence its slot if it was queued, and the cells it needs."""
         seq = self._by_id[chunk.seq_id]
         if seq.state is not SequenceState.RUNNING:
@@ -301,9 +301,9 @@ class Scheduler:
             seq.slot = chunk.slot
             self._running.append(seq)
             if seq.first_scheduled_s is None:
-                seq.first_scheduled_s = now_s
+                seq.first_scheduled_s = began_s
             if seq.preempted_at_s is not None:
-                paused_s = now_s - seq.preempted_at_s
+                paused_s = began_s - seq.preempted_at_s
                 events.append(ResumeEvent(seq.request.request_id, paused_s))
                 seq.preempted_at_s = None
         assert chunk.slot == seq.slot, f"I1: {seq.seq_id} holds {seq.slot}, not {chunk.slot}"

@@ -154,9 +154,12 @@ class Daemon:
         answer = await self.admin.ListRequests(request, timeout=WAIT_S)
         return list(answer.requests)
 
+    def program(self, name: str) -> Program:
+        """`edged` or `edgectl` in the daemon's own environment, set up to find it."""
+        return Program(name, {**self.environ, "EDGED_HOST": f"unix:{self.socket}"})
+
     async def edgectl(self, *arguments: str) -> CompletedProcess[str]:
-        program = Program("edgectl", {**self.environ, "EDGED_HOST": f"unix:{self.socket}"})
-        return await asyncio.to_thread(program.run, *arguments)
+        return await asyncio.to_thread(self.program("edgectl").run, *arguments)
 
 
 @asynccontextmanager

@@ -1,0 +1,70 @@
+"""The urgent go first: an interactive request takes a slot from batch work, which goes on later."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from edged.v1 import inference_pb2 as pb
+from tests.e2e.daemon import Daemon, serving
+from tests.e2e.settings import sim_tables
+from tests.e2e.streams import Answer, ask, check_equal, work
+
+STEP_S = 0.005
+
+
+def batch() -> list[pb.GenerateRequest]:
+    """As many as there are slots, for more than a second."""
+    requests = work(2, max_tokens=200)
+    for request in requests:
+        request.tier = pb.TIER_BATCH
+    return requests
+
+
+CHAT = ask("hello, is anybody there?", tier=pb.TIER_INTERACTIVE, max_tokens=20)
+
+
+async def run_over_batch(daemon: Daemon) -> tuple[list[Answer], Answer]:
+    """The answers of batch work that fills every slot, and of a chat that comes upon it."""
+    streams = [daemon.generate(request) for request in batch()]
+    for stream in streams:
+        await stream.tokens(3)
+    urgent = await daemon.generate(CHAT).end()
+    return [await stream.end() for stream in streams], urgent
+
+
+def preempted(answers: Sequence[Answer]) -> list[Answer]:
+    return [answer for answer in answers if answer.causes]
+
+
+@pytest.mark.parametrize(
+    ("snapshot_bytes", "cause"),
+    [(2**30, pb.PREEMPTION_CAUSE_SWAP), (0, pb.PREEMPTION_CAUSE_RECOMPUTE)],
+    ids=["swap", "recompute"],
+)
+async def test_interactive_request_overtakes_batch_work(
+    snapshot_bytes: int, cause: "pb.PreemptionCause.ValueType", tmp_path: Path
+) -> None:
+    engine = {"max_sequences": 2, "snapshot_bytes": snapshot_bytes}
+    async with serving(tmp_path, sim_tables(engine=engine, step_s=STEP_S)) as daemon:
+        wanted = await daemon.answers([*batch(), CHAT])
+        answers, urgent = await run_over_batch(daemon)
+        check_equal([*answers, urgent], wanted)
+        (victim,) = preempted(answers)
+        assert victim.causes[0] == cause
+        assert victim.first_at_s("preempted") < victim.first_at_s("resumed")
+        assert urgent.first_at_s("token") < victim.first_at_s("resumed")
+        assert urgent.arrived_s[-1] < min(answer.arrived_s[-1] for answer in answers)
+        assert victim.finished.timings.num_preemptions == len(victim.causes)
+        assert urgent.finished.timings.num_preemptions == 0
+        model = await daemon.model_until(lambda model: not model.kv.used_slots)
+        counts = {pb.PREEMPTION_CAUSE_SWAP: model.num_swaps}
+        assert counts.get(cause, model.num_recomputes) == len(victim.causes)
+
+
+async def test_without_the_policy_the_interactive_request_waits(tmp_path: Path) -> None:
+    tables = sim_tables(engine={"max_sequences": 2}, step_s=STEP_S)
+    async with serving(tmp_path, tables, "--policy", "fcfs") as daemon:
+        answers, urgent = await run_over_batch(daemon)
+        assert not preempted(answers)
+        assert urgent.first_at_s("token") > min(answer.arrived_s[-1] for answer in answers)

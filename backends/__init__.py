@@ -1,0 +1,1 @@
+"""Runtimes behind one contract: see README.md."""

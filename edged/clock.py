@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Seconds since an arbitrary start; never goes back. Same origin for all processes of a host."""
+    """Seconds since an arbitrary start, the same for all processes of a host; never goes back."""
 
     def now_s(self) -> float: ...
 

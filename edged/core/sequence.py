@@ -77,7 +77,7 @@ class Sequence:
         """The policy's, set once when the sequence is admitted."""
         self.first_scheduled_s = request.past.first_scheduled_s
         self.first_token_s = request.past.first_token_s
-        self.last_token_s = request.past.first_token_s
+        self.last_token_s = request.past.last_token_s
         self.preempted_at_s: float | None = None
         self.num_preemptions = request.past.num_preemptions
         self.num_losses = 0

@@ -116,6 +116,7 @@ class PastService:
 
     first_scheduled_s: float | None = None
     first_token_s: float | None = None
+    last_token_s: float | None = None
     num_preemptions: int = 0
     num_engine_losses: int = 0
 

@@ -142,7 +142,9 @@ class EngineThread:
 
     def _begin_step(self, plan: StepPlan) -> None:
         if self._recorder is not None:
-            self._recorder.begin_step([self._request_ids[chunk.seq_id] for chunk in plan.chunks])
+            touched = [chunk.seq_id for chunk in plan.chunks]
+            touched += [evict.seq_id for evict in plan.evict]
+            self._recorder.begin_step([self._request_ids[seq_id] for seq_id in touched])
 
     def _obey(self, engine: EngineLoop, wait_s: float | None) -> bool:
         """Take every command there is, waiting for a first one; False when it is to close."""

@@ -16,15 +16,13 @@ next. What a recalled request still sends is dropped: its replay draws the same 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
-from typing import Protocol, assert_never
+from collections.abc import Set
+from typing import assert_never
 
 from edged.clock import Clock
-from edged.core.types import TIER_RANK, FinishReason, RequestId, SloTier
+from edged.core.types import TIER_RANK, FinishEvent, FinishReason, RequestId
 from edged.engine.wire import (
     Cancel,
-    Command,
     Delta,
     Finished,
     Preempted,
@@ -37,9 +35,10 @@ from edged.engine.wire import (
 from edged.errors import EdgedError, Reason
 from edged.supervise import ends
 from edged.supervise.blame import Trials, judge
-from edged.supervise.entry import Entry, Place, Timer
+from edged.supervise.entry import Entry, Place
 from edged.supervise.exits import Loss
 from edged.supervise.model import HeldRequest, Submission
+from edged.supervise.ports import BookLimits, CallLater, CommandSink, OnEnd
 from edged.supervise.stream import RequestStream, StreamFinished
 
 MAX_REQUEST_ID_BYTES = 200
@@ -47,35 +46,14 @@ MAX_REQUEST_ID_BYTES = 200
 HELD_RETRY_S = 1.0
 
 
-class CommandSink(Protocol):
-    """The way to an engine that is ready."""
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether it takes more without holding more than its limit."""
-        ...
-
-    def send(self, command: Command) -> None: ...
-
-
-CallLater = Callable[[float, Callable[[], None]], Timer]
-"""Calls a function after some seconds, as an event loop does."""
-
-
-@dataclass(frozen=True, slots=True)
-class BookLimits:
-    max_held: int
-    """Requests that no engine was given yet."""
-    max_backlog_tokens: int
-    max_queue_s: Mapping[SloTier, float | None]
-    """Longest wait for a first step, by tier."""
-
-
 class RequestBook:
     """Owned by the event loop; every method returns at once."""
 
-    def __init__(self, limits: BookLimits, clock: Clock, call_later: CallLater) -> None:
+    def __init__(
+        self, limits: BookLimits, clock: Clock, call_later: CallLater, on_end: OnEnd
+    ) -> None:
         self._limits = limits
+        self._on_end = on_end
         self._clock = clock
         self._call_later = call_later
         self._entries: dict[RequestId, Entry] = {}
@@ -311,8 +289,10 @@ class RequestBook:
         if entry.place is Place.ON_ENGINE and self._sink is not None:
             self._sink.send(Cancel(entry.request_id, FinishReason.CANCELLED, error.detail))
 
-    def _end(self, entry: Entry, error: EdgedError | None) -> None:
-        """Forget a request; None: its stream has its end already."""
+    def _end(
+        self, entry: Entry, error: EdgedError | None, event: FinishEvent | None = None
+    ) -> None:
+        """Forget a request; without an error its stream has its end already."""
         request_id = entry.request_id
         entry.stop_timer()
         del self._entries[request_id]
@@ -320,6 +300,7 @@ class RequestBook:
         self._trials.dismiss(request_id)
         if error is not None:
             entry.stream.fail(error)
+        self._on_end(entry.replay, event, error)
         self._note_work()
         if not self._entries:
             self._idle.set()
@@ -389,9 +370,9 @@ class RequestBook:
         self._num_progress += 1
         if event.reason in (FinishReason.STOP, FinishReason.LENGTH):
             entry.stream.put(StreamFinished(event, item.stop_string or ""))
-            self._end(entry, None)
+            self._end(entry, None, event)
         else:
-            self._end(entry, entry.end or ends.finished(event))
+            self._end(entry, entry.end or ends.finished(event), event)
 
     def _heed(self, entry: Entry, is_read: bool) -> None:
         """Cancel a request whose reader is too slow; its stream has failed already."""

@@ -9,10 +9,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from edged.clock import Clock
-from edged.core.types import RequestId
+from edged.core.types import FinishEvent, RequestId
 from edged.engine.wire import Inspect, Prompt, RequestState, Tokenize
 from edged.errors import EdgedError, InvalidRequestError, Reason
-from edged.supervise.book import BookLimits, RequestBook
+from edged.log import get_logger
+from edged.supervise.book import RequestBook
+from edged.supervise.journal import write_end
 from edged.supervise.keeper import EngineKeeper
 from edged.supervise.model import (
     HeldRequest,
@@ -21,6 +23,8 @@ from edged.supervise.model import (
     RequestRow,
     Submission,
 )
+from edged.supervise.ports import BookLimits
+from edged.supervise.replay import Replay
 from edged.supervise.spec import ModelSpec
 from edged.supervise.stream import RequestStream
 
@@ -40,7 +44,12 @@ class ModelHandle:
             max_backlog_tokens=spec.max_backlog_tokens,
             max_queue_s={tier.tier: tier.max_queue_s for tier in spec.start.tiers},
         )
-        self._book = RequestBook(limits, clock, asyncio.get_running_loop().call_later)
+        log = get_logger("requests")
+
+        def on_end(replay: Replay, event: FinishEvent | None, error: EdgedError | None) -> None:
+            write_end(log, spec.name, replay, event=event, error=error, now_s=clock.now_s())
+
+        self._book = RequestBook(limits, clock, asyncio.get_running_loop().call_later, on_end)
         self._keeper = EngineKeeper(spec, self._book, clock, on_change)
         self._retiring: asyncio.Task[None] | None = None
 

@@ -24,6 +24,7 @@ class Replay:
         self._generated = array("I")
         self._first_scheduled_s: float | None = None
         self._first_token_s: float | None = None
+        self._last_token_s: float | None = None
         self._num_preemptions = 0
         self._num_engine_losses = 0
 
@@ -55,6 +56,7 @@ class Replay:
         return PastService(
             first_scheduled_s=self._first_scheduled_s,
             first_token_s=self._first_token_s,
+            last_token_s=self._last_token_s,
             num_preemptions=self._num_preemptions,
             num_engine_losses=self._num_engine_losses,
         )
@@ -97,9 +99,11 @@ class Replay:
                 f"{expected} tokens"
             )
         self._generated.extend(_compact(delta.token_ids))
-        if delta.token_ids and self._first_token_s is None:
-            self._first_token_s = delta.at_s
-            self.schedule(delta.at_s)
+        if delta.token_ids:
+            self._last_token_s = delta.at_s
+            if self._first_token_s is None:
+                self._first_token_s = delta.at_s
+                self.schedule(delta.at_s)
         return True
 
     def submit(self) -> Submit:

@@ -33,8 +33,9 @@ from edged.engine.wire import (
     TextPrompt,
 )
 from edged.errors import Reason
-from edged.supervise.book import BookLimits, RequestBook
+from edged.supervise.book import RequestBook
 from edged.supervise.exits import Loss, LossKind
+from edged.supervise.ports import BookLimits
 from edged.supervise.stream import RequestStream
 from tests.stub_engine import LATE, piece, token_at
 from tests.supervise.harness import Transcript, read, submission
@@ -164,7 +165,10 @@ class BookMachine(RuleBasedStateMachine):
         super().__init__()
         limits = BookLimits(max_held=1000, max_backlog_tokens=1000, max_queue_s={})
         self.clock = ManualClock()
-        self.book = RequestBook(limits, self.clock, never)
+        self.ended: list[RequestId] = []
+        self.book = RequestBook(
+            limits, self.clock, never, lambda replay, *_: self.ended.append(replay.request_id)
+        )
         self.engine: FakeEngine | None = None
         self.clients: dict[RequestId, Client] = {}
         self.num_crashes = 0
@@ -266,6 +270,7 @@ class BookMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.finish_everything()
         assert self.book.num_in_flight == 0
+        assert sorted(self.ended) == sorted(self.clients), "each request ends once"
         poisons = [client for client in self.clients.values() if client.kind is not Kind.INNOCENT]
         assert self.num_crashes <= 2 * len(poisons)
         num_convicted = asyncio.run(self.check_streams())

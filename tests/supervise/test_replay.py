@@ -42,7 +42,7 @@ def test_replay_has_the_prompt_as_ids_and_the_past() -> None:
     submit = replay.submit()
     assert submit.prompt == TokensPrompt((5, 6, 7))
     assert submit.generated_token_ids == (11, 12, 13)
-    assert submit.past == PastService(2.0, 3.0, 1, 1)
+    assert submit.past == PastService(2.0, 3.0, 4.0, 1, 1)
     assert (replay.num_prompt_tokens, replay.num_generated_tokens) == (3, 3)
 
 

@@ -111,8 +111,8 @@ def test_a_relative_path_of_a_flag_is_left_to_the_working_directory(file: Path) 
 
 
 def test_a_tilde_is_the_home_directory(file: Path) -> None:
-    loaded = load(file, '[models.m]\npath = "~/m.gguf"\n', {"HOME": "/home/ann"})
-    assert loaded.settings.models["m"].path == "/home/ann/m.gguf"
+    loaded = load(file, '[models.m]\npath = "~/m.gguf"\n', {"HOME": "/srv/ann"})
+    assert loaded.settings.models["m"].path == "/srv/ann/m.gguf"
 
 
 # ── Environment ──────────────────────────────────────────────────────────────────────────────────

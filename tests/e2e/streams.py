@@ -47,15 +47,11 @@ def ask(
     )
 
 
-def chat(*contents: str) -> pb.ChatPrompt:
+def chat(system: str, *contents: str) -> pb.ChatPrompt:
     """A conversation; the user speaks first."""
-    roles = ("user", "assistant")
-    return pb.ChatPrompt(
-        messages=[
-            pb.ChatMessage(role=roles[turn % 2], content=content)
-            for turn, content in enumerate(contents)
-        ]
-    )
+    roles = ("system", *("user", "assistant") * len(contents))
+    said = zip(roles, (system, *contents), strict=False)
+    return pb.ChatPrompt(messages=[pb.ChatMessage(role=role, content=text) for role, text in said])
 
 
 def work(count: int, *, max_tokens: int) -> list[pb.GenerateRequest]:

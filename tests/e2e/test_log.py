@@ -35,8 +35,10 @@ async def test_every_ended_request_has_exactly_one_line(tmp_path: Path) -> None:
         await left.tokens(3)
         await left.leave()
         await lost.tokens(3)
+        for stream in (whole, stopped):
+            await stream.end()
         os.kill(daemon.engine_pids[0], signal.SIGKILL)
-        for stream in (whole, stopped, late, lost):
+        for stream in (late, lost):
             await stream.end()
         reasons = {
             whole.answer.request_id: "length",
@@ -48,9 +50,7 @@ async def test_every_ended_request_has_exactly_one_line(tmp_path: Path) -> None:
         await check_one_line_each(daemon, reasons)
         lines = {line["request_id"]: line for line in daemon.lines(FINISHED)}
         first = lines[whole.answer.request_id]
-        told = {key: first[key] for key in ("component", "model", "tier", "client")}
-        assert told["model"] == "sim"
-        assert (told["tier"], told["client"]) == ("batch", "notes")
+        assert (first["model"], first["tier"], first["client"]) == ("sim", "batch", "notes")
         usage = whole.answer.finished.usage
         assert first["prompt_tokens"] == usage.num_prompt_tokens
         assert first["generated_tokens"] == usage.num_generated_tokens == 5

@@ -29,6 +29,8 @@ _FORGETTING = 0.99
 _INERTIA = 0.01
 """Weight, in observations, of what a coefficient was before."""
 _SWEEPS = 4
+_FIT_EVERY = 4
+"""Steps between two fits, once there are some: a fit takes as long as planning a small step."""
 _CLIP = 5.0
 _ERROR_WINDOW = 64
 
@@ -136,8 +138,9 @@ class StepCostModel:
         self._errors.append(error)
         self.num_observations += 1
         self._add([value / seconds for value in x])
-        for _ in range(_SWEEPS):
-            self._descend()
+        if self.num_observations < _ERROR_WINDOW or self.num_observations % _FIT_EVERY == 0:
+            for _ in range(_SWEEPS):
+                self._descend()
 
     def _add(self, x: list[float]) -> None:
         """Take up the equation x · weights = 1."""

@@ -1,7 +1,12 @@
-"""What one step does (`StepPlan`) and what came of it (`StepResult`)."""
+"""What one step does (`StepPlan`) and what came of it (`StepResult`).
+
+What is made for every sequence in every step is a named tuple: a frozen dataclass takes three times
+as long to make.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edged.core.types import PreemptMode, RequestId, SampledToken, SamplingParams, SeqId, SlotId
 
@@ -17,8 +22,7 @@ class Sampling:
     num_prompt_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Tokens of one sequence to run through the model: cells `[start, start + len(token_ids))`."""
 
     seq_id: SeqId

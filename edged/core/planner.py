@@ -39,6 +39,7 @@ class PlannerView:
     """What planning may look at."""
 
     running: list[Sequence]
+    """By the policy's rank."""
     queue: WaitingQueue
     kv: KvBudget
     cost: StepCostModel
@@ -89,7 +90,16 @@ class _Placement:
         self._free_slots = list(view.kv.free_slots)
         self.free_cells = view.kv.free_cells
         self._free_snapshot_bytes = view.kv.free_snapshot_bytes
-        self.running = sorted(view.running, key=lambda seq: urgency(seq, view.owed))
+        self.running = list(view.running)
+        if view.owed:
+            self._sort()
+        kv = view.kv
+        self.growth = {
+            seq.seq_id: len(seq.token_ids) - kv.cells_of(seq.slot)
+            for seq in self.running
+            if seq.slot is not None
+        }
+        """Cells that each running sequence lacks for the tokens it knows."""
         self.slots: dict[SeqId, SlotId] = {}
         """Slots given to sequences that held none."""
         self.evicted: list[Evict] = []
@@ -97,10 +107,13 @@ class _Placement:
 
     def make_room_to_grow(self) -> None:
         """Evict from the tail until every running sequence can hold the tokens it knows."""
-        while len(self.running) > 1 and self._growth() > self.free_cells:
+        while len(self.running) > 1 and sum(self.growth.values()) > self.free_cells:
             self._evict(self.running[-1], cause=self.running[0])
 
     def place_waiting(self) -> None:
+        """Give slots and cells to those that wait, from the head of the queue."""
+        if not len(self._view.queue):
+            return
         is_room_kept = False
         for seq in self._view.queue.in_order(self._view.owed):
             victims = self._victims_for(seq)
@@ -115,13 +128,8 @@ class _Placement:
                 self._evict(victim, cause=seq)
             self._place(seq)
 
-    def _growth(self) -> int:
-        kv = self._view.kv
-        return sum(
-            len(seq.token_ids) - (kv.cells_of(seq.slot) if seq.slot is not None else 0)
-            for seq in self.running
-            if seq.seq_id not in self.slots
-        )
+    def _sort(self) -> None:
+        self.running.sort(key=lambda seq: urgency(seq, self._view.owed))
 
     def _victims_for(self, seq: Sequence) -> list[Sequence] | None:
         """Who must yield for `seq` to be placed: nobody, some from the tail, or None if even all
@@ -129,7 +137,7 @@ class _Placement:
         missing_slots = 0 if self._free_slots else 1
         needed = len(seq.token_ids)
         if self.running:
-            needed += self._growth() + HEADROOM_TOKENS * len(self.running)
+            needed += sum(self.growth.values()) + HEADROOM_TOKENS * len(self.running)
         missing_cells = needed - self.free_cells
         if missing_slots <= 0 and missing_cells <= 0:
             return []
@@ -153,14 +161,14 @@ class _Placement:
         """Its reservation, the growth it no longer needs, and its headroom."""
         assert victim.slot is not None, f"I1: {victim.seq_id} runs without a slot"
         held = self._view.kv.cells_of(victim.slot)
-        return held + (len(victim.token_ids) - held) + HEADROOM_TOKENS
+        return held + self.growth[victim.seq_id] + HEADROOM_TOKENS
 
     def _place(self, seq: Sequence) -> None:
         slot = self._free_slots.pop()
         self.free_cells -= len(seq.token_ids)
         self.slots[seq.seq_id] = slot
         self.running.append(seq)
-        self.running.sort(key=lambda other: urgency(other, self._view.owed))
+        self._sort()
         if seq.snapshot_bytes:
             self.restored.append(Restore(seq.seq_id, slot))
 
@@ -173,6 +181,7 @@ class _Placement:
         if mode is PreemptMode.SWAP:
             self._free_snapshot_bytes -= self._snapshot_bytes(victim)
         self.running.remove(victim)
+        del self.growth[victim.seq_id]
         self._free_slots.append(victim.slot)
         self.free_cells += self._view.kv.cells_of(victim.slot)
         self.evicted.append(Evict(victim.seq_id, victim.slot, mode, cause.request.request_id))
@@ -200,6 +209,8 @@ class _Allocation:
         self._placement = placement
         self.chunks: list[Chunk] = []
         self.used_s = view.cost.base_s
+        self._decode_s = view.cost.decode_s
+        self._cell_s = view.cost.cell_s
         self._tokens_left = view.max_step_tokens
         self._cells_left = placement.free_cells
         self._outer_s = inf
@@ -209,28 +220,27 @@ class _Allocation:
         self._has_prefill = False
 
     def run(self) -> None:
+        """In a band decodes come first, then prefills, each by urgency."""
         owed = self._view.owed
-        # In a band decodes come first, then prefills, each by urgency.
-        order = sorted(
-            (_band(seq, owed), not seq.is_decoding, urgency(seq, owed), seq)
-            for seq in self._placement.running
-        )
-        first_band = order[0][0] if order else 0
-        band = first_band
-        for seq_band, _, _, seq in order:
-            if seq_band != band:
-                band, self._outer_s = seq_band, self._inner_s
-            if seq.is_decoding:
+        bands: dict[int, tuple[list[Sequence], list[Sequence]]] = {}
+        for seq in self._placement.running:
+            band = 0 if seq.tier in owed else seq.rank.band
+            if band not in bands:
+                bands[band] = ([], [])
+            bands[band][not seq.is_decoding].append(seq)
+        for place, band in enumerate(sorted(bands)):
+            self._outer_s = self._inner_s
+            decodes, prefills = bands[band]
+            for seq in decodes:
                 self._add_decode(seq)
-            else:
-                self._add_prefill(seq, is_head=band == first_band and not self._has_prefill)
+            for seq in prefills:
+                self._add_prefill(seq, is_head=place == 0 and not self._has_prefill)
 
     def _add_decode(self, seq: Sequence) -> None:
         """A decode is parked only for the sake of a more urgent band: its equals share the step."""
-        added_s = self._view.cost.decode_cost_s(len(seq.token_ids))
-        if self.chunks and self.used_s + added_s > self._outer_s:
-            return
-        self._add(seq, 1, added_s)
+        added_s = self._decode_s + self._cell_s * len(seq.token_ids)
+        if self.used_s + added_s <= self._outer_s:
+            self._add(seq, 1, added_s)
 
     def _add_prefill(self, seq: Sequence, *, is_head: bool) -> None:
         start, missing = seq.num_computed_tokens, seq.num_missing_tokens
@@ -245,25 +255,19 @@ class _Allocation:
             self._has_prefill = True
 
     def _add(self, seq: Sequence, num_tokens: int, added_s: float) -> None:
-        slot = self._placement.slots.get(seq.seq_id)
-        growth = 0  # a sequence placed in this step was given all its cells with its slot
-        if slot is None:
-            slot = seq.slot
-            assert slot is not None, f"I1: {seq.seq_id} runs without a slot"
-            growth = max(0, len(seq.token_ids) - self._view.kv.cells_of(slot))
+        seq_id = seq.seq_id
+        slot = self._placement.slots.get(seq_id, seq.slot)
+        assert slot is not None, f"I1: {seq_id} runs without a slot"
+        # A sequence that is placed in this step gets all its cells with its slot.
+        growth = self._placement.growth.get(seq_id, 0)
         if num_tokens > self._tokens_left or growth > self._cells_left:
             return
-        start = seq.num_computed_tokens
-        token_ids = tuple(seq.token_ids[start : start + num_tokens])
-        is_last = num_tokens == seq.num_missing_tokens
-        sampling = seq.sampling if is_last else None
-        self.chunks.append(Chunk(seq.seq_id, slot, start, token_ids, sampling))
+        start, known = seq.num_computed_tokens, seq.token_ids
+        end = start + num_tokens
+        token_ids = tuple(known[start:end])
+        sampling = seq.sampling if end == len(known) else None
+        self.chunks.append(Chunk(seq_id, slot, start, token_ids, sampling))
         self.used_s += added_s
         self._tokens_left -= num_tokens
         self._cells_left -= growth
         self._inner_s = min(self._inner_s, self._view.policy.tolerated_step_s(seq))
-
-
-def _band(seq: Sequence, owed: frozenset[SloTier]) -> int:
-    """A tier that is owed time shares the step with the most urgent band as its equal."""
-    return 0 if seq.tier in owed else seq.rank.band

@@ -13,6 +13,7 @@ calls give the same answers (I10).
 | FINISHED | no | none | no |
 """
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Iterable
 from heapq import heappop, heappush
@@ -36,6 +37,7 @@ from edged.core.types import (
     KvGeometry,
     PreemptEvent,
     PreemptMode,
+    Rank,
     Rejected,
     Request,
     RequestId,
@@ -181,8 +183,7 @@ class Scheduler:
     def sequences(self) -> list[tuple[Sequence, int | None]]:
         """Every unfinished sequence, most urgent first, with its place in the queue."""
         waiting = enumerate(self._queue.in_order(self.owed))
-        running = sorted(self._running, key=lambda seq: (seq.rank, seq.seq_id))
-        return [(seq, None) for seq in running] + [(seq, place) for place, seq in waiting]
+        return [(seq, None) for seq in self._running] + [(seq, place) for place, seq in waiting]
 
     def statistics(self) -> SchedulerStatistics:
         running = Counter(seq.tier for seq in self._running)
@@ -292,14 +293,14 @@ class Scheduler:
     def _commit_start(self, chunk: Chunk, began_s: float, events: list[EngineEvent]) -> None:
         """Give the chunk's sequence its slot if it was queued, and the cells it needs."""
         seq = self._by_id[chunk.seq_id]
-        if seq.state is not SequenceState.RUNNING:
+        if seq.slot is None:
             self._queue.remove(seq)
             self._kv.take(chunk.slot, seq.seq_id)
             self._kv.drop_snapshot(seq.seq_id)
             seq.snapshot_bytes = 0
             seq.to(SequenceState.RUNNING)
             seq.slot = chunk.slot
-            self._running.append(seq)
+            insort(self._running, seq, key=_by_rank)
             if seq.first_scheduled_s is None:
                 seq.first_scheduled_s = began_s
             if seq.preempted_at_s is not None:
@@ -328,11 +329,11 @@ class Scheduler:
         self, chunk: Chunk, result: StepResult, now_s: float, events: list[EngineEvent]
     ) -> None:
         seq = self._by_id[chunk.seq_id]
-        assert chunk.start == seq.num_computed_tokens, f"I3: {chunk.start} for {seq.seq_id}"
-        num_tokens = len(chunk.token_ids)
-        seq.num_computed_tokens += num_tokens
-        if seq.num_computed_tokens <= seq.num_prompt_tokens:
-            self._counts["prompt_tokens"] += num_tokens
+        start, num_tokens = chunk.start, len(chunk.token_ids)
+        assert start == seq.num_computed_tokens, f"I3: {start} for {seq.seq_id}"
+        seq.num_computed_tokens = start + num_tokens
+        if start < seq.num_prompt_tokens:
+            self._counts["prompt_tokens"] += min(num_tokens, seq.num_prompt_tokens - start)
         if chunk.sampling is None:
             return
         token = result.sampled[seq.seq_id]
@@ -343,9 +344,10 @@ class Scheduler:
             seq.first_token_s = now_s
         seq.last_token_s = now_s
         self._generated[seq.tier] += 1
-        events.append(TokenEvent(seq.request.request_id, seq.num_generated_tokens, token))
+        index = seq.num_generated_tokens
+        events.append(TokenEvent(seq.request.request_id, index, token))
         seq.token_ids.append(token.token_id)
-        if seq.num_generated_tokens >= seq.max_tokens:
+        if index + 1 >= seq.max_tokens:
             events.append(self._finish(seq, FinishReason.LENGTH, now_s))
 
     def _finish(
@@ -371,16 +373,16 @@ class Scheduler:
         self._finished[seq.tier] += 1
         return finish_event(seq, reason, now_s, detail)
 
-    def _served_tokens(self, plan: StepPlan) -> Counter[SloTier]:
-        served: Counter[SloTier] = Counter()
+    def _served_tokens(self, plan: StepPlan) -> dict[SloTier, int]:
+        served = dict.fromkeys(self._config.tiers, 0)
         for chunk in plan.chunks:
             served[self._by_id[chunk.seq_id].tier] += len(chunk.token_ids)
         return served
 
-    def _settle(self, served_tokens: Counter[SloTier], result: StepResult) -> None:
+    def _settle(self, served_tokens: dict[SloTier, int], result: StepResult) -> None:
         """Account the step's seconds to the tiers, by tokens."""
         elapsed_s = result.finished_s - result.started_s
-        total = served_tokens.total()
+        total = max(1, sum(served_tokens.values()))
         served_s = {tier: elapsed_s * n / total for tier, n in served_tokens.items()}
         busy = self._queue.tiers() | {seq.tier for seq in self._running}
         self._shares.account(elapsed_s, served_s, busy)
@@ -390,3 +392,7 @@ class Scheduler:
         self.cost.observe_transfer(result.transfer_bytes, result.transfer_s)
         if plan.chunks and not result.lost:
             self.cost.observe(step_shape(plan.chunks), result.compute_s)
+
+
+def _by_rank(seq: Sequence) -> tuple[Rank, SeqId]:
+    return seq.rank, seq.seq_id

@@ -156,8 +156,7 @@ class TokenLogprob:
     logprob: float
 
 
-@dataclass(frozen=True, slots=True)
-class SampledToken:
+class SampledToken(NamedTuple):
     token_id: int
     logprob: float | None = None
     top: tuple[TokenLogprob, ...] = ()

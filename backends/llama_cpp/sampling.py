@@ -14,6 +14,7 @@ blocks is a lower bound of the k-th largest logit, and few logits reach it.
 import math
 from collections import Counter
 from collections.abc import Collection
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,14 @@ TokenIds = NDArray[np.intp]
 PENALTY_WINDOW_TOKENS = 64
 """Penalties look at this many last tokens of prompt and answer."""
 
+_FEW = 128
+"""Largest top-k that is drawn from in plain numbers."""
 _BLOCK = 64
 _FIRST_GUESS = 256
 """Candidates that top-p looks at first; a peaked distribution needs no more."""
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
 _MASK_64 = 2**64 - 1
 
 
@@ -55,6 +58,9 @@ class Sampler:
         """
         params = sampling.params
         adjusted = self._adjust(logits, sampling)
+        if 0 < params.top_k <= _FEW and params.temperature > 0:
+            drawn = self._draw_from_few(adjusted, sampling)
+            return self._report(logits, drawn, params)
         greedy = int(adjusted.argmax())
         largest = float(adjusted[greedy])
         if not math.isfinite(largest):
@@ -65,6 +71,37 @@ class Sampler:
             candidates = _candidates(adjusted, largest, params)
             index = len(sampling.token_ids) - sampling.num_prompt_tokens
             token_id = _draw(adjusted, candidates, params, index)
+        return self._report(logits, token_id, params)
+
+    def _draw_from_few(self, logits: Logits, sampling: Sampling) -> int:
+        """As `_candidates` and `_draw`, for a small top-k: the few that are left fit plain numbers,
+        and a dozen calls of numpy on forty of them would take longer than the vocabulary does."""
+        params = sampling.params
+        found = _not_below_kth(logits, params.top_k)
+        # The id is negated so that the lower one comes first among equals.
+        pairs: list[tuple[float, int]] = list(
+            zip(logits[found].tolist(), (-found).tolist(), strict=True)
+        )
+        few = sorted(pairs, reverse=True)
+        del few[params.top_k :]
+        largest = few[0][0] if few else math.nan
+        if not math.isfinite(largest):
+            raise NotFiniteError(f"the largest logit is {largest}")
+        if params.top_p < 1:
+            few = _few_in_top_p(few, largest, params.top_p)
+        index = len(sampling.token_ids) - sampling.num_prompt_tokens
+        key = _noise_key(params.seed, index)
+        bound = largest + math.log(params.min_p) if params.min_p > 0 else -math.inf
+        best_score, best_id = -math.inf, -few[0][1]
+        for value, negative_id in few:
+            if value < bound:
+                break
+            score = value / params.temperature + _noise(-negative_id, key)
+            if score > best_score:
+                best_score, best_id = score, -negative_id
+        return best_id
+
+    def _report(self, logits: Logits, token_id: int, params: SamplingParams) -> SampledToken:
         if params.logprobs is None:
             return SampledToken(token_id)
         return _with_logprobs(logits, token_id, params.logprobs)
@@ -144,6 +181,27 @@ def _top_p_of_all(logits: Logits, largest: float, top_p: float) -> TokenIds:
         count *= 8
 
 
+def _few_in_top_p(
+    few: list[tuple[float, int]], largest: float, top_p: float
+) -> list[tuple[float, int]]:
+    """The leading ones whose weights add up to `top_p` of all of them; at least one."""
+    weights = [math.exp(value - largest) for value, _ in few]
+    wanted = top_p * sum(weights)
+    for count, reached in enumerate(accumulate(weights), start=1):
+        if reached >= wanted:
+            return few[:count]
+    return few
+
+
+def _noise(token_id: int, key: int) -> float:
+    """What `_scores` adds to a logit, for one token."""
+    bits = ((token_id + 1) * _GOLDEN + key) & _MASK_64
+    bits = ((bits ^ (bits >> 30)) * _MIX_1) & _MASK_64
+    bits = ((bits ^ (bits >> 27)) * _MIX_2) & _MASK_64
+    bits ^= bits >> 31
+    return -math.log(-math.log(((bits >> 12) + 0.5) * 2.0**-52))
+
+
 def _num_in_top_p(weights: NDArray[np.float64], total: float, top_p: float) -> int:
     """How many leading weights add up to `top_p` of the total; at least one."""
     reached = int(np.searchsorted(np.cumsum(weights), top_p * total))
@@ -184,13 +242,13 @@ def _draw(logits: Logits, candidates: TokenIds | None, params: SamplingParams, i
 
 
 def _scores(
-    logits: Logits, token_ids: TokenIds, temperature: float, key: np.uint64
+    logits: Logits, token_ids: TokenIds, temperature: float, key: int
 ) -> NDArray[np.float64]:
     scaled = logits[token_ids].astype(np.float64) / temperature
     return scaled - np.log(-np.log(_uniform(_hash(token_ids, key))))
 
 
-def _possible_winners(logits: Logits, temperature: float, key: np.uint64) -> TokenIds:
+def _possible_winners(logits: Logits, temperature: float, key: int) -> TokenIds:
     """Ids, of the whole vocabulary, that may have the largest score: the likeliest, and those
     whose noise is large enough to beat the best of them from below."""
     likeliest = largest_ids(logits, min(_FIRST_GUESS, logits.size))
@@ -202,20 +260,20 @@ def _possible_winners(logits: Logits, temperature: float, key: np.uint64) -> Tok
     return np.concatenate((likeliest, lucky))
 
 
-def _noise_key(seed: int, index: int) -> np.uint64:
-    return np.uint64(_mix(_mix(seed & _MASK_64) + index & _MASK_64))
+def _noise_key(seed: int, index: int) -> int:
+    return _mix(_mix(seed & _MASK_64) + index & _MASK_64)
 
 
-def _hash(token_ids: TokenIds, key: np.uint64) -> NDArray[np.uint64]:
+def _hash(token_ids: TokenIds, key: int) -> NDArray[np.uint64]:
     """SplitMix64 (Steele, Lea, Flood 2014): its output function over a counter."""
     bits = token_ids.astype(np.uint64)
     bits += np.uint64(1)
-    bits *= _GOLDEN
-    bits += key
+    bits *= np.uint64(_GOLDEN)
+    bits += np.uint64(key)
     bits ^= bits >> np.uint64(30)
-    bits *= _MIX_1
+    bits *= np.uint64(_MIX_1)
     bits ^= bits >> np.uint64(27)
-    bits *= _MIX_2
+    bits *= np.uint64(_MIX_2)
     bits ^= bits >> np.uint64(31)
     return bits
 
@@ -230,9 +288,9 @@ def _uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
 
 def _mix(value: int) -> int:
     """SplitMix64's output function on one integer."""
-    value = (value + int(_GOLDEN)) & _MASK_64
-    value = ((value ^ (value >> 30)) * int(_MIX_1)) & _MASK_64
-    value = ((value ^ (value >> 27)) * int(_MIX_2)) & _MASK_64
+    value = (value + _GOLDEN) & _MASK_64
+    value = ((value ^ (value >> 30)) * _MIX_1) & _MASK_64
+    value = ((value ^ (value >> 27)) * _MIX_2) & _MASK_64
     return value ^ (value >> 31)
 
 

@@ -207,7 +207,10 @@ async def test_the_first_example_streams_an_answer() -> None:
     code, _errors, _health = blocks(section("Use it from an app"), "python")
     async with running_front() as front:
         running = asyncio.create_task(run_example(code, front))
-        stream = await front.models.next_stream()
+        asked = asyncio.create_task(front.models.next_stream())
+        await asyncio.wait((running, asked), return_when=asyncio.FIRST_COMPLETED)
+        assert asked.done(), f"the example ended without asking: {await running}"
+        stream = asked.result()
         stream.put(admitted(stream), delta(0, "Par"), delta(1, "is"), finished(stream))
         assert await running == "Paris"
     submission = stream.submission

@@ -195,7 +195,7 @@ class Stream:
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
     """The ErrorInfo's reason of a failed call."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # an aio error has what it reads
+    status = rpc_status.from_call(error)
     assert isinstance(status, status_pb2.Status), f"no rich status: {error}"
     for detail in status.details:
         info = error_details_pb2.ErrorInfo()

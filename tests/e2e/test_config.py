@@ -1,12 +1,18 @@
 """Flags win over variables, variables over the file, the file over the defaults: in a daemon."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.cli.program import Program
 from tests.e2e.daemon import environment_of, serve_arguments, serving
-from tests.e2e.settings import sim_tables
+from tests.e2e.settings import Value, sim_tables
 
-FILE = {"context_tokens": 1024, "kv_type": "f16", "max_sequences": 3, "max_held": 7}
+FILE: Mapping[str, Value] = {
+    "context_tokens": 1024,
+    "kv_type": "f16",
+    "max_sequences": 3,
+    "max_held": 7,
+}
 VARIABLES = {"EDGED_ENGINE__KV_TYPE": "q4_0", "EDGED_ENGINE__MAX_SEQUENCES": "5"}
 
 

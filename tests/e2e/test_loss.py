@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -28,6 +29,10 @@ def check_events(answer: Answer, num_losses: int) -> None:
     assert answer.finished.timings.num_engine_losses == num_losses
 
 
+def has_gone_on_after(num_losses: int) -> Callable[[Answer], bool]:
+    return lambda answer: bool(answer.token_ids) and answer.count("resumed") == num_losses
+
+
 async def held(daemon: Daemon, count: int) -> None:
     """Wait until so many requests are held for want of an engine."""
     async with asyncio.timeout(WAIT_S):
@@ -43,11 +48,11 @@ async def test_streams_go_on_when_their_engine_is_lost(
 ) -> None:
     tables = sim_tables(engine={"stall_s": 1.0}, step_s=0.005)
     async with serving(tmp_path, tables) as daemon:
-        wanted = await daemon.answers(work(8, max_tokens=200))
-        streams = [daemon.generate(request) for request in work(8, max_tokens=200)]
+        wanted = await daemon.answers(work(8, max_tokens=120))
+        streams = [daemon.generate(request) for request in work(8, max_tokens=120)]
         for num_losses in range(2):
             for stream in streams:
-                await stream.until(lambda a, n=num_losses: a.token_ids and a.count("resumed") == n)
+                await stream.until(has_gone_on_after(num_losses))
             os.kill(daemon.engine_pids[-1], number)
             await daemon.logged("engine lost", num_losses + 1)
         answers = [await stream.end() for stream in streams]
@@ -99,7 +104,7 @@ async def test_held_requests_outlive_another_loss(tmp_path: Path) -> None:
 async def test_request_that_takes_engines_down_ends_alone(tmp_path: Path) -> None:
     tables = sim_tables(step_s=0.005, abort_on_token=POISON)
     async with serving(tmp_path, tables) as daemon:
-        innocents = work(5, max_tokens=150)
+        innocents = work(5, max_tokens=100)
         wanted = await daemon.answers(innocents)
         streams = [daemon.generate(request) for request in innocents]
         for stream in streams:

@@ -14,8 +14,8 @@ STEP_S = 0.005
 
 
 def batch() -> list[pb.GenerateRequest]:
-    """As many as there are slots, for more than a second."""
-    requests = work(2, max_tokens=200)
+    """As many as there are slots, for about a second."""
+    requests = work(2, max_tokens=140)
     for request in requests:
         request.tier = pb.TIER_BATCH
     return requests

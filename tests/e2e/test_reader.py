@@ -11,8 +11,8 @@ from tests.e2e.daemon import CHANNEL_OPTIONS, serving, socket_of
 from tests.e2e.settings import sim_tables
 from tests.e2e.streams import WAIT_S, ask, reason_of
 
-NUM_SLOW = 8
-MAX_BACKLOG_TOKENS = 500
+NUM_SLOW = 4
+MAX_BACKLOG_TOKENS = 200
 MAX_GROWTH_BYTES = 40 * 2**20
 SMALL_WINDOW = (
     ("grpc.http2.bdp_probe", 0),

@@ -139,10 +139,10 @@ async def test_daemon_serves_on_when_its_log_has_no_space_left(tmp_path: Path) -
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_command_on_a_full_disk_tells_it_where_it_can(stream: str, tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
         done = subprocess.run(
             [Program("edged").path, "version"],
-            **streams,
+            stdout=full if stream == "stdout" else subprocess.PIPE,
+            stderr=full if stream == "stderr" else subprocess.PIPE,
             env=environment_of(tmp_path),
             timeout=WAIT_S,
             check=False,

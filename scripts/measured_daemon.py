@@ -108,10 +108,11 @@ async def measured_daemon(*flags: str) -> AsyncIterator[MeasuredDaemon]:
 
 
 def _patient_config(folder: str) -> str:
-    """Waits of any length: a benchmark measures them."""
+    """Waits and queues of any length: a benchmark measures them."""
     tiers = ("interactive", "standard", "batch")
+    limits = 'max_queue_s = "none"\nmax_waiting = 1000\nmax_waiting_per_client = 1000\n'
     path = Path(folder) / "config.toml"
-    path.write_text("".join(f'[tiers.{tier}]\nmax_queue_s = "none"\n' for tier in tiers))
+    path.write_text("".join(f"[tiers.{tier}]\n{limits}" for tier in tiers))
     return str(path)
 
 

@@ -1,5 +1,6 @@
 """Asks for one answer and streams it: the heart of `edgectl run` and `edgectl chat`."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -107,8 +108,10 @@ class Asker:
         elif kind == "token":
             emit_generated(response.token.text)
         elif self._asking.verbose:
+            # On a terminal both streams share a line, which the answer may have begun.
+            shares_line = answer.text and not answer.text.endswith("\n") and sys.stdout.isatty()
             for line in _told(response):
-                note(line)
+                note(f"\n{line}" if shares_line else line)
 
     def _cancel(self, call: grpc.Call, request_id: str) -> None:
         """Cancel, and wait shortly until the server has seen it."""

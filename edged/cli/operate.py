@@ -75,8 +75,8 @@ def load_model(connection: Connection, name: str, *, json: bool) -> None:
     models = (answer.model for answer in answers)
     last = follow_loading(name, _told(models) if json else models)
     if last is None or last.state != admin_pb2.MODEL_STATE_READY:
-        why = last.failure if last is not None and last.failure else "it is not ready"
-        raise CommandError(f"model {name!r} was not loaded: {why}")
+        failure = "" if last is None else last.failure
+        raise CommandError(failure or f"model {name!r} was not loaded")
     if not json:
         emit(f"{harmless(name)} is ready\n")
 

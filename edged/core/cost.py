@@ -29,7 +29,7 @@ _FORGETTING = 0.99
 _INERTIA = 0.01
 """Weight, in observations, of what a coefficient was before."""
 _SWEEPS = 4
-_FIT_EVERY = 4
+_FIT_EVERY = 8
 """Steps between two fits, once there are some: a fit takes as long as planning a small step."""
 _CLIP = 5.0
 _ERROR_WINDOW = 64
@@ -53,6 +53,8 @@ class StepCostModel:
         self._products = [[0.0] * 4 for _ in range(4)]
         self._targets = [0.0] * 4
         self._errors: deque[float] = deque(maxlen=_ERROR_WINDOW)
+        self._usual_error = 0.0
+        """The median at the last fit."""
         self._transfer_s_per_byte = 1e-9
         self.num_observations = 0
 
@@ -133,12 +135,13 @@ class StepCostModel:
         predicted_s = self.predict_s(shape)
         error = abs(predicted_s - seconds) / seconds
         if self.num_observations >= _ERROR_WINDOW:
-            off = _CLIP * max(self.median_error, 0.05)
+            off = _CLIP * max(self._usual_error, 0.05)
             seconds = min(max(seconds, predicted_s / (1 + off)), predicted_s * (1 + off))
         self._errors.append(error)
         self.num_observations += 1
         self._add([value / seconds for value in x])
         if self.num_observations < _ERROR_WINDOW or self.num_observations % _FIT_EVERY == 0:
+            self._usual_error = self.median_error
             for _ in range(_SWEEPS):
                 self._descend()
 

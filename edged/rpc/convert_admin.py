@@ -23,6 +23,7 @@ MODEL_STATES: Mapping[ModelState, "pb.ModelState.ValueType"] = {
     ModelState.FAILED: pb.MODEL_STATE_FAILED,
     ModelState.UNLOADING: pb.MODEL_STATE_UNLOADING,
 }
+_HAS_KV = frozenset({ModelState.READY, ModelState.RESTARTING, ModelState.UNLOADING})
 REQUEST_STATES: Mapping[str, "pb.RequestState.ValueType"] = {
     "waiting": pb.REQUEST_STATE_WAITING,
     "running": pb.REQUEST_STATE_RUNNING,
@@ -41,19 +42,20 @@ def to_model(status: ModelStatus) -> pb.Model:
         engine_pid=status.engine_pid or 0,
         num_engine_losses=status.num_engine_losses,
     )
-    if status.ready is not None:
+    if status.ready is not None:  # what it was stays known after it is unloaded
         model.backend = status.ready.backend
         model.description = status.ready.model_description
         model.num_bytes = status.ready.model_bytes
         model.device = status.ready.device
+    if status.ready is not None and status.state in _HAS_KV:
         kv = status.ready.kv
         model.kv.effective_type = _kv_type(kv.effective_type_k, kv.effective_type_v)
         model.kv.bytes_per_token = kv.bytes_per_cell
         model.kv.capacity_tokens = kv.num_cells
         model.kv.max_tokens_per_sequence = max_request_tokens(kv)
         model.kv.num_slots = kv.num_slots
-    if status.ready is not None and status.statistics is not None:
-        _add_statistics(model, status.statistics)
+        if status.statistics is not None:
+            _add_statistics(model, status.statistics)
     return model
 
 

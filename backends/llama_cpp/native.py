@@ -331,22 +331,22 @@ class Context:
         self._vocab_size = model.vocabulary.size
         self._max_rows = shape.sequences
         self._logits_address = 0
-        self._logits = np.empty((0, self._vocab_size), np.float32)
+        self._rows: list[NDArray[np.float32]] = []
 
     def decode(self, batch: Batch) -> int:
         """Run a batch, without the GIL; returns `llama_decode`'s code."""
         return int(api.llama_decode(self._handle, batch.native))
 
-    def logits(self, num_rows: int) -> NDArray[np.float32]:
-        """Of the last decode: (num_rows, vocab_size) f32, valid until the next one."""
+    def logits(self, num_rows: int) -> list[NDArray[np.float32]]:
+        """Of the last decode: a row of (vocab_size,) f32 for each output, valid until the next."""
         address = _get_logits(self._handle)
         if address != self._logits_address:
             assert address, "the last decode computed no logits"
             # The library keeps room for a row of each sequence.
             values = (ctypes.c_float * (self._max_rows * self._vocab_size)).from_address(address)
-            self._logits = np.ctypeslib.as_array(values).reshape(self._max_rows, self._vocab_size)
+            self._rows = list(np.ctypeslib.as_array(values).reshape(-1, self._vocab_size))
             self._logits_address = address
-        return self._logits[:num_rows]
+        return self._rows[:num_rows]
 
     def remove(self, sequence: int, start: int) -> bool:
         """Free the cells from position `start` on; False, never at 0, if there is no cut there."""

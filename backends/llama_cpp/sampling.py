@@ -14,7 +14,7 @@ blocks is a lower bound of the k-th largest logit, and few logits reach it.
 import math
 from collections import Counter
 from collections.abc import Collection
-from itertools import accumulate
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,10 @@ TokenIds = NDArray[np.intp]
 PENALTY_WINDOW_TOKENS = 64
 """Penalties look at this many last tokens of prompt and answer."""
 
+_BY_LOGIT = itemgetter(0)
 _FEW = 128
 """Largest top-k that is drawn from in plain numbers."""
-_BLOCK = 64
+_BLOCK = 128
 _FIRST_GUESS = 256
 """Candidates that top-p looks at first; a peaked distribution needs no more."""
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -44,84 +45,108 @@ class NotFiniteError(ValueError):
 
 
 class Sampler:
-    """Draws tokens for one vocabulary. Holds scratch memory but no state of any sequence."""
+    """Draws tokens for one vocabulary. Holds no state of any sequence."""
 
     def __init__(self, vocab_size: int, eog_token_ids: Collection[int]) -> None:
+        self._vocab_size = vocab_size
         self._eog = np.array(sorted(eog_token_ids), np.intp)
-        self._adjusted = np.empty(vocab_size, np.float32)
+        self._eog_ids = frozenset(eog_token_ids)
 
     def draw(self, logits: Logits, sampling: Sampling) -> SampledToken:
-        """The next token of one sequence. `logits`: (vocab_size,) f32, left unchanged.
+        """The next token of one sequence. `logits`: (vocab_size,) f32, the same afterwards.
 
         Raises:
             NotFiniteError: nothing can be drawn from these logits.
         """
+        adjusted_ids = self._adjusted_ids(sampling)
+        if adjusted_ids is None:
+            token_id = self._choose(logits, sampling)
+        else:
+            # A few of many logits are lowered in place and put back: a copy of all of them would
+            # take longer than anything else here.
+            raw = logits[adjusted_ids]
+            try:
+                self._adjust(logits, sampling)
+                token_id = self._choose(logits, sampling)
+            finally:
+                logits[adjusted_ids] = raw
+        if sampling.params.logprobs is None:
+            return SampledToken(token_id)
+        return _with_logprobs(logits, token_id, sampling.params.logprobs)
+
+    def _choose(self, logits: Logits, sampling: Sampling) -> int:
         params = sampling.params
-        adjusted = self._adjust(logits, sampling)
-        if 0 < params.top_k <= _FEW and params.temperature > 0:
-            drawn = self._draw_from_few(adjusted, sampling)
-            return self._report(logits, drawn, params)
-        greedy = int(adjusted.argmax())
-        largest = float(adjusted[greedy])
+        if _draws_from_few(params):
+            banned = self._eog_ids if params.ignore_eos else frozenset[int]()
+            return _draw_from_few(logits, sampling, banned)
+        greedy = int(logits.argmax())
+        largest = float(logits[greedy])
         if not math.isfinite(largest):
             raise NotFiniteError(f"the largest logit is {largest}")
         if params.temperature == 0:
-            token_id = greedy
-        else:
-            candidates = _candidates(adjusted, largest, params)
-            index = len(sampling.token_ids) - sampling.num_prompt_tokens
-            token_id = _draw(adjusted, candidates, params, index)
-        return self._report(logits, token_id, params)
-
-    def _draw_from_few(self, logits: Logits, sampling: Sampling) -> int:
-        """As `_candidates` and `_draw`, for a small top-k: the few that are left fit plain numbers,
-        and a dozen calls of numpy on forty of them would take longer than the vocabulary does."""
-        params = sampling.params
-        found = _not_below_kth(logits, params.top_k)
-        # The id is negated so that the lower one comes first among equals.
-        pairs: list[tuple[float, int]] = list(
-            zip(logits[found].tolist(), (-found).tolist(), strict=True)
-        )
-        few = sorted(pairs, reverse=True)
-        del few[params.top_k :]
-        largest = few[0][0] if few else math.nan
-        if not math.isfinite(largest):
-            raise NotFiniteError(f"the largest logit is {largest}")
-        if params.top_p < 1:
-            few = _few_in_top_p(few, largest, params.top_p)
+            return greedy
         index = len(sampling.token_ids) - sampling.num_prompt_tokens
-        key = _noise_key(params.seed, index)
-        bound = largest + math.log(params.min_p) if params.min_p > 0 else -math.inf
-        best_score, best_id = -math.inf, -few[0][1]
-        for value, negative_id in few:
-            if value < bound:
-                break
-            score = value / params.temperature + _noise(-negative_id, key)
-            if score > best_score:
-                best_score, best_id = score, -negative_id
-        return best_id
+        return _draw(logits, _candidates(logits, largest, params), params, index)
 
-    def _report(self, logits: Logits, token_id: int, params: SamplingParams) -> SampledToken:
-        if params.logprobs is None:
-            return SampledToken(token_id)
-        return _with_logprobs(logits, token_id, params.logprobs)
-
-    def _adjust(self, logits: Logits, sampling: Sampling) -> Logits:
-        """Logits after bias and penalties; the same array where there are none."""
+    def _adjusted_ids(self, sampling: Sampling) -> TokenIds | None:
+        """Ids whose logits `_adjust` may change; None if there are none."""
         params = sampling.params
-        penalized = _has_penalties(params)
-        if not (penalized or params.logit_bias or params.ignore_eos):
-            return logits
-        adjusted = self._adjusted
-        np.copyto(adjusted, logits)
+        parts: list[TokenIds] = []
+        if params.ignore_eos and not _draws_from_few(params):
+            parts.append(self._eog)
+        if params.logit_bias:
+            biased = [token_id for token_id, _ in params.logit_bias]
+            parts.append(np.array([i for i in biased if 0 <= i < self._vocab_size], np.intp))
+        if _has_penalties(params):
+            parts.append(np.array(sampling.token_ids[-PENALTY_WINDOW_TOKENS:], np.intp))
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        return np.concatenate(parts)
+
+    def _adjust(self, logits: Logits, sampling: Sampling) -> None:
+        """Apply bias and penalties, in place."""
+        params = sampling.params
         for token_id, bias in params.logit_bias:
-            if 0 <= token_id < adjusted.size:
-                adjusted[token_id] += bias
-        if params.ignore_eos:
-            adjusted[self._eog] = -np.inf
-        if penalized:
-            _penalize(adjusted, sampling)
-        return adjusted
+            if 0 <= token_id < self._vocab_size:
+                logits[token_id] += bias
+        if params.ignore_eos and not _draws_from_few(params):
+            logits[self._eog] = -np.inf
+        if _has_penalties(params):
+            _penalize(logits, sampling)
+
+
+def _draws_from_few(params: SamplingParams) -> bool:
+    return 0 < params.top_k <= _FEW and params.temperature > 0
+
+
+def _draw_from_few(logits: Logits, sampling: Sampling, banned: frozenset[int]) -> int:
+    """As `_candidates` and `_draw`, for a small top-k: the few that are left fit plain numbers, and
+    a dozen calls of numpy on forty of them would take longer than the vocabulary does."""
+    params = sampling.params
+    found = _not_below_kth(logits, params.top_k + len(banned))
+    pairs = zip(logits[found].tolist(), found.tolist(), strict=True)
+    # Sorting is stable, so the lower id comes first among equals.
+    few: list[tuple[float, int]] = sorted(pairs, key=_BY_LOGIT, reverse=True)
+    if banned:
+        few = [pair for pair in few if pair[1] not in banned]
+    del few[params.top_k :]
+    largest = few[0][0] if few else math.nan
+    if not math.isfinite(largest):
+        raise NotFiniteError(f"the largest logit is {largest}")
+    least = largest + math.log(params.min_p) if params.min_p > 0 else -math.inf
+    wanted = math.inf
+    if params.top_p < 1:
+        wanted = params.top_p * sum([math.exp(value - largest) for value, _ in few])
+    key = _noise_key(params.seed, len(sampling.token_ids) - sampling.num_prompt_tokens)
+    best_score, best_id, reached = -math.inf, few[0][1], 0.0
+    for value, token_id in few:
+        if value < least or reached >= wanted:
+            break
+        score = value / params.temperature + _noise(token_id, key)
+        if score > best_score:
+            best_score, best_id = score, token_id
+        reached += math.exp(value - largest)
+    return best_id
 
 
 def _has_penalties(params: SamplingParams) -> bool:
@@ -181,18 +206,6 @@ def _top_p_of_all(logits: Logits, largest: float, top_p: float) -> TokenIds:
         count *= 8
 
 
-def _few_in_top_p(
-    few: list[tuple[float, int]], largest: float, top_p: float
-) -> list[tuple[float, int]]:
-    """The leading ones whose weights add up to `top_p` of all of them; at least one."""
-    weights = [math.exp(value - largest) for value, _ in few]
-    wanted = top_p * sum(weights)
-    for count, reached in enumerate(accumulate(weights), start=1):
-        if reached >= wanted:
-            return few[:count]
-    return few
-
-
 def _noise(token_id: int, key: int) -> float:
     """What `_scores` adds to a logit, for one token."""
     bits = ((token_id + 1) * _GOLDEN + key) & _MASK_64
@@ -224,11 +237,13 @@ def _not_below_kth(logits: Logits, count: int) -> TokenIds:
     if count * 4 <= num_blocks:
         # A block is a column here: the maximum over rows is the one that numpy vectorizes.
         rows = logits[: num_blocks * _BLOCK].reshape(_BLOCK, num_blocks)
-        maxima = rows.max(axis=0)
-        kth = np.partition(maxima, num_blocks - count)[num_blocks - count]
+        ordered = rows.max(axis=0)
     else:
-        kth = np.partition(logits, logits.size - count)[logits.size - count]
-    return np.flatnonzero(logits >= kth)
+        ordered = logits.copy()
+    ordered.partition(ordered.size - count)
+    # Methods, because numpy's functions of the same names go through more code to get there.
+    found: TokenIds = (logits >= ordered[ordered.size - count]).nonzero()[0]
+    return found
 
 
 def _draw(logits: Logits, candidates: TokenIds | None, params: SamplingParams, index: int) -> int:

@@ -16,8 +16,8 @@ make the prefill coefficient drift. An observation far off the prediction counts
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import sqrt
+from typing import NamedTuple
 
 from edged.core.plan import Chunk
 
@@ -35,8 +35,7 @@ _CLIP = 5.0
 _ERROR_WINDOW = 64
 
 
-@dataclass(frozen=True, slots=True)
-class StepShape:
+class StepShape(NamedTuple):
     """What a step computes, as far as its duration depends on it."""
 
     prefill_tokens: int = 0

@@ -22,15 +22,16 @@ class KvBudget:
         self.max_snapshot_bytes = max_snapshot_bytes
         self._free_slots = [SlotId(i) for i in reversed(range(geometry.num_slots))]
         self._holders: dict[SlotId, SeqId] = {}
-        self._cells: dict[SlotId, int] = {}
+        self.cells: dict[SlotId, int] = {}
+        """Cells reserved for each slot that is held."""
         self._used_cells = 0
         self._snapshots: dict[SeqId, int] = {}
         self._used_snapshot_bytes = 0
 
     @property
-    def free_slots(self) -> tuple[SlotId, ...]:
-        """Next to be taken last."""
-        return tuple(self._free_slots)
+    def free_slots(self) -> list[SlotId]:
+        """A copy; the next to be taken is last."""
+        return self._free_slots.copy()
 
     @property
     def free_cells(self) -> int:
@@ -57,29 +58,26 @@ class KvBudget:
         """Bytes held by each swapped sequence."""
         return self._snapshots
 
-    def cells_of(self, slot: SlotId) -> int:
-        return self._cells.get(slot, 0)
-
     def take(self, slot: SlotId, seq_id: SeqId) -> None:
         assert slot not in self._holders, f"I1: slot {slot} is held by {self._holders[slot]}"
         self._free_slots.remove(slot)
         self._holders[slot] = seq_id
-        self._cells[slot] = 0
+        self.cells[slot] = 0
 
     def reserve(self, slot: SlotId, num_cells: int) -> None:
         """Grow a slot's reservation to `num_cells`; it never shrinks while held."""
-        more = num_cells - self._cells[slot]
+        more = num_cells - self.cells[slot]
         if more <= 0:
             return
         assert more <= self.free_cells, f"I2: {more} cells wanted, {self.free_cells} free"
         assert num_cells <= self.geometry.max_cells_per_slot, f"I2: {num_cells} cells in a slot"
-        self._cells[slot] = num_cells
+        self.cells[slot] = num_cells
         self._used_cells += more
 
     def release(self, slot: SlotId) -> None:
         """Give the slot and its cells back."""
         del self._holders[slot]
-        self._used_cells -= self._cells.pop(slot)
+        self._used_cells -= self.cells.pop(slot)
         self._free_slots.append(slot)
 
     def hold_snapshot(self, seq_id: SeqId, num_bytes: int) -> None:
@@ -95,6 +93,6 @@ class KvBudget:
         """Assert I1 and I2 over the whole account."""
         slots = sorted([*self._free_slots, *self._holders])
         assert slots == list(range(self.geometry.num_slots)), f"I1: slots are {slots}"
-        assert self._used_cells == sum(self._cells.values()), "I2: the sum of cells is off"
+        assert self._used_cells == sum(self.cells.values()), "I2: the sum of cells is off"
         assert 0 <= self._used_cells <= self.geometry.num_cells, f"I2: {self._used_cells} cells"
         assert self._used_snapshot_bytes == sum(self._snapshots.values()), "I8: bytes are off"

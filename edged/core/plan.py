@@ -1,7 +1,7 @@
 """What one step does (`StepPlan`) and what came of it (`StepResult`).
 
-What is made for every sequence in every step is a named tuple: a frozen dataclass takes three times
-as long to make.
+What is made in every step is a named tuple: a frozen dataclass takes three times as long to make,
+and more when the model has just filled the processor's caches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,8 +51,7 @@ class Restore:
     slot: SlotId
 
 
-@dataclass(frozen=True, slots=True)
-class StepPlan:
+class StepPlan(NamedTuple):
     """Executed in the order of its fields. Freed slots may be reused by a later field."""
 
     step: int
@@ -66,8 +65,7 @@ class StepPlan:
     predicted_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(NamedTuple):
     step: int
     sampled: Mapping[SeqId, SampledToken]
     """One token for each chunk that had a `sampling`, but for lost sequences."""

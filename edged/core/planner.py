@@ -36,7 +36,7 @@ not at once evict it again."""
 
 @dataclass(frozen=True, slots=True)
 class PlannerView:
-    """What planning may look at."""
+    """What planning may look at: the scheduler's own objects, as they are between steps."""
 
     running: list[Sequence]
     """By the policy's rank."""
@@ -44,11 +44,10 @@ class PlannerView:
     kv: KvBudget
     cost: StepCostModel
     policy: Policy
-    owed: frozenset[SloTier]
     can_swap: bool
     max_step_tokens: int
-    to_clear: tuple[SlotId, ...]
-    to_discard: tuple[SeqId, ...]
+    to_clear: list[SlotId]
+    to_discard: list[SeqId]
 
 
 def urgency(seq: Sequence, owed: frozenset[SloTier]) -> Key:
@@ -58,44 +57,85 @@ def urgency(seq: Sequence, owed: frozenset[SloTier]) -> Key:
     return (seq.rank.band, seq.rank.order, seq.seq_id)
 
 
-def draft_plan(view: PlannerView, step: int) -> StepPlan | None:
+def draft_plan(view: PlannerView, owed: frozenset[SloTier], step: int) -> StepPlan | None:
     """The next step, or None if nothing is runnable and nothing is to be freed (I7)."""
-    placement = _Placement(view)
+    return plan_next_tokens(view, step) if is_steady(view, owed) else decide(view, owed, step)
+
+
+def decide(view: PlannerView, owed: frozenset[SloTier], step: int) -> StepPlan | None:
+    """The general way: placement, then allocation."""
+    placement = _Placement(view, owed)
     placement.make_room_to_grow()
     placement.place_waiting()
-    allocation = _Allocation(view, placement)
+    allocation = _Allocation(view, owed, placement)
     allocation.run()
     chunks = allocation.chunks
     if not (chunks or view.to_clear or view.to_discard):
         num_waiting = len(view.running) + len(view.queue)
         assert num_waiting == 0, f"I7: {num_waiting} sequences wait and none is planned"
         return None
-    computed = {chunk.seq_id for chunk in chunks}
+    restored = placement.restored
+    if restored:
+        computed = {chunk.seq_id for chunk in chunks}
+        restored = [one for one in restored if one.seq_id in computed]
     return StepPlan(
         step=step,
-        clear=view.to_clear,
-        discard=view.to_discard,
+        clear=tuple(view.to_clear),
+        discard=tuple(view.to_discard),
         evict=tuple(placement.evicted),
-        restore=tuple(one for one in placement.restored if one.seq_id in computed),
+        restore=tuple(restored),
         chunks=tuple(chunks),
         predicted_s=allocation.used_s,
     )
 
 
+def is_steady(view: PlannerView, owed: frozenset[SloTier]) -> bool:
+    """Whether nobody waits and equals decode with room for one more cell each: most steps of an
+    engine are such, and there is nothing to decide in them."""
+    running = view.running
+    if (
+        not running
+        or len(view.queue)
+        or len(running) > min(view.kv.free_cells, view.max_step_tokens)
+    ):
+        return False
+    band = running[0].rank.band
+    for seq in running:
+        if len(seq.token_ids) - seq.num_computed_tokens != 1 or seq.rank.band != band:
+            return False
+    return not owed or all(seq.tier is running[0].tier for seq in running)
+
+
+def plan_next_tokens(view: PlannerView, step: int) -> StepPlan:
+    """What `decide` would come to for steady decodes, in a fraction of its time."""
+    chunks = []
+    num_cells = 0
+    for seq in view.running:
+        assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"
+        start = seq.num_computed_tokens
+        num_cells += start + 1
+        chunks.append(Chunk(seq.seq_id, seq.slot, start, (seq.token_ids[start],), seq.sampling))
+    cost = view.cost
+    predicted_s = cost.base_s + len(chunks) * cost.decode_s + num_cells * cost.cell_s
+    clear, discard = tuple(view.to_clear), tuple(view.to_discard)
+    return StepPlan(step, clear, discard, (), (), tuple(chunks), predicted_s)
+
+
 class _Placement:
     """Slots and cells as they will be once the plan's evictions are done; scratch of one plan."""
 
-    def __init__(self, view: PlannerView) -> None:
+    def __init__(self, view: PlannerView, owed: frozenset[SloTier]) -> None:
         self._view = view
-        self._free_slots = list(view.kv.free_slots)
+        self._owed = owed
+        self._free_slots = view.kv.free_slots
         self.free_cells = view.kv.free_cells
         self._free_snapshot_bytes = view.kv.free_snapshot_bytes
         self.running = list(view.running)
-        if view.owed:
+        if owed:
             self._sort()
-        kv = view.kv
+        cells = view.kv.cells
         self.growth = {
-            seq.seq_id: len(seq.token_ids) - kv.cells_of(seq.slot)
+            seq.seq_id: len(seq.token_ids) - cells[seq.slot]
             for seq in self.running
             if seq.slot is not None
         }
@@ -115,9 +155,9 @@ class _Placement:
         if not len(self._view.queue):
             return
         is_room_kept = False
-        for seq in self._view.queue.in_order(self._view.owed):
+        for seq in self._view.queue.in_order(self._owed):
             victims = self._victims_for(seq)
-            if victims is None and seq.tier in self._view.owed:
+            if victims is None and seq.tier in self._owed:
                 # Being owed evicts nobody, but what becomes free is kept for it: those behind it
                 # may only trade places with victims of their own.
                 is_room_kept = True
@@ -129,7 +169,7 @@ class _Placement:
             self._place(seq)
 
     def _sort(self) -> None:
-        self.running.sort(key=lambda seq: urgency(seq, self._view.owed))
+        self.running.sort(key=lambda seq: urgency(seq, self._owed))
 
     def _victims_for(self, seq: Sequence) -> list[Sequence] | None:
         """Who must yield for `seq` to be placed: nobody, some from the tail, or None if even all
@@ -153,14 +193,13 @@ class _Placement:
         return None
 
     def _yields(self, victim: Sequence, seq: Sequence) -> bool:
-        owed = self._view.owed
-        more_urgent = urgency(seq, owed) < urgency(victim, owed)
+        more_urgent = urgency(seq, self._owed) < urgency(victim, self._owed)
         return more_urgent and self._view.policy.may_preempt(seq, victim)
 
     def _cells_given_back(self, victim: Sequence) -> int:
         """Its reservation, the growth it no longer needs, and its headroom."""
         assert victim.slot is not None, f"I1: {victim.seq_id} runs without a slot"
-        held = self._view.kv.cells_of(victim.slot)
+        held = self._view.kv.cells[victim.slot]
         return held + self.growth[victim.seq_id] + HEADROOM_TOKENS
 
     def _place(self, seq: Sequence) -> None:
@@ -174,7 +213,7 @@ class _Placement:
 
     def _evict(self, victim: Sequence, cause: Sequence) -> None:
         assert victim.slot is not None, f"I1: {victim.seq_id} runs without a slot"
-        assert urgency(cause, self._view.owed) < urgency(victim, self._view.owed), (
+        assert urgency(cause, self._owed) < urgency(victim, self._owed), (
             f"I5: {cause.seq_id} would evict the more urgent {victim.seq_id}"
         )
         mode = self._mode(victim)
@@ -183,7 +222,7 @@ class _Placement:
         self.running.remove(victim)
         del self.growth[victim.seq_id]
         self._free_slots.append(victim.slot)
-        self.free_cells += self._view.kv.cells_of(victim.slot)
+        self.free_cells += self._view.kv.cells[victim.slot]
         self.evicted.append(Evict(victim.seq_id, victim.slot, mode, cause.request.request_id))
 
     def _mode(self, victim: Sequence) -> PreemptMode:
@@ -204,8 +243,9 @@ class _Placement:
 class _Allocation:
     """The chunks of one step, most urgent first; scratch of one plan."""
 
-    def __init__(self, view: PlannerView, placement: _Placement) -> None:
+    def __init__(self, view: PlannerView, owed: frozenset[SloTier], placement: _Placement) -> None:
         self._view = view
+        self._owed = owed
         self._placement = placement
         self.chunks: list[Chunk] = []
         self.used_s = view.cost.base_s
@@ -221,13 +261,14 @@ class _Allocation:
 
     def run(self) -> None:
         """In a band decodes come first, then prefills, each by urgency."""
-        owed = self._view.owed
+        owed = self._owed
         bands: dict[int, tuple[list[Sequence], list[Sequence]]] = {}
         for seq in self._placement.running:
-            band = 0 if seq.tier in owed else seq.rank.band
+            band = 0 if owed and seq.tier in owed else seq.rank.band
             if band not in bands:
                 bands[band] = ([], [])
-            bands[band][not seq.is_decoding].append(seq)
+            is_prefill = len(seq.token_ids) - seq.num_computed_tokens > 1
+            bands[band][is_prefill].append(seq)
         for place, band in enumerate(sorted(bands)):
             self._outer_s = self._inner_s
             decodes, prefills = bands[band]
@@ -255,18 +296,18 @@ class _Allocation:
             self._has_prefill = True
 
     def _add(self, seq: Sequence, num_tokens: int, added_s: float) -> None:
-        seq_id = seq.seq_id
-        slot = self._placement.slots.get(seq_id, seq.slot)
-        assert slot is not None, f"I1: {seq_id} runs without a slot"
-        # A sequence that is placed in this step gets all its cells with its slot.
-        growth = self._placement.growth.get(seq_id, 0)
+        seq_id, slot = seq.seq_id, seq.slot
+        if slot is None:
+            # A sequence that is placed in this step gets all its cells with its slot.
+            slot, growth = self._placement.slots[seq_id], 0
+        else:
+            growth = self._placement.growth[seq_id]
         if num_tokens > self._tokens_left or growth > self._cells_left:
             return
         start, known = seq.num_computed_tokens, seq.token_ids
         end = start + num_tokens
-        token_ids = tuple(known[start:end])
         sampling = seq.sampling if end == len(known) else None
-        self.chunks.append(Chunk(seq_id, slot, start, token_ids, sampling))
+        self.chunks.append(Chunk(seq_id, slot, start, tuple(known[start:end]), sampling))
         self.used_s += added_s
         self._tokens_left -= num_tokens
         self._cells_left -= growth

@@ -27,11 +27,11 @@ class WaitingQueue:
         self._missing_tokens: Counter[SloTier] = Counter()
 
     def __len__(self) -> int:
-        return sum(len(queue) for queue in self._queues.values())
+        return sum(map(len, self._queues.values()))
 
-    def tiers(self) -> frozenset[SloTier]:
-        """Tiers in which somebody waits."""
-        return frozenset(tier for tier, queue in self._queues.items() if queue)
+    def has(self, tier: SloTier) -> bool:
+        """Whether somebody of that tier waits."""
+        return bool(self._queues[tier])
 
     def is_full(self, tier: SloTier) -> bool:
         return self._num_new[tier] >= self._tiers[tier].max_waiting

@@ -14,21 +14,19 @@ calls give the same answers (I10).
 """
 
 from bisect import insort
-from collections import Counter
 from collections.abc import Iterable
 from heapq import heappop, heappush
 
+from edged.core.accounts import Accounts
 from edged.core.admission import AdmissionView, predict_ttft_s, refuse
-from edged.core.cost import StepCostModel, step_shape
 from edged.core.kv import KvBudget
-from edged.core.metrics import SchedulerStatistics, TierCounts, finish_event
+from edged.core.metrics import SchedulerStatistics, finish_event
 from edged.core.plan import Chunk, Evict, StepPlan, StepResult
-from edged.core.planner import PlannerView, draft_plan
+from edged.core.planner import PlannerView, decide, draft_plan, is_steady, plan_next_tokens
 from edged.core.policies import POLICIES
 from edged.core.policy import SchedulerConfig
 from edged.core.queue import WaitingQueue
 from edged.core.sequence import Sequence, SequenceState
-from edged.core.shares import TierShares
 from edged.core.types import (
     Admitted,
     EngineEvent,
@@ -63,12 +61,11 @@ class Scheduler:
     ) -> None:
         self._config = config
         self._eog_token_ids = eog_token_ids
-        self._can_swap = can_swap
         self._policy = POLICIES[config.policy](config)
-        self.cost = StepCostModel()
+        self._accounts = Accounts(config)
+        self.cost = self._accounts.cost
         self._kv = KvBudget(geometry, config.max_snapshot_bytes)
         self._queue = WaitingQueue(config.tiers)
-        self._shares = TierShares(config.tiers.values(), config.share_quantum_s)
         self._sequences: dict[RequestId, Sequence] = {}
         self._by_id: dict[SeqId, Sequence] = {}
         self._running: list[Sequence] = []
@@ -78,9 +75,17 @@ class Scheduler:
         self._complete_at_submit: list[Sequence] = []
         self._next_seq_id = 0
         self._step = 0
-        self._counts: Counter[str] = Counter()
-        self._finished: Counter[SloTier] = Counter()
-        self._generated: Counter[SloTier] = Counter()
+        self._view = PlannerView(
+            running=self._running,
+            queue=self._queue,
+            kv=self._kv,
+            cost=self.cost,
+            policy=self._policy,
+            can_swap=can_swap,
+            max_step_tokens=config.max_step_tokens,
+            to_clear=self._to_clear,
+            to_discard=self._to_discard,
+        )
 
     # ── Commands ─────────────────────────────────────────────────────────────────────────────────
 
@@ -123,19 +128,7 @@ class Scheduler:
 
     def plan(self, now_s: float) -> StepPlan | None:
         """What the next step does; None when there is nothing to do (I7). Changes nothing."""
-        view = PlannerView(
-            running=self._running,
-            queue=self._queue,
-            kv=self._kv,
-            cost=self.cost,
-            policy=self._policy,
-            owed=self.owed,
-            can_swap=self._can_swap,
-            max_step_tokens=self._config.max_step_tokens,
-            to_clear=tuple(self._to_clear),
-            to_discard=tuple(self._to_discard),
-        )
-        return draft_plan(view, self._step)
+        return draft_plan(self._view, self.owed, self._step)
 
     def commit(self, plan: StepPlan, result: StepResult, now_s: float) -> list[EngineEvent]:
         """Take over what a step did. The only writer of sequence progress."""
@@ -143,19 +136,21 @@ class Scheduler:
         self._step += 1
         self._to_clear.clear()
         self._to_discard.clear()
-        served_tokens = self._served_tokens(plan)
         events: list[EngineEvent] = []
         for evict in plan.evict:
             self._commit_evict(evict, result, now_s, events)
         for chunk in plan.chunks:
-            self._commit_start(chunk, result.started_s, events)
-        for chunk in plan.chunks:
+            seq = self._by_id[chunk.seq_id]
+            self._accounts.tiers[seq.tier].served_tokens += len(chunk.token_ids)
+            if seq.slot is None:
+                self._commit_start(seq, chunk, result.started_s, events)
+            assert chunk.slot == seq.slot, f"I1: {seq.seq_id} holds {seq.slot}, not {chunk.slot}"
+            self._kv.reserve(chunk.slot, len(seq.token_ids))
             if chunk.seq_id in result.lost:
-                self._commit_loss(self._by_id[chunk.seq_id], None, result, now_s, events)
+                self._commit_loss(seq, None, result, now_s, events)
             else:
-                self._commit_chunk(chunk, result, now_s, events)
-        self._settle(served_tokens, result)
-        self._learn(plan, result)
+                self._commit_chunk(seq, chunk, result, now_s, events)
+        self._accounts.close_step(plan, result, self._running, self._queue)
         return events
 
     def next_wakeup_s(self) -> float | None:
@@ -173,7 +168,7 @@ class Scheduler:
     @property
     def owed(self) -> frozenset[SloTier]:
         """Tiers that get their `min_share` next."""
-        return self._shares.owed if self._policy.honours_shares else frozenset()
+        return self._accounts.shares.owed if self._policy.honours_shares else frozenset()
 
     @property
     def to_discard(self) -> frozenset[SeqId]:
@@ -186,24 +181,21 @@ class Scheduler:
         return [(seq, None) for seq in self._running] + [(seq, place) for place, seq in waiting]
 
     def statistics(self) -> SchedulerStatistics:
-        running = Counter(seq.tier for seq in self._running)
+        books = self._accounts
         return SchedulerStatistics(
             num_steps=self._step,
-            num_swaps=self._counts[PreemptMode.SWAP],
-            num_recomputes=self._counts[PreemptMode.RECOMPUTE],
-            num_prompt_tokens=self._counts["prompt_tokens"],
-            num_generated_tokens=self._generated.total(),
+            num_swaps=books.preemptions[PreemptMode.SWAP],
+            num_recomputes=books.preemptions[PreemptMode.RECOMPUTE],
+            num_prompt_tokens=books.num_prompt_tokens,
+            num_generated_tokens=books.num_generated_tokens,
             num_used_slots=self._kv.num_used_slots,
             num_used_cells=self._kv.used_cells,
             used_snapshot_bytes=self._kv.used_snapshot_bytes,
             cost_model_error=self.cost.median_error,
-            tiers={tier: self._tier_counts(tier, running[tier]) for tier in self._config.tiers},
+            tiers={
+                tier: books.counts(tier, self._running, self._queue) for tier in self._config.tiers
+            },
         )
-
-    def _tier_counts(self, tier: SloTier, num_running: int) -> TierCounts:
-        num_waiting, num_preempted = self._queue.counts(tier)
-        finished, generated = self._finished[tier], self._generated[tier]
-        return TierCounts(num_waiting, num_running, num_preempted, finished, generated)
 
     def check(self) -> None:
         """Assert the invariants that hold between steps (I1, I2, I8); for tests and simulations."""
@@ -211,12 +203,17 @@ class Scheduler:
         for seq in self._running:
             assert seq.state is SequenceState.RUNNING, f"{seq.seq_id} is {seq.state} in the running"
             assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"
-            held = self._kv.cells_of(seq.slot)
+            held = self._kv.cells[seq.slot]
             assert seq.num_computed_tokens <= held, f"I2: {seq.seq_id} outgrew its {held} cells"
         swapped = {seq.seq_id for seq in self._by_id.values() if seq.snapshot_bytes}
         assert swapped == set(self._kv.snapshots), f"I8: {swapped} != {set(self._kv.snapshots)}"
         assert self._kv.num_used_slots == len(self._running), "I1: a slot is held by nobody"
         assert len(self._sequences) == len(self._by_id), "a sequence is known by one name only"
+        if is_steady(self._view, self.owed):
+            quick = plan_next_tokens(self._view, self._step)
+            thorough = decide(self._view, self.owed, self._step)
+            assert thorough is not None, "I7: decodes, and no plan"
+            assert quick.chunks == thorough.chunks, "the quick plan is another one"
 
     # ── Inside ───────────────────────────────────────────────────────────────────────────────────
 
@@ -286,29 +283,27 @@ class Scheduler:
             seq.num_computed_tokens = 0
         seq.preempted_at_s = now_s
         seq.num_preemptions += 1
-        self._counts[mode] += 1
+        self._accounts.preemptions[mode] += 1
         self._queue.add(seq)
         return PreemptEvent(seq.request.request_id, mode, cause)
 
-    def _commit_start(self, chunk: Chunk, began_s: float, events: list[EngineEvent]) -> None:
-        """Give the chunk's sequence its slot if it was queued, and the cells it needs."""
-        seq = self._by_id[chunk.seq_id]
-        if seq.slot is None:
-            self._queue.remove(seq)
-            self._kv.take(chunk.slot, seq.seq_id)
-            self._kv.drop_snapshot(seq.seq_id)
-            seq.snapshot_bytes = 0
-            seq.to(SequenceState.RUNNING)
-            seq.slot = chunk.slot
-            insort(self._running, seq, key=_by_rank)
-            if seq.first_scheduled_s is None:
-                seq.first_scheduled_s = began_s
-            if seq.preempted_at_s is not None:
-                paused_s = began_s - seq.preempted_at_s
-                events.append(ResumeEvent(seq.request.request_id, paused_s))
-                seq.preempted_at_s = None
-        assert chunk.slot == seq.slot, f"I1: {seq.seq_id} holds {seq.slot}, not {chunk.slot}"
-        self._kv.reserve(chunk.slot, len(seq.token_ids))
+    def _commit_start(
+        self, seq: Sequence, chunk: Chunk, began_s: float, events: list[EngineEvent]
+    ) -> None:
+        """Take a sequence out of the queue and give it its slot."""
+        self._queue.remove(seq)
+        self._kv.take(chunk.slot, seq.seq_id)
+        self._kv.drop_snapshot(seq.seq_id)
+        seq.snapshot_bytes = 0
+        seq.to(SequenceState.RUNNING)
+        seq.slot = chunk.slot
+        insort(self._running, seq, key=_by_rank)
+        if seq.first_scheduled_s is None:
+            seq.first_scheduled_s = began_s
+        if seq.preempted_at_s is not None:
+            paused_s = began_s - seq.preempted_at_s
+            events.append(ResumeEvent(seq.request.request_id, paused_s))
+            seq.preempted_at_s = None
 
     def _commit_loss(
         self,
@@ -326,14 +321,19 @@ class Scheduler:
             events.append(self._finish(seq, FinishReason.ERROR, now_s, detail))
 
     def _commit_chunk(
-        self, chunk: Chunk, result: StepResult, now_s: float, events: list[EngineEvent]
+        self,
+        seq: Sequence,
+        chunk: Chunk,
+        result: StepResult,
+        now_s: float,
+        events: list[EngineEvent],
     ) -> None:
-        seq = self._by_id[chunk.seq_id]
         start, num_tokens = chunk.start, len(chunk.token_ids)
         assert start == seq.num_computed_tokens, f"I3: {start} for {seq.seq_id}"
         seq.num_computed_tokens = start + num_tokens
         if start < seq.num_prompt_tokens:
-            self._counts["prompt_tokens"] += min(num_tokens, seq.num_prompt_tokens - start)
+            num_prompt_tokens = min(num_tokens, seq.num_prompt_tokens - start)
+            self._accounts.num_prompt_tokens += num_prompt_tokens
         if chunk.sampling is None:
             return
         token = result.sampled[seq.seq_id]
@@ -343,8 +343,8 @@ class Scheduler:
         if seq.first_token_s is None:
             seq.first_token_s = now_s
         seq.last_token_s = now_s
-        self._generated[seq.tier] += 1
-        index = seq.num_generated_tokens
+        self._accounts.tiers[seq.tier].num_generated_tokens += 1
+        index = len(seq.token_ids) - seq.num_prompt_tokens
         events.append(TokenEvent(seq.request.request_id, index, token))
         seq.token_ids.append(token.token_id)
         if index + 1 >= seq.max_tokens:
@@ -370,28 +370,8 @@ class Scheduler:
         seq.to(SequenceState.FINISHED)
         del self._sequences[seq.request.request_id]
         del self._by_id[seq.seq_id]
-        self._finished[seq.tier] += 1
+        self._accounts.tiers[seq.tier].num_finished += 1
         return finish_event(seq, reason, now_s, detail)
-
-    def _served_tokens(self, plan: StepPlan) -> dict[SloTier, int]:
-        served = dict.fromkeys(self._config.tiers, 0)
-        for chunk in plan.chunks:
-            served[self._by_id[chunk.seq_id].tier] += len(chunk.token_ids)
-        return served
-
-    def _settle(self, served_tokens: dict[SloTier, int], result: StepResult) -> None:
-        """Account the step's seconds to the tiers, by tokens."""
-        elapsed_s = result.finished_s - result.started_s
-        total = max(1, sum(served_tokens.values()))
-        served_s = {tier: elapsed_s * n / total for tier, n in served_tokens.items()}
-        busy = self._queue.tiers() | {seq.tier for seq in self._running}
-        self._shares.account(elapsed_s, served_s, busy)
-
-    def _learn(self, plan: StepPlan, result: StepResult) -> None:
-        """Fit the cost model to what the step took."""
-        self.cost.observe_transfer(result.transfer_bytes, result.transfer_s)
-        if plan.chunks and not result.lost:
-            self.cost.observe(step_shape(plan.chunks), result.compute_s)
 
 
 def _by_rank(seq: Sequence) -> tuple[Rank, SeqId]:

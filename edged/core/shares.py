@@ -8,8 +8,10 @@ at every step. So a tier with work is served again at the latest `quantum_s / mi
 plus the longest step and the wait for room, after it was served last (I9).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from edged.core.queue import WaitingQueue
+from edged.core.sequence import Sequence as SchedulerSequence
 from edged.core.types import SloTier, TierSpec
 
 
@@ -20,27 +22,31 @@ class TierShares:
         self._min_share = {spec.tier: spec.min_share for spec in tiers if spec.min_share > 0}
         self._quantum_s = quantum_s
         self._credit_s = dict.fromkeys(self._min_share, 0.0)
-        self._owed: frozenset[SloTier] = frozenset()
-
-    @property
-    def owed(self) -> frozenset[SloTier]:
-        return self._owed
+        self.owed: frozenset[SloTier] = frozenset()
 
     def account(
-        self, elapsed_s: float, served_s: Mapping[SloTier, float], busy: frozenset[SloTier]
+        self,
+        elapsed_s: float,
+        served_tokens: Mapping[SloTier, int],
+        running: Sequence[SchedulerSequence],
+        queue: WaitingQueue,
     ) -> None:
-        """After a step: `elapsed_s` passed, each tier was served `served_s` of it, and the tiers
-        in `busy` have work left."""
-        owed = set(self._owed)
+        """After a step that took `elapsed_s` and computed so many tokens of some tiers; `running`
+        and `queue` hold the work that is left."""
         for tier, share in self._min_share.items():
-            if tier not in busy:
+            served = served_tokens.get(tier, 0)
+            if not (served or queue.has(tier) or any(seq.tier is tier for seq in running)):
                 self._credit_s[tier] = 0.0
-                owed.discard(tier)
+                self._set_owed(tier, False)
                 continue
-            credit = self._credit_s[tier] + share * elapsed_s - served_s.get(tier, 0.0)
-            self._credit_s[tier] = min(max(credit, 0.0), 2 * self._quantum_s)
-            if credit >= self._quantum_s:
-                owed.add(tier)
-            elif credit <= 0:
-                owed.discard(tier)
-        self._owed = frozenset(owed)
+            served_s = elapsed_s * served / sum(served_tokens.values()) if served else 0.0
+            credit_s = self._credit_s[tier] + share * elapsed_s - served_s
+            self._credit_s[tier] = min(max(credit_s, 0.0), 2 * self._quantum_s)
+            if credit_s >= self._quantum_s:
+                self._set_owed(tier, True)
+            elif credit_s <= 0 and self.owed:
+                self._set_owed(tier, False)
+
+    def _set_owed(self, tier: SloTier, is_owed: bool) -> None:
+        if is_owed != (tier in self.owed):
+            self.owed ^= {tier}

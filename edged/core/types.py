@@ -183,10 +183,9 @@ class Rejected:
 # What the engine tells about a request after it was admitted.
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEvent:
+class TokenEvent(NamedTuple):
     request_id: RequestId
-    index: int
+    token_index: int
     """Position in the answer, from 0."""
     token: SampledToken
 

@@ -39,14 +39,15 @@ class Answer:
         """What a drawn token adds; None once the answer is complete."""
         if self._stream.stop_string is not None:
             return None
-        assert event.index == self._num_delivered, (
-            f"I4: token {event.index} of {self.request_id} follows {self._num_delivered} tokens"
+        assert event.token_index == self._num_delivered, (
+            f"I4: token {event.token_index} of {self.request_id} follows "
+            f"{self._num_delivered} tokens"
         )
         self._num_delivered += 1
         token = event.token
         text = self._stream.push(token.token_id)
         logprobs = () if token.logprob is None else (self._logprob(token, token.logprob),)
-        return Delta(self.request_id, event.index, (token.token_id,), text, logprobs, at_s)
+        return Delta(self.request_id, event.token_index, (token.token_id,), text, logprobs, at_s)
 
     def end(self, event: FinishEvent, at_s: float) -> tuple[Delta | None, Finished]:
         """The text that was held back, if any, and the finish."""

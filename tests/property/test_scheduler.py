@@ -136,7 +136,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for event in events:
             assert event.request_id in self.next_index, f"I4: {event} of a request that ended"
             match event:
-                case TokenEvent(index=index):
+                case TokenEvent(token_index=index):
                     assert index == self.next_index[event.request_id], "I4: a gap in the tokens"
                     self.next_index[event.request_id] += 1
                 case FinishEvent():

@@ -116,7 +116,7 @@ class Checker:
             life = self.lives[event.request_id]
             assert life.finish is None, f"I4: {event} after the end of {event.request_id}"
             match event:
-                case TokenEvent(index=index, token=token):
+                case TokenEvent(token_index=index, token=token):
                     expected = len(life.request.generated_token_ids) + len(life.tokens)
                     assert index == expected, f"I4: token {index} came where {expected} was due"
                     life.tokens.append(token.token_id)

@@ -141,7 +141,7 @@ class _Trace:
 
 def _tell(event: EngineEvent) -> str:
     match event:
-        case TokenEvent(request_id=name, index=index):
+        case TokenEvent(request_id=name, token_index=index):
             return f"{name} token {index}"
         case PreemptEvent(request_id=name, mode=mode):
             return f"{name} preempted ({mode})"

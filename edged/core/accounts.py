@@ -1,0 +1,85 @@
+"""The scheduler's books: what steps cost, whom they served, and how often things happened."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from edged.core.cost import StepCostModel, step_shape
+from edged.core.metrics import TierCounts
+from edged.core.plan import Chunk, StepPlan, StepResult
+from edged.core.policy import SchedulerConfig
+from edged.core.queue import WaitingQueue
+from edged.core.sequence import Sequence as SchedulerSequence
+from edged.core.shares import TierShares
+from edged.core.types import PreemptMode, SloTier
+
+_LEARN_EVERY = 8
+"""Steps that the cost model learns together, once it knows a few. While the model ran, the
+processor's caches have forgotten what bookkeeping touches, and learning touches the most of it."""
+_LEARN_EACH = 64
+"""Steps that it learns one by one, at first."""
+
+
+class TierAccount:
+    """What one tier got since the scheduler was made; its owner adds to it."""
+
+    __slots__ = ("num_finished", "num_generated_tokens", "served_tokens")
+
+    def __init__(self) -> None:
+        self.num_finished = 0
+        self.num_generated_tokens = 0
+        self.served_tokens = 0
+        """Computed in the step that is being committed."""
+
+
+class Accounts:
+    """Counters are since the scheduler was made. Mutable; written by the scheduler only."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.cost = StepCostModel()
+        self.shares = TierShares(config.tiers.values(), config.share_quantum_s)
+        self.preemptions: Counter[PreemptMode] = Counter()
+        self.num_prompt_tokens = 0
+        self.tiers = {tier: TierAccount() for tier in config.tiers}
+        self._measured: list[tuple[Sequence[Chunk], float]] = []
+        """Steps that the cost model has not learned yet."""
+
+    @property
+    def num_generated_tokens(self) -> int:
+        return sum(account.num_generated_tokens for account in self.tiers.values())
+
+    def close_step(
+        self,
+        plan: StepPlan,
+        result: StepResult,
+        running: Sequence[SchedulerSequence],
+        queue: WaitingQueue,
+    ) -> None:
+        """Charge the step's seconds to the tiers by their tokens, and learn what it cost."""
+        served = {}
+        for tier, account in self.tiers.items():
+            if account.served_tokens:
+                served[tier] = account.served_tokens
+                account.served_tokens = 0
+        elapsed_s = result.finished_s - result.started_s
+        self.shares.account(elapsed_s, served, running, queue)
+        if result.transfer_bytes:
+            self.cost.observe_transfer(result.transfer_bytes, result.transfer_s)
+        if plan.chunks and not result.lost:
+            self._measured.append((plan.chunks, result.compute_s))
+            if len(self._measured) >= _LEARN_EVERY or self.cost.num_observations < _LEARN_EACH:
+                for chunks, seconds in self._measured:
+                    self.cost.observe(step_shape(chunks), seconds)
+                self._measured.clear()
+
+    def counts(
+        self, tier: SloTier, running: Sequence[SchedulerSequence], queue: WaitingQueue
+    ) -> TierCounts:
+        account = self.tiers[tier]
+        num_waiting, num_preempted = queue.counts(tier)
+        return TierCounts(
+            num_waiting,
+            sum(seq.tier is tier for seq in running),
+            num_preempted,
+            account.num_finished,
+            account.num_generated_tokens,
+        )

@@ -238,7 +238,7 @@ class SchedulerSettings(BaseModel):
         default=0.5, description="Longest predicted step that a prefill chunk may make, in seconds."
     )
     arrival_guard_s: PositiveSeconds = Field(
-        default=0.1,
+        default=0.06,
         description="Longest predicted step for a prefill that a more urgent request could come "
         "upon, in seconds.",
     )

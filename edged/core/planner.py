@@ -9,7 +9,7 @@ free slot and its cells, or those of victims the policy allows, from the tail; t
 cannot be placed ends the walk, so nobody is overtaken while it waits.
 
 *Allocation.* Within a band decodes come first, then prefills. Each sequence that gets in lowers the
-step time that those behind it may use (`Policy.tolerated_step_s`), so a prefill shrinks to what the
+step time that those behind it may use (`Policy.tolerance`), so a prefill shrinks to what the
 decodes in front of it leave, and less urgent work is parked in place when nothing is left. The
 first sequence always gets in, so a step always makes progress (I7).
 
@@ -57,17 +57,21 @@ def urgency(seq: Sequence, owed: frozenset[SloTier]) -> Key:
     return (seq.rank.band, seq.rank.order, seq.seq_id)
 
 
-def draft_plan(view: PlannerView, owed: frozenset[SloTier], step: int) -> StepPlan | None:
+def draft_plan(
+    view: PlannerView, owed: frozenset[SloTier], step: int, now_s: float
+) -> StepPlan | None:
     """The next step, or None if nothing is runnable and nothing is to be freed (I7)."""
-    return plan_next_tokens(view, step) if is_steady(view, owed) else decide(view, owed, step)
+    if is_steady(view, owed):
+        return plan_next_tokens(view, step)
+    return decide(view, owed, step, now_s)
 
 
-def decide(view: PlannerView, owed: frozenset[SloTier], step: int) -> StepPlan | None:
+def decide(view: PlannerView, owed: frozenset[SloTier], step: int, now_s: float) -> StepPlan | None:
     """The general way: placement, then allocation."""
     placement = _Placement(view, owed)
     placement.make_room_to_grow()
     placement.place_waiting()
-    allocation = _Allocation(view, owed, placement)
+    allocation = _Allocation(view, owed, placement, now_s)
     allocation.run()
     chunks = allocation.chunks
     if not (chunks or view.to_clear or view.to_discard):
@@ -243,10 +247,13 @@ class _Placement:
 class _Allocation:
     """The chunks of one step, most urgent first; scratch of one plan."""
 
-    def __init__(self, view: PlannerView, owed: frozenset[SloTier], placement: _Placement) -> None:
+    def __init__(
+        self, view: PlannerView, owed: frozenset[SloTier], placement: _Placement, now_s: float
+    ) -> None:
         self._view = view
         self._owed = owed
         self._placement = placement
+        self._now_s = now_s
         self.chunks: list[Chunk] = []
         self.used_s = view.cost.base_s
         self._decode_s = view.cost.decode_s
@@ -256,7 +263,9 @@ class _Allocation:
         self._outer_s = inf
         """Step seconds that more urgent bands tolerate."""
         self._inner_s = inf
-        """Step seconds that everybody so far tolerates."""
+        """Step seconds that the band's sequences so far tolerate for their equals."""
+        self._next_outer_s = inf
+        """Step seconds that everybody so far tolerates for less urgent bands."""
         self._has_prefill = False
 
     def run(self) -> None:
@@ -270,7 +279,7 @@ class _Allocation:
             is_prefill = len(seq.token_ids) - seq.num_computed_tokens > 1
             bands[band][is_prefill].append(seq)
         for place, band in enumerate(sorted(bands)):
-            self._outer_s = self._inner_s
+            self._outer_s, self._inner_s = self._next_outer_s, inf
             decodes, prefills = bands[band]
             for seq in decodes:
                 self._add_decode(seq)
@@ -287,7 +296,7 @@ class _Allocation:
         start, missing = seq.num_computed_tokens, seq.num_missing_tokens
         most = min(missing, self._tokens_left)
         cost = self._view.cost
-        limit_s = min(self._inner_s, self._view.policy.step_limit_s(seq))
+        limit_s = min(self._outer_s, self._inner_s, self._view.policy.step_limit_s(seq))
         num_tokens = cost.prefill_tokens_within(limit_s - self.used_s, start, most)
         if is_head:
             num_tokens = max(num_tokens, min(most, MIN_HEAD_CHUNK_TOKENS))
@@ -311,4 +320,6 @@ class _Allocation:
         self.used_s += added_s
         self._tokens_left -= num_tokens
         self._cells_left -= growth
-        self._inner_s = min(self._inner_s, self._view.policy.tolerated_step_s(seq))
+        tolerance = self._view.policy.tolerance(seq, self._now_s)
+        self._inner_s = min(self._inner_s, tolerance.for_equals_s)
+        self._next_outer_s = min(self._next_outer_s, tolerance.for_others_s)

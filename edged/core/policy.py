@@ -7,7 +7,8 @@ The planner asks it the same questions whatever the policy is, so a policy is on
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from math import inf
+from typing import NamedTuple, Protocol
 
 from edged.core.sequence import Sequence
 from edged.core.types import Rank, SloTier, TierSpec
@@ -30,6 +31,15 @@ class SchedulerConfig:
     max_snapshot_bytes: int
 
 
+class Tolerance(NamedTuple):
+    """Seconds of a step; 0 shares it with nobody."""
+
+    for_equals_s: float = inf
+    """With prefills of its own band."""
+    for_others_s: float = inf
+    """With less urgent bands."""
+
+
 class Policy(Protocol):
     @property
     def honours_shares(self) -> bool:
@@ -48,7 +58,6 @@ class Policy(Protocol):
         """Longest step that a prefill chunk of `seq` may make."""
         ...
 
-    def tolerated_step_s(self, seq: Sequence) -> float:
-        """Longest step that `seq` accepts when work behind it in the order shares the step;
-        0 shares with nobody."""
+    def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
+        """Longest step that `seq` accepts when work behind it in the order shares the step."""
         ...

@@ -128,7 +128,7 @@ class Scheduler:
 
     def plan(self, now_s: float) -> StepPlan | None:
         """What the next step does; None when there is nothing to do (I7). Changes nothing."""
-        return draft_plan(self._view, self.owed, self._step)
+        return draft_plan(self._view, self.owed, self._step, now_s)
 
     def commit(self, plan: StepPlan, result: StepResult, now_s: float) -> list[EngineEvent]:
         """Take over what a step did. The only writer of sequence progress."""
@@ -211,7 +211,7 @@ class Scheduler:
         assert len(self._sequences) == len(self._by_id), "a sequence is known by one name only"
         if is_steady(self._view, self.owed):
             quick = plan_next_tokens(self._view, self._step)
-            thorough = decide(self._view, self.owed, self._step)
+            thorough = decide(self._view, self.owed, self._step, 0.0)
             assert thorough is not None, "I7: decodes, and no plan"
             assert quick.chunks == thorough.chunks, "the quick plan is another one"
 

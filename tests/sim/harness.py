@@ -74,7 +74,8 @@ class Run:
 class Checker:
     """Holds plans and events to the invariants as they come."""
 
-    def __init__(self, max_step_tokens: int) -> None:
+    def __init__(self, max_step_tokens: int, clock: ManualClock) -> None:
+        self._clock = clock
         self.lives: dict[RequestId, Life] = {}
         self.trace: list[EngineEvent] = []
         self.chunk_sizes: set[int] = set()
@@ -85,7 +86,7 @@ class Checker:
 
     def on_step(self, plan: StepPlan) -> None:
         assert self.loop is not None
-        again = self.loop.scheduler.plan(0.0)
+        again = self.loop.scheduler.plan(self._clock.now_s())
         assert again == plan, "plan() asked twice answered differently"
         slots = [chunk.slot for chunk in plan.chunks]
         assert len(set(slots)) == len(slots), f"I3: two chunks in a slot: {slots}"
@@ -146,7 +147,7 @@ def simulate(
     backend_config = BackendConfig("", "q8_0", num_cells, num_slots, max_step_tokens)
     backend = SimBackend(backend_config, clock, profile, faults)
     settings = scheduler_config or config(max_step_tokens=max_step_tokens)
-    checker = Checker(max_step_tokens)
+    checker = Checker(max_step_tokens, clock)
     loop = EngineLoop(backend, settings, clock, checker.on_step)
     checker.loop = loop
     loop.calibrate()

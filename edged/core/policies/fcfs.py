@@ -6,7 +6,7 @@ step may have. Only when the cells run out does the latest arrival yield.
 
 from math import inf
 
-from edged.core.policy import SchedulerConfig
+from edged.core.policy import SchedulerConfig, Tolerance
 from edged.core.sequence import Sequence
 from edged.core.types import Rank
 
@@ -26,5 +26,5 @@ class Fcfs:
     def step_limit_s(self, seq: Sequence) -> float:
         return inf
 
-    def tolerated_step_s(self, seq: Sequence) -> float:
-        return inf
+    def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
+        return Tolerance()

@@ -1,19 +1,23 @@
 """Strict tiers: a more urgent tier goes first, always; within a tier, first come, first served.
 
-A decode accepts steps up to most of its TPOT target, so less urgent work fills what is left of it.
-A prefill of a tier with a TTFT target shares its step with nothing less urgent: everything else is
-parked in place until the first token is out. Prefills of preemptible tiers are cut so short that a
-more urgent request never waits long for the step it comes upon.
+Less urgent work fills the steps of a decode up to a part of its TPOT target. So the answer gets
+ahead of its promise, and what it is ahead is for the prefills of its equals: a chat that comes upon
+another one gets its first token at once, and the other a pause that its TPOT makes up for. A prefill
+of a tier with a TTFT target shares its step with nothing behind it: everything else is parked in
+place until the first token is out. Prefills of preemptible tiers are cut so short that a more
+urgent request never waits long for the step it comes upon.
 """
 
-from math import inf
-
-from edged.core.policy import SchedulerConfig
+from edged.core.policy import SchedulerConfig, Tolerance
 from edged.core.sequence import Sequence
 from edged.core.types import TIER_RANK, Rank
 
-_TPOT_MARGIN = 0.9
-"""Part of the TPOT target that a predicted step may take; the rest absorbs the model's error."""
+_FOR_EQUALS = 0.9
+"""Part of the TPOT target that equals may use up; the rest absorbs the cost model's error."""
+_ADVANCE_TOKENS = 4
+"""Tokens' time that equals may use up before an answer has got ahead by as much."""
+_FOR_OTHERS = 0.7
+"""Part of the TPOT target that steps with less urgent work may take."""
 
 
 class Strict:
@@ -36,8 +40,15 @@ class Strict:
             return min(self._config.arrival_guard_s, self._config.max_step_s)
         return self._config.max_step_s
 
-    def tolerated_step_s(self, seq: Sequence) -> float:
+    def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
         service = seq.request.service
         if not seq.is_decoding:
-            return inf if service.ttft_target_s is None else 0.0
-        return inf if service.tpot_target_s is None else _TPOT_MARGIN * service.tpot_target_s
+            return Tolerance() if service.ttft_target_s is None else Tolerance(0.0, 0.0)
+        if service.tpot_target_s is None:
+            return Tolerance()
+        step_s = _FOR_EQUALS * service.tpot_target_s
+        ahead_s = 0.0
+        if seq.first_token_s is not None:
+            due_s = seq.first_token_s + (seq.num_generated_tokens + _ADVANCE_TOKENS) * step_s
+            ahead_s = due_s - now_s
+        return Tolerance(max(step_s, ahead_s), _FOR_OTHERS * service.tpot_target_s)

@@ -1,11 +1,11 @@
 """Strict tiers: a more urgent tier goes first, always; within a tier, first come, first served.
 
 Less urgent work fills the steps of a decode up to a part of its TPOT target. So the answer gets
-ahead of its promise, and what it is ahead is for the prefills of its equals: a chat that comes upon
-another one gets its first token at once, and the other a pause that its TPOT makes up for. A prefill
-of a tier with a TTFT target shares its step with nothing behind it: everything else is parked in
-place until the first token is out. Prefills of preemptible tiers are cut so short that a more
-urgent request never waits long for the step it comes upon.
+ahead of its promise, and what it is ahead is for the prefills of its equals: a chat that comes
+upon another one gets its first token at once, and the other a pause that its TPOT makes up for. A
+prefill of a tier with a TTFT target shares its step with nothing behind it: everything else is
+parked in place until the first token is out. Prefills of preemptible tiers are cut so short that a
+more urgent request never waits long for the step it comes upon.
 """
 
 from edged.core.policy import SchedulerConfig, Tolerance

@@ -10,7 +10,9 @@ from edged.backend import BackendConfig
 from edged.clock import ManualClock
 from edged.core.policy import SchedulerConfig
 from edged.core.scheduler import Scheduler
+from edged.core.sequence import Sequence
 from edged.core.types import (
+    TIER_RANK,
     ClientId,
     KvGeometry,
     PastService,
@@ -118,3 +120,17 @@ def engine(
     loop = EngineLoop(backend, config(max_step_tokens=max_step_tokens, **changes), clock)
     loop.calibrate()
     return loop
+
+
+def check_eviction(cause: Sequence, victim: Sequence, policy: str = "strict") -> None:
+    """I5, in the terms of the tiers: nobody yields to the less urgent, and to one that waits only
+    what is less urgent and may be preempted; under fcfs nobody does."""
+    cause_tier, victim_tier = (
+        TIER_RANK[seq.tier] if policy == "strict" else 0 for seq in (cause, victim)
+    )
+    cause_rank = (cause_tier, cause.request.arrival_s, cause.seq_id)
+    victim_rank = (victim_tier, victim.request.arrival_s, victim.seq_id)
+    assert cause_rank < victim_rank, f"I5: {cause.seq_id} evicts the more urgent {victim.seq_id}"
+    if cause.slot is None:
+        assert cause_tier < victim_tier, f"I5: {cause.seq_id} evicts its equal {victim.seq_id}"
+        assert TIERS[victim.tier].preemptible, f"I5: {victim.seq_id} may not be preempted"

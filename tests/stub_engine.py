@@ -46,6 +46,7 @@ from edged.engine.wire import (
     Preempted,
     Prompt,
     Ready,
+    Refusal,
     RequestAdmitted,
     RequestRefused,
     RequestState,
@@ -209,8 +210,11 @@ class StubEngine:
                 text = bytes(encode(prompt)).decode()
                 if text == "hang":
                     signal.pause()
-                error = "it is empty" if not text else None
-                self.send(Tokenized(call_id, encode(prompt), error))
+                refusal = None
+                if not text:
+                    detail = "prompt.text: is empty; text is needed"
+                    refusal = Refusal(Reason.INVALID_ARGUMENT, detail, "prompt.text")
+                self.send(Tokenized(call_id, encode(prompt), refusal))
             case Inspect(call_id):
                 self.send(Inspected(call_id, tuple(map(state, self._answers.values()))))
             case Stop():

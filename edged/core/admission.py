@@ -74,14 +74,19 @@ def predict_ttft_s(seq: Sequence, view: AdmissionView) -> float:
 
 
 def _slot_wait_s(view: AdmissionView) -> float:
-    """Seconds until the next running sequence ends, if each runs to its limit; at least 0.1."""
+    """Seconds until the next running sequence can be expected to end; at least 0.1."""
     if not view.running:
         return 0.1
     step_s = view.cost.base_s + sum(
         view.cost.decode_cost_s(len(seq.token_ids)) for seq in view.running
     )
     left = min(
-        min(seq.max_tokens, _DEFAULT_ANSWER_TOKENS) - seq.num_generated_tokens
+        min(seq.max_tokens - seq.num_generated_tokens, _num_expected_tokens(seq))
         for seq in view.running
     )
     return max(0.1, max(left, 1) * step_s)
+
+
+def _num_expected_tokens(seq: Sequence) -> int:
+    """Tokens to the next multiple of the usual answer: one that is longer may be twice as long."""
+    return _DEFAULT_ANSWER_TOKENS - seq.num_generated_tokens % _DEFAULT_ANSWER_TOKENS

@@ -62,7 +62,6 @@ class StepPlan(NamedTuple):
     evict: tuple[Evict, ...]
     restore: tuple[Restore, ...]
     chunks: tuple[Chunk, ...]
-    predicted_s: float
 
 
 class StepResult(NamedTuple):

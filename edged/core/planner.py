@@ -6,12 +6,14 @@ asked twice, answers the same. It works in two passes over one order (`urgency`)
 *Placement.* Running sequences must be able to grow by the tokens they know; while the free cells do
 not suffice, the least urgent yields. Then the queue is walked from its head: each sequence takes a
 free slot and its cells, or those of victims the policy allows, from the tail; the first one that
-cannot be placed ends the walk, so nobody is overtaken while it waits.
+cannot be placed ends the walk, so nobody is overtaken while it waits. For the first of a tier that
+is owed time see `_Placement.place_waiting`.
 
 *Allocation.* Within a band decodes come first, then prefills. Each sequence that gets in lowers the
 step time that those behind it may use (`Policy.tolerance`), so a prefill shrinks to what the
 decodes in front of it leave, and less urgent work is parked in place when nothing is left. The
-first sequence always gets in, so a step always makes progress (I7).
+first sequence always gets in, and so does some of the first prefill of the most urgent band, so a
+step always makes progress (I7) and no prompt waits for all answers.
 
 The ladder of preemption, cheapest first: park in place, shrink the chunk, swap, recompute.
 """
@@ -27,8 +29,8 @@ from edged.core.queue import Key, WaitingQueue
 from edged.core.sequence import Sequence
 from edged.core.types import PreemptMode, SeqId, SlotId, SloTier
 
-MIN_HEAD_CHUNK_TOKENS = 16
-"""The most urgent prefill advances at least this much, however slow the machine is."""
+MAX_KEPT_S = 2.0
+"""Longest foreseeable wait for which room is kept for a tier that is owed time."""
 HEADROOM_TOKENS = 16
 """Cells left free for each running sequence when another one is started, so that starting one does
 not at once evict it again."""
@@ -52,8 +54,10 @@ class PlannerView:
 
 def urgency(seq: Sequence, owed: frozenset[SloTier]) -> Key:
     """The one total order; smaller runs first, larger yields first."""
-    if seq.tier in owed:
-        return (-1, seq.rank.order, seq.seq_id)
+    return (-1, seq.rank.order, seq.seq_id) if seq.tier in owed else _by_rank(seq)
+
+
+def _by_rank(seq: Sequence) -> Key:
     return (seq.rank.band, seq.rank.order, seq.seq_id)
 
 
@@ -89,7 +93,6 @@ def decide(view: PlannerView, owed: frozenset[SloTier], step: int, now_s: float)
         evict=tuple(placement.evicted),
         restore=tuple(restored),
         chunks=tuple(chunks),
-        predicted_s=allocation.used_s,
     )
 
 
@@ -113,16 +116,12 @@ def is_steady(view: PlannerView, owed: frozenset[SloTier]) -> bool:
 def plan_next_tokens(view: PlannerView, step: int) -> StepPlan:
     """What `decide` would come to for steady decodes, in a fraction of its time."""
     chunks = []
-    num_cells = 0
     for seq in view.running:
         assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"
         start = seq.num_computed_tokens
-        num_cells += start + 1
         chunks.append(Chunk(seq.seq_id, seq.slot, start, (seq.token_ids[start],), seq.sampling))
-    cost = view.cost
-    predicted_s = cost.base_s + len(chunks) * cost.decode_s + num_cells * cost.cell_s
     clear, discard = tuple(view.to_clear), tuple(view.to_discard)
-    return StepPlan(step, clear, discard, (), (), tuple(chunks), predicted_s)
+    return StepPlan(step, clear, discard, (), (), tuple(chunks))
 
 
 class _Placement:
@@ -150,21 +149,31 @@ class _Placement:
         self.restored: list[Restore] = []
 
     def make_room_to_grow(self) -> None:
-        """Evict from the tail until every running sequence can hold the tokens it knows."""
+        """Evict the least urgent until every running sequence can hold the tokens it knows. Being
+        owed time changes nothing here: it would take cells from the more urgent."""
         while len(self.running) > 1 and sum(self.growth.values()) > self.free_cells:
-            self._evict(self.running[-1], cause=self.running[0])
+            victim = max(self.running, key=_by_rank)
+            self._evict(victim, cause=min(self.running, key=_by_rank))
 
     def place_waiting(self) -> None:
-        """Give slots and cells to those that wait, from the head of the queue."""
+        """Give slots and cells to those that wait, from the head of the queue.
+
+        The first of a tier that is owed time comes before the more urgent. It evicts nobody, but
+        what becomes free is kept for it: those behind it may only trade places with victims of
+        their own. If its room cannot be foreseen, because answers without a near limit hold it, it
+        lets the more urgent pass: they are not to wait for the end of a long answer.
+        """
         if not len(self._view.queue):
             return
         is_room_kept = False
+        blocked: set[SloTier] = set()
         for seq in self._view.queue.in_order(self._owed):
+            if seq.tier in blocked:
+                return
             victims = self._victims_for(seq)
             if victims is None and seq.tier in self._owed:
-                # Being owed evicts nobody, but what becomes free is kept for it: those behind it
-                # may only trade places with victims of their own.
-                is_room_kept = True
+                blocked.add(seq.tier)
+                is_room_kept = is_room_kept or self._has_room_soon(seq)
                 continue
             if victims is None or (is_room_kept and not victims):
                 return
@@ -196,6 +205,20 @@ class _Placement:
                 return victims
         return None
 
+    def _has_room_soon(self, seq: Sequence) -> bool:
+        """Whether running answers that end at their limits make room for `seq` in `MAX_KEPT_S`."""
+        cost = self._view.cost
+        held = [other for other in self.running if other.seq_id not in self.slots]
+        step_s = cost.base_s + sum(cost.decode_cost_s(len(other.token_ids)) for other in held)
+        most_tokens = MAX_KEPT_S / step_s
+        missing_slots = 0 if self._free_slots else 1
+        missing_cells = len(seq.token_ids) - self.free_cells
+        for other in held:
+            if other.max_tokens - other.num_generated_tokens <= most_tokens:
+                missing_slots -= 1
+                missing_cells -= self._cells_given_back(other)
+        return missing_slots <= 0 and missing_cells <= 0
+
     def _yields(self, victim: Sequence, seq: Sequence) -> bool:
         more_urgent = urgency(seq, self._owed) < urgency(victim, self._owed)
         return more_urgent and self._view.policy.may_preempt(seq, victim)
@@ -217,7 +240,7 @@ class _Placement:
 
     def _evict(self, victim: Sequence, cause: Sequence) -> None:
         assert victim.slot is not None, f"I1: {victim.seq_id} runs without a slot"
-        assert urgency(cause, self._owed) < urgency(victim, self._owed), (
+        assert _by_rank(cause) < _by_rank(victim), (
             f"I5: {cause.seq_id} would evict the more urgent {victim.seq_id}"
         )
         mode = self._mode(victim)
@@ -255,7 +278,7 @@ class _Allocation:
         self._placement = placement
         self._now_s = now_s
         self.chunks: list[Chunk] = []
-        self.used_s = view.cost.base_s
+        self._used_s = view.cost.base_s
         self._decode_s = view.cost.decode_s
         self._cell_s = view.cost.cell_s
         self._tokens_left = view.max_step_tokens
@@ -281,30 +304,36 @@ class _Allocation:
         for place, band in enumerate(sorted(bands)):
             self._outer_s, self._inner_s = self._next_outer_s, inf
             decodes, prefills = bands[band]
+            # The first one that does not fit ends its row: a smaller one that came later does not
+            # get ahead of it, step after step.
             for seq in decodes:
-                self._add_decode(seq)
+                if not self._add_decode(seq):
+                    break
             for seq in prefills:
-                self._add_prefill(seq, is_head=place == 0 and not self._has_prefill)
+                if not self._add_prefill(seq, is_head=place == 0 and not self._has_prefill):
+                    break
 
-    def _add_decode(self, seq: Sequence) -> None:
+    def _add_decode(self, seq: Sequence) -> bool:
         """A decode is parked only for the sake of a more urgent band: its equals share the step."""
         added_s = self._decode_s + self._cell_s * len(seq.token_ids)
-        if self.used_s + added_s <= self._outer_s:
-            self._add(seq, 1, added_s)
+        return self._used_s + added_s <= self._outer_s and self._add(seq, 1, added_s)
 
-    def _add_prefill(self, seq: Sequence, *, is_head: bool) -> None:
+    def _add_prefill(self, seq: Sequence, *, is_head: bool) -> bool:
         start, missing = seq.num_computed_tokens, seq.num_missing_tokens
         most = min(missing, self._tokens_left)
         cost = self._view.cost
-        limit_s = min(self._outer_s, self._inner_s, self._view.policy.step_limit_s(seq))
-        num_tokens = cost.prefill_tokens_within(limit_s - self.used_s, start, most)
-        if is_head:
-            num_tokens = max(num_tokens, min(most, MIN_HEAD_CHUNK_TOKENS))
-        if num_tokens > 0:
-            self._add(seq, num_tokens, cost.prefill_cost_s(start, num_tokens))
-            self._has_prefill = True
+        bounds = self._view.policy.prefill_bounds(seq)
+        limit_s = min(self._outer_s, self._inner_s, bounds.step_s)
+        num_tokens = cost.prefill_tokens_within(limit_s - self._used_s, start, most)
+        if is_head and num_tokens < most:
+            least_s = bounds.least_part * self._used_s
+            num_tokens = max(num_tokens, 1, cost.prefill_tokens_within(least_s, start, most))
+        if num_tokens == 0:
+            return False
+        self._has_prefill = True
+        return self._add(seq, num_tokens, cost.prefill_cost_s(start, num_tokens))
 
-    def _add(self, seq: Sequence, num_tokens: int, added_s: float) -> None:
+    def _add(self, seq: Sequence, num_tokens: int, added_s: float) -> bool:
         seq_id, slot = seq.seq_id, seq.slot
         if slot is None:
             # A sequence that is placed in this step gets all its cells with its slot.
@@ -312,14 +341,15 @@ class _Allocation:
         else:
             growth = self._placement.growth[seq_id]
         if num_tokens > self._tokens_left or growth > self._cells_left:
-            return
+            return False
         start, known = seq.num_computed_tokens, seq.token_ids
         end = start + num_tokens
         sampling = seq.sampling if end == len(known) else None
         self.chunks.append(Chunk(seq_id, slot, start, tuple(known[start:end]), sampling))
-        self.used_s += added_s
+        self._used_s += added_s
         self._tokens_left -= num_tokens
         self._cells_left -= growth
         tolerance = self._view.policy.tolerance(seq, self._now_s)
         self._inner_s = min(self._inner_s, tolerance.for_equals_s)
         self._next_outer_s = min(self._next_outer_s, tolerance.for_others_s)
+        return True

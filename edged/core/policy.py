@@ -40,6 +40,14 @@ class Tolerance(NamedTuple):
     """With less urgent bands."""
 
 
+class PrefillBounds(NamedTuple):
+    step_s: float = inf
+    """Longest step, in seconds."""
+    least_part: float = 1.0
+    """What the first prefill of the most urgent band gets even beyond that: seconds, as a part of
+    those that the decodes in the step take."""
+
+
 class Policy(Protocol):
     @property
     def honours_shares(self) -> bool:
@@ -54,8 +62,8 @@ class Policy(Protocol):
         """Whether `urgent`, which has no slot, may take `victim`'s. Never true both ways."""
         ...
 
-    def step_limit_s(self, seq: Sequence) -> float:
-        """Longest step that a prefill chunk of `seq` may make."""
+    def prefill_bounds(self, seq: Sequence) -> PrefillBounds:
+        """How long a step a prefill chunk of `seq` may make."""
         ...
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:

@@ -15,7 +15,7 @@ calls give the same answers (I10).
 
 from bisect import insort
 from collections.abc import Iterable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from edged.core.accounts import Accounts
 from edged.core.admission import AdmissionView, predict_ttft_s, refuse
@@ -46,6 +46,8 @@ from edged.core.types import (
     TokenEvent,
 )
 
+MAX_STALE_EXPIRIES = 1024
+"""Expiries of sequences that ended already, beside those of live ones (two each)."""
 MAX_LOSSES = 2
 """A sequence whose KV was lost this often ends with ERROR."""
 
@@ -243,6 +245,9 @@ class Scheduler:
         max_queue_s = self._config.tiers[seq.tier].max_queue_s
         if max_queue_s is not None and seq.first_scheduled_s is None:
             heappush(self._expiries, (request.arrival_s + max_queue_s, seq.seq_id))
+        if len(self._expiries) > MAX_STALE_EXPIRIES + 4 * len(self._by_id):
+            self._expiries = [one for one in self._expiries if one[1] in self._by_id]
+            heapify(self._expiries)
 
     def _expire(self, seq: Sequence, now_s: float) -> Iterable[FinishEvent]:
         deadline_s = seq.request.deadline_s
@@ -262,13 +267,13 @@ class Scheduler:
         self, evict: Evict, result: StepResult, now_s: float, events: list[EngineEvent]
     ) -> None:
         seq = self._by_id[evict.seq_id]
+        mode = evict.mode
         if evict.seq_id in result.lost:
-            self._commit_loss(seq, evict.cause, result, now_s, events)
-            return
-        if evict.mode is PreemptMode.SWAP:
+            mode = PreemptMode.RECOMPUTE  # it was to be saved, and could not be
+        if mode is PreemptMode.SWAP:
             seq.snapshot_bytes = result.swapped_bytes[seq.seq_id]
             self._kv.hold_snapshot(seq.seq_id, seq.snapshot_bytes)
-        events.append(self._preempt(seq, evict.mode, evict.cause, result.started_s))
+        events.append(self._preempt(seq, mode, evict.cause, result.started_s))
 
     def _preempt(
         self, seq: Sequence, mode: PreemptMode, cause: RequestId | None, now_s: float

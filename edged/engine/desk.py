@@ -43,6 +43,7 @@ from edged.engine.wire import (
     Loading,
     Preempted,
     Prompt,
+    Refusal,
     RequestAdmitted,
     RequestRefused,
     Resumed,
@@ -88,7 +89,10 @@ class Desk:
         self._executor = executor
         self._run_in_loop = run_in_loop
         self._loaded: Loaded | None = None
-        self._encoding: dict[RequestId, Submit] = {}
+        self._encoding: dict[RequestId, Future[tuple[int, ...]]] = {}
+        """Large prompts on the other thread; a cancelled one that was begun is here no more, but is
+        counted until it is done."""
+        self._num_encodings = 0
         self._unanswered: set[RequestId] = set()
         self._answers: dict[RequestId, Answer] = {}
         self._num_tokenize_calls = 0
@@ -127,25 +131,28 @@ class Desk:
         elif request_id in self._answers or request_id in self._encoding:
             detail = f"request {request_id} exists already"
             self._refuse(request_id, EdgedError(Reason.DUPLICATE_REQUEST, detail))
-        elif len(self._encoding) + len(self._unanswered) >= self.max_pending:
+        elif self._num_encodings + len(self._unanswered) >= self.max_pending:
             detail = f"{self.max_pending} requests wait for admission already"
             self._refuse(request_id, EdgedError(Reason.QUEUE_FULL, detail, retry_after_s=RETRY_S))
         elif _is_large(submit.prompt):
-            self._encoding[request_id] = submit
-            self._encode_aside(submit.prompt, partial(self._encoded, submit))
+            self._num_encodings += 1
+            take = partial(self._encoded, submit)
+            self._encoding[request_id] = self._encode_aside(submit.prompt, take)
         else:
             self._enter(submit, partial(self._loaded.encoder.encode, submit.prompt))
 
     def _encode_aside(
         self, prompt: Prompt, take: Callable[[Future[tuple[int, ...]]], None]
-    ) -> None:
+    ) -> Future[tuple[int, ...]]:
         """Tokenize on another thread; `take` gets the outcome on this one."""
         assert self._loaded is not None, "a prompt is encoded before the model is loaded"
         future = self._executor.submit(self._loaded.encoder.encode, prompt)
         future.add_done_callback(lambda done: self._run_in_loop(partial(take, done)))
+        return future
 
     def _encoded(self, submit: Submit, future: Future[tuple[int, ...]]) -> None:
-        if self._encoding.get(submit.request_id) is submit:  # else it was cancelled meanwhile
+        self._num_encodings -= 1
+        if self._encoding.get(submit.request_id) is future:  # else it was cancelled meanwhile
             del self._encoding[submit.request_id]
             self._enter(submit, future.result)
 
@@ -170,7 +177,8 @@ class Desk:
         answer = self._answers.get(request_id)
         if answer is not None:
             self._end(answer, reason, detail)
-        elif self._encoding.pop(request_id, None) is not None:
+        elif (encoding := self._encoding.pop(request_id, None)) is not None:
+            encoding.cancel()
             self._refuse(request_id, EdgedError(FINISH_REASONS[reason], detail))
 
     def _end(self, answer: Answer, reason: FinishReason, detail: str = "") -> None:
@@ -181,12 +189,15 @@ class Desk:
 
     def _tokenize(self, call_id: int, prompt: Prompt) -> None:
         if self._loaded is None:
-            self._send(Tokenized(call_id, (), "the model is still loading", Reason.MODEL_LOADING))
+            detail = "the model is still loading"
+            error = EdgedError(Reason.MODEL_LOADING, detail, retry_after_s=RETRY_S)
+            self._send(Tokenized(call_id, (), _refusal(error)))
         elif not _is_large(prompt):
             self._tokenized(call_id, partial(self._loaded.encoder.encode, prompt))
         elif self._num_tokenize_calls >= MAX_TOKENIZE_CALLS:
             detail = f"{MAX_TOKENIZE_CALLS} large prompts are being tokenized already"
-            self._send(Tokenized(call_id, (), detail, Reason.QUEUE_FULL))
+            error = EdgedError(Reason.QUEUE_FULL, detail, retry_after_s=RETRY_S)
+            self._send(Tokenized(call_id, (), _refusal(error)))
         else:
             self._num_tokenize_calls += 1
             self._encode_aside(prompt, partial(self._tokenized_aside, call_id))
@@ -199,7 +210,7 @@ class Desk:
         try:
             self._send(Tokenized(call_id, encode()))
         except EdgedError as error:
-            self._send(Tokenized(call_id, (), error.detail, error.reason, _field(error)))
+            self._send(Tokenized(call_id, (), _refusal(error)))
 
     def _inspect(self) -> None:
         """Ask the engine thread, unless it was asked already and has not answered."""
@@ -291,6 +302,10 @@ class Desk:
                 request_id, outcome.position, outcome.predicted_ttft_s, prompt_token_ids
             )
         )
+
+
+def _refusal(error: EdgedError) -> Refusal:
+    return Refusal(error.reason, error.detail, _field(error), error.retry_after_s)
 
 
 def _field(error: EdgedError) -> str | None:

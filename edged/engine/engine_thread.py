@@ -48,6 +48,8 @@ MAX_UNREAD_REPORTS = 4096
 PROGRESS_INTERVAL_S = 0.1
 """Least time between two reports of loading progress."""
 
+MAX_IDLE_S = 3600.0
+
 
 class StepRecorder(Protocol):
     """Remembers, outside this process, whose tokens are being computed."""
@@ -195,9 +197,10 @@ class EngineThread:
 
     def _idle_s(self, engine: EngineLoop, now_s: float) -> float | None:
         """How long there is nothing to do but to wait for a command; None is for ever."""
+        # A wait of years is more than a lock can be told.
         due_s = None if self._meter.is_settled else self._meter.due_s
         times_s = [at_s for at_s in (engine.next_wakeup_s(), due_s) if at_s is not None]
-        return max(0.0, min(times_s) - now_s) if times_s else None
+        return min(max(0.0, min(times_s) - now_s), MAX_IDLE_S) if times_s else None
 
 
 class _ProgressReporter:

@@ -205,13 +205,19 @@ class StepEvents(msgspec.Struct, frozen=True, tag=True, array_like=True):
     items: tuple[StreamItem, ...]
 
 
+class Refusal(msgspec.Struct, frozen=True, array_like=True):
+    """Why a call is not served: an `EdgedError` on its way to the client."""
+
+    reason: Reason
+    detail: str
+    field: str | None = None
+    retry_after_s: float | None = None
+
+
 class Tokenized(msgspec.Struct, frozen=True, tag=True, array_like=True):
     call_id: int
     token_ids: tuple[int, ...]
-    error: str | None = None
-    """A sentence for the client, with its reason and the field that is wrong, if one is."""
-    reason: Reason | None = None
-    field: str | None = None
+    refusal: Refusal | None = None
 
 
 class RequestState(msgspec.Struct, frozen=True, array_like=True):

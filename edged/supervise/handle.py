@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from edged.clock import Clock
 from edged.core.types import FinishEvent, RequestId
 from edged.engine.wire import Inspect, Prompt, RequestState, Tokenize
-from edged.errors import EdgedError, InvalidRequestError, Reason
+from edged.errors import EdgedError, Reason
 from edged.log import get_logger
+from edged.supervise import ends
 from edged.supervise.book import RequestBook
 from edged.supervise.journal import write_end
 from edged.supervise.keeper import EngineKeeper
@@ -92,8 +93,8 @@ class ModelHandle:
         answer = await self._keeper.tokenizing.ask(
             lambda call_id: engine.send(Tokenize(call_id, prompt)), self._spec.call_s
         )
-        if answer.error is not None:
-            raise InvalidRequestError("prompt", answer.error)
+        if answer.refusal is not None:
+            raise ends.refused(answer.refusal)
         return answer.token_ids
 
     async def list_requests(self) -> list[RequestRow]:

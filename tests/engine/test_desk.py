@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import pytest
 
@@ -38,6 +38,7 @@ from edged.engine.wire import (
     Inspect,
     Inspected,
     Ready,
+    Refusal,
     RequestAdmitted,
     RequestRefused,
     Start,
@@ -60,6 +61,7 @@ class PatientExecutor(Executor):
 
     def __init__(self) -> None:
         self.jobs: list[Callable[[], None]] = []
+        self.futures: list[Future[Any]] = []
 
     def submit(
         self,
@@ -71,12 +73,15 @@ class PatientExecutor(Executor):
         future: Future[Result] = Future()
 
         def job() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(fn(*args, **kwargs))
             except Exception as error:
                 future.set_exception(error)
 
         self.jobs.append(job)
+        self.futures.append(future)
         return future
 
     def run_all(self) -> None:
@@ -130,6 +135,20 @@ def test_a_request_cancelled_while_it_is_tokenized_is_refused_and_never_posted()
     assert (refusal.reason, refusal.detail) == (Reason.DEADLINE_EXCEEDED, "too late")
 
 
+def test_a_cancelled_prompt_that_is_being_tokenized_counts_until_it_is_done() -> None:
+    counter = Counter()
+    most = counter.desk.max_pending
+    for i in range(most):
+        counter.desk.obey(submit(f"r{i}", prompt=LARGE))
+        counter.executor.futures[i].set_running_or_notify_cancel()
+        counter.desk.obey(Cancel(RequestId(f"r{i}"), FinishReason.CANCELLED))
+    counter.desk.obey(submit("more", prompt=LARGE))
+    assert counter.refusals()[-1].reason is Reason.QUEUE_FULL
+    counter.executor.futures[0].set_result((1,))
+    counter.desk.obey(submit("next", prompt=LARGE))
+    assert len(counter.executor.futures) == most + 1
+
+
 def test_a_request_sent_again_after_its_cancel_is_tokenized_for_itself() -> None:
     counter = Counter()
     counter.desk.obey(submit(prompt=LARGE))
@@ -181,20 +200,22 @@ def test_large_prompts_that_are_only_counted_are_bounded() -> None:
     (refused,) = counter.sent
     assert isinstance(refused, Tokenized)
     assert refused.call_id == MAX_TOKENIZE_CALLS
-    assert refused.reason is Reason.QUEUE_FULL
+    assert refused.refusal is not None
+    assert refused.refusal.reason is Reason.QUEUE_FULL
     counter.executor.run_all()
     counter.desk.obey(Tokenize(1000, TextPrompt(LARGE)))
     counter.executor.run_all()
     last = counter.sent[-1]
     assert isinstance(last, Tokenized)
-    assert (last.call_id, last.error, len(last.token_ids)) == (1000, None, len(LARGE) + 1)
+    assert (last.call_id, last.refusal, len(last.token_ids)) == (1000, None, len(LARGE) + 1)
 
 
 def test_a_bad_prompt_that_is_only_counted_is_refused_by_its_field() -> None:
     counter = Counter()
     counter.desk.obey(Tokenize(1, TextPrompt("")))
     detail = "prompt.text: is empty; text is needed"
-    assert counter.sent == [Tokenized(1, (), detail, Reason.INVALID_ARGUMENT, "prompt.text")]
+    refusal = Refusal(Reason.INVALID_ARGUMENT, detail, "prompt.text")
+    assert counter.sent == [Tokenized(1, (), refusal)]
 
 
 def test_a_rejected_request_is_forgotten() -> None:

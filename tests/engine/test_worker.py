@@ -23,6 +23,7 @@ from edged.engine.wire import (
     Loading,
     Preempted,
     Ready,
+    Refusal,
     RequestRefused,
     Resumed,
     Statistics,
@@ -392,7 +393,9 @@ def test_commands_during_loading_are_answered_at_once() -> None:
     assert isinstance(refused, RequestRefused)
     assert refused.reason is Reason.MODEL_LOADING
     assert refused.retry_after_s
-    assert tokenized == Tokenized(4, (), "the model is still loading", Reason.MODEL_LOADING)
+    assert tokenized == Tokenized(
+        4, (), Refusal(Reason.MODEL_LOADING, "the model is still loading", None, 1.0)
+    )
     assert inspected == Inspected(5, ())
 
 

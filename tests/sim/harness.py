@@ -11,7 +11,6 @@ from backends.sim.profile import StepProfile
 from edged.backend import BackendConfig
 from edged.clock import ManualClock
 from edged.core.plan import StepPlan
-from edged.core.planner import urgency
 from edged.core.policy import SchedulerConfig
 from edged.core.types import (
     Admitted,
@@ -28,7 +27,7 @@ from edged.core.types import (
     TokenEvent,
 )
 from edged.engine.loop import EngineLoop
-from tests.factories import GPU_LIKE, config, request
+from tests.factories import GPU_LIKE, check_eviction, config, request
 
 MAX_STEPS = 200_000
 
@@ -74,7 +73,8 @@ class Run:
 class Checker:
     """Holds plans and events to the invariants as they come."""
 
-    def __init__(self, max_step_tokens: int, clock: ManualClock) -> None:
+    def __init__(self, max_step_tokens: int, clock: ManualClock, policy: str) -> None:
+        self._policy = policy
         self._clock = clock
         self.lives: dict[RequestId, Life] = {}
         self.trace: list[EngineEvent] = []
@@ -82,7 +82,6 @@ class Checker:
         self.num_parked = 0
         self._max_step_tokens = max_step_tokens
         self.loop: EngineLoop | None = None
-        self.owed: frozenset[SloTier] = frozenset()
 
     def on_step(self, plan: StepPlan) -> None:
         assert self.loop is not None
@@ -94,11 +93,10 @@ class Checker:
         assert total <= self._max_step_tokens, f"I3: {total} tokens in a step"
         sequences = {seq.seq_id: seq for seq, _ in self.loop.sequences()}
         by_request = {seq.request.request_id: seq for seq in sequences.values()}
-        owed = self.loop.scheduler.owed
         for evict in plan.evict:
             assert evict.cause is not None
             cause, victim = by_request[evict.cause], sequences[evict.seq_id]
-            assert urgency(cause, owed) < urgency(victim, owed), "I5: evicted by the less urgent"
+            check_eviction(cause, victim, self._policy)
         for chunk in plan.chunks:
             seq = sequences[chunk.seq_id]
             assert chunk.start == seq.num_computed_tokens, "I3: a chunk starts elsewhere"
@@ -147,7 +145,7 @@ def simulate(
     backend_config = BackendConfig("", "q8_0", num_cells, num_slots, max_step_tokens)
     backend = SimBackend(backend_config, clock, profile, faults)
     settings = scheduler_config or config(max_step_tokens=max_step_tokens)
-    checker = Checker(max_step_tokens, clock)
+    checker = Checker(max_step_tokens, clock, settings.policy)
     loop = EngineLoop(backend, settings, clock, checker.on_step)
     checker.loop = loop
     loop.calibrate()

@@ -186,9 +186,10 @@ async def test_tokenize_answers_when_the_model_is_ready() -> None:
 async def test_prompt_that_cannot_be_tokenized_is_an_invalid_argument() -> None:
     async with serving() as fleet:
         await engine_pid(fleet)
-        with pytest.raises(EdgedError, match="prompt: it is empty") as raised:
+        with pytest.raises(EdgedError, match=r"prompt\.text: is empty") as raised:
             await fleet.tokenize(MODEL, TextPrompt(""))
         assert raised.value.reason is Reason.INVALID_ARGUMENT
+        assert [one.field for one in raised.value.violations] == ["prompt.text"]
 
 
 async def test_question_without_an_answer_ends_in_time() -> None:

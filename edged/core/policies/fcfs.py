@@ -4,9 +4,7 @@ Tiers mean nothing, nobody is preempted for another's sake, and a prefill takes 
 step may have. Only when the cells run out does the latest arrival yield.
 """
 
-from math import inf
-
-from edged.core.policy import SchedulerConfig, Tolerance
+from edged.core.policy import PrefillBounds, SchedulerConfig, Tolerance
 from edged.core.sequence import Sequence
 from edged.core.types import Rank
 
@@ -23,8 +21,8 @@ class Fcfs:
     def may_preempt(self, urgent: Sequence, victim: Sequence) -> bool:
         return False
 
-    def step_limit_s(self, seq: Sequence) -> float:
-        return inf
+    def prefill_bounds(self, seq: Sequence) -> PrefillBounds:
+        return PrefillBounds()
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
         return Tolerance()

@@ -8,7 +8,7 @@ parked in place until the first token is out. Prefills of preemptible tiers are 
 more urgent request never waits long for the step it comes upon.
 """
 
-from edged.core.policy import SchedulerConfig, Tolerance
+from edged.core.policy import PrefillBounds, SchedulerConfig, Tolerance
 from edged.core.sequence import Sequence
 from edged.core.types import TIER_RANK, Rank
 
@@ -16,6 +16,8 @@ _FOR_EQUALS = 0.9
 """Part of the TPOT target that equals may use up; the rest absorbs the cost model's error."""
 _ADVANCE_TOKENS = 4
 """Tokens' time that equals may use up before an answer has got ahead by as much."""
+_LEAST_PART_PREEMPTIBLE = 0.25
+"""A prompt that nobody is in a hurry for makes the steps of a slow machine little longer."""
 _FOR_OTHERS = 0.7
 """Part of the TPOT target that steps with less urgent work may take."""
 
@@ -35,10 +37,12 @@ class Strict:
             and TIER_RANK[urgent.tier] < TIER_RANK[victim.tier]
         )
 
-    def step_limit_s(self, seq: Sequence) -> float:
-        if self._config.tiers[seq.tier].preemptible:
-            return min(self._config.arrival_guard_s, self._config.max_step_s)
-        return self._config.max_step_s
+    def prefill_bounds(self, seq: Sequence) -> PrefillBounds:
+        config = self._config
+        if config.tiers[seq.tier].preemptible:
+            step_s = min(config.arrival_guard_s, config.max_step_s)
+            return PrefillBounds(step_s, _LEAST_PART_PREEMPTIBLE)
+        return PrefillBounds(config.max_step_s)
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
         service = seq.request.service

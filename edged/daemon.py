@@ -65,16 +65,16 @@ class Daemon:
 
     async def serve(self) -> int:
         """The whole life of the daemon. Raises EdgedError if it cannot start."""
+        self._watch_signals()
         specs = model_specs(self._settings)
         fleet = Fleet(specs, self._settings.default_model, self._clock)
         server = self._server(fleet)
         await server.start()
         self._log.info("listening", version=__version__, listeners=list(server.listeners))
-        self._watch_signals()
         health = asyncio.create_task(self._keep_health(fleet, server), name="health")
         try:
             for name, model in self._settings.models.items():
-                if model.preload:
+                if model.preload and not self._is_draining:
                     await fleet.load(name)
             await self._drain_requested.wait()
             server.set_serving(False)

@@ -61,15 +61,21 @@ ModelOption = Annotated[
     str, typer.Option("--model", "-m", metavar="NAME", help="Default: the daemon's default model.")
 ]
 MaxTokensOption = Annotated[
-    int | None, typer.Option("--max-tokens", "-n", min=1, help="Most tokens to generate.")
+    int | None,
+    typer.Option("--max-tokens", "-n", min=1, max=2**32 - 1, help="Most tokens to generate."),
 ]
 TemperatureOption = Annotated[
     float | None, typer.Option(min=0, help="0 takes the likeliest token always.")
 ]
-TopKOption = Annotated[int | None, typer.Option(min=0, help="Keep the k likeliest tokens; 0: all.")]
-TopPOption = Annotated[float | None, typer.Option(help="Keep this much probability, in (0, 1].")]
+TopKOption = Annotated[
+    int | None, typer.Option(min=0, max=2**32 - 1, help="Keep the k likeliest tokens; 0: all.")
+]
+TopPOption = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Keep this much probability; 0 is refused.")
+]
 MinPOption = Annotated[
-    float | None, typer.Option(help="Keep tokens this likely next to the likeliest, in [0, 1].")
+    float | None,
+    typer.Option(min=0, max=1, help="Keep tokens this likely next to the likeliest."),
 ]
 SeedOption = Annotated[
     int | None, typer.Option(min=0, max=2**64 - 1, help="Same seed, same prompt: same answer.")

@@ -13,9 +13,11 @@ from edged.cli.entry import run_command
 from edged.cli.exits import CommandError, ExitCode
 from edged.cli.output import Json, emit, emit_json, note
 from edged.config.layers import Key, show_key
-from edged.config.load import Flag, load_settings
+from edged.config.load import Flag, Loaded, load_settings
 from edged.config.reference import as_toml, effective, reference_markdown
 from edged.config.settings import EMBEDDED
+from edged.core.policies import POLICIES
+from edged.errors import ConfigError
 
 _NAME_AND_PATH = re.compile(r"([A-Za-z0-9._-]{1,64})=(.+)", re.DOTALL)
 
@@ -71,7 +73,8 @@ def serve(
         int | None, typer.Option(metavar="N", help="Most requests that hold KV at once.")
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Scheduling policy: strict or fcfs.")
+        str | None,
+        typer.Option(metavar="NAME", help=f"Scheduling policy: {' or '.join(POLICIES)}."),
     ] = None,
     backend: Annotated[
         str | None, typer.Option(metavar="NAME", help="Runtime: llama_cpp or sim.")
@@ -94,11 +97,20 @@ def serve(
     flags = [
         Flag(key, value, option) for option, (key, value) in given.items() if value is not None
     ]
-    loaded = load_settings([*model_flags(model or []), *flags], os.environ, config)
+    loaded = _load_settings([*model_flags(model or []), *flags], config)
     # The daemon is the largest import of all, and nothing but serving needs it.
     from edged import daemon  # noqa: PLC0415
 
     raise typer.Exit(daemon.run(loaded.settings))
+
+
+def _load_settings(flags: list[Flag], config: Path | None) -> Loaded:
+    """Raises CommandError, USAGE, for what only the flags have wrong, and ConfigError."""
+    try:
+        return load_settings(flags, os.environ, config)
+    except ConfigError as error:
+        load_settings((), os.environ, config)
+        raise CommandError(error.detail, ExitCode.USAGE) from None
 
 
 @config_app.command("show")

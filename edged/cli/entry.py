@@ -35,7 +35,8 @@ def run_command(program: str, command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return _flushed(ExitCode.INTERRUPTED)
     except CommandError as error:
-        warn(program, error.sentence)
+        for line in error.sentence.splitlines():
+            warn(program, line)
         return _flushed(error.exit_code)
     except EdgedError as error:
         for line in error.detail.splitlines():

@@ -117,7 +117,8 @@ class ServerSettings(BaseModel):
         default=16 * _MIB, description="Largest gRPC message taken or sent, 64 KiB to 32 MiB."
     )
     max_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=512, description="Most calls served at once; more are refused at once."
+        default=4096,
+        description="Most Generate calls of one tier served at once; more are refused at once.",
     )
     heartbeat_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=10.0,
@@ -205,7 +206,8 @@ class EngineSettings(BaseModel):
         default=5, description="Engine losses in a row after which the model is FAILED."
     )
     max_held: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        default=256, description="Most requests held while there is no engine; more are refused."
+        default=1024,
+        description="Most requests of one tier held while there is no engine; more are refused.",
     )
 
 

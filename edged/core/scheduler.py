@@ -173,6 +173,11 @@ class Scheduler:
         return self._accounts.shares.owed if self._policy.honours_shares else frozenset()
 
     @property
+    def num_expiries(self) -> int:
+        """Moments it watches for, also of some requests that have ended."""
+        return len(self._expiries)
+
+    @property
     def to_discard(self) -> frozenset[SeqId]:
         """Swapped sequences that ended since the last step; their snapshots go with the next."""
         return frozenset(self._to_discard)

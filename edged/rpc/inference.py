@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import grpc
 
 from edged.clock import Clock
-from edged.core.types import RequestId
+from edged.core.types import RequestId, SloTier
 from edged.errors import EdgedError, Reason
 from edged.rpc.convert import Call, Tiers, max_request_tokens, to_prompt, to_submission
 from edged.rpc.convert_events import HEARTBEAT, to_response
@@ -31,7 +31,8 @@ _GenerateContext = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateRespo
 
 @dataclass(frozen=True, slots=True)
 class InferenceLimits:
-    max_generate_calls: int = 512
+    max_generate_calls: int = 4096
+    """Of each tier: a thousand documents of a batch leave every place for a chat."""
     max_tokenize_calls: int = 64
     heartbeat_s: float = 10.0
     """Longest silence on a stream of Generate."""
@@ -47,21 +48,23 @@ class InferenceFront(InferenceServiceServicer):
         self._tiers = tiers
         self._clock = clock
         self._limits = limits
-        self._generating = CallGate("Generate", limits.max_generate_calls)
+        self._generating = {
+            tier: CallGate(f"{tier} Generate", limits.max_generate_calls) for tier in SloTier
+        }
         self._tokenizing = CallGate("Tokenize", limits.max_tokenize_calls)
 
     async def Generate(  # type: ignore[override]  # the stubs know no handler that writes itself
         self, request: pb.GenerateRequest, context: _GenerateContext
     ) -> None:
-        with self._generating.entered():
-            call = Call(
-                request_id=RequestId(secrets.token_hex(8)),
-                seed=secrets.randbits(64),
-                peer=context.peer(),
-                remaining_s=_remaining_s(context),
-                now_s=self._clock.now_s(),
-            )
-            submission = to_submission(request, call, self._tiers)
+        call = Call(
+            request_id=RequestId(secrets.token_hex(8)),
+            seed=secrets.randbits(64),
+            peer=context.peer(),
+            remaining_s=_remaining_s(context),
+            now_s=self._clock.now_s(),
+        )
+        submission = to_submission(request, call, self._tiers)
+        with self._generating[submission.service.tier].entered():
             stream = self._models.submit(request.model, submission)
             try:
                 await self._relay(stream, context)

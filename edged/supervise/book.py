@@ -113,9 +113,13 @@ class RequestBook:
         assert 0 < size <= MAX_REQUEST_ID_BYTES, f"a request id of {size} bytes"
         if request_id in self._entries:
             raise EdgedError(Reason.DUPLICATE_REQUEST, f"request {request_id} exists already")
-        num_new = sum(1 for held in self._held if not self._entries[held].was_sent)
+        tier = submission.service.tier
+        held = (self._entries[held_id] for held_id in self._held)
+        num_new = sum(
+            not entry.was_sent and entry.replay.submission.service.tier is tier for entry in held
+        )
         if num_new >= self._limits.max_held:
-            detail = f"{num_new} requests wait for the engine already, as many as may be held"
+            detail = f"{num_new} {tier} requests wait for the engine already, the most it may have"
             raise EdgedError(Reason.QUEUE_FULL, detail, retry_after_s=HELD_RETRY_S)
         stream = RequestStream(
             self._limits.max_backlog_tokens, lambda detail: self.cancel(request_id, detail)

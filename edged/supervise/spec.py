@@ -18,7 +18,7 @@ class ModelSpec:
     load_timeout_s: float = 600.0
     max_restarts: int = 5
     """Losses in a row, without a token between them, that are answered with a new engine."""
-    max_held: int = 256
+    max_held: int = 1024
     """Requests that wait for an engine, besides those that already had one."""
     max_backlog_tokens: int = 8192
     """Tokens that wait for a slow reader."""

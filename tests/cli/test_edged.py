@@ -71,11 +71,11 @@ def test_config_reference_is_the_markdown_table(edged: Program) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (("--kv-type", "q5"), 1, "flag --kv-type: engine.kv_type = \"q5\": expected 'f16'"),
+        (("--kv-type", "q5"), 2, "flag --kv-type: engine.kv_type = \"q5\": expected 'f16'"),
         (("--model", "a=/x", "--model", "a=/y"), 2, "--model: two models are named 'a'"),
-        (("--model", "/dir/my model.gguf"), 1, 'flag --model: models."my model": expected a'),
+        (("--model", "/dir/my model.gguf"), 2, 'flag --model: models."my model": expected a'),
         (("--config", "/nonexistent.toml"), 1, "--config: there is no file"),
-        (("--listen", "", "--socket", ""), 1, 'server.listen = "" (flag --listen), '),
+        (("--listen", "", "--socket", ""), 2, 'server.listen = "" (flag --listen), '),
     ],
 )
 def test_serve_refuses_what_it_cannot_use(

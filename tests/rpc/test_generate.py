@@ -175,7 +175,11 @@ async def test_one_call_over_the_limit_is_refused_until_one_ends() -> None:
         assert told.reason == Reason.QUEUE_FULL
         assert told.retry_s == 1.0
         assert told.pushback_ms == "1000"
-        assert "2 Generate calls" in told.detail
+        assert "2 standard Generate calls" in told.detail
+        chat = front.inference.Generate(text_request(tier=pb.TIER_INTERACTIVE))
+        stream = await front.models.next_stream()
+        stream.put(finished(stream))
+        assert await ended(chat) == grpc.StatusCode.OK
         for stream in streams:
             stream.put(finished(stream))
         for call in calls:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edged.core.types import SloTier
 from edged.engine.wire import RequestState, TextPrompt, TokensPrompt
 from edged.errors import EdgedError, Reason
 from edged.supervise.model import HeldRequest, ModelState
@@ -55,10 +56,11 @@ async def test_requests_that_come_while_loading_are_held_and_served() -> None:
 async def test_more_requests_than_may_be_held_are_refused() -> None:
     async with serving(spec(max_held=3)) as fleet:
         streams = [fleet.submit(MODEL, submission(f"r{n}")) for n in range(3)]
-        with pytest.raises(EdgedError, match="3 requests wait for the engine already") as raised:
+        with pytest.raises(EdgedError, match="3 standard requests wait for the engine") as raised:
             fleet.submit(MODEL, submission("r3"))
         assert raised.value.reason is Reason.QUEUE_FULL
         assert raised.value.retry_after_s is not None
+        streams.append(fleet.submit(MODEL, submission("chat", tier=SloTier.INTERACTIVE)))
         for transcript in await read_all(streams):
             transcript.check_answer("say a word", 16)
 

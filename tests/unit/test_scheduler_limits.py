@@ -1,0 +1,38 @@
+"""What the scheduler keeps of requests that have ended: nothing that grows."""
+
+from edged.core.scheduler import MAX_STALE_EXPIRIES
+from edged.core.types import Admitted, FinishReason, RequestId, SloTier
+from tests.factories import request, scheduler
+
+
+def test_expiries_of_requests_that_ended_are_forgotten() -> None:
+    core = scheduler()
+    a_day_s = 24 * 3600.0
+    for number in range(3 * MAX_STALE_EXPIRIES):
+        name = f"r{number}"
+        wanted = request(name, tier=SloTier.STANDARD, deadline_s=a_day_s)
+        assert isinstance(core.submit(wanted, 0.0), Admitted)
+        core.cancel(RequestId(name), FinishReason.CANCELLED, 0.0)
+        assert core.num_expiries <= MAX_STALE_EXPIRIES + 4
+
+
+def test_expiries_of_live_requests_are_kept() -> None:
+    core = scheduler()
+    assert isinstance(core.submit(request("live", deadline_s=5.0), 0.0), Admitted)
+    for number in range(2 * MAX_STALE_EXPIRIES):
+        name = f"r{number}"
+        core.submit(request(name, deadline_s=9.0), 0.0)
+        core.cancel(RequestId(name), FinishReason.CANCELLED, 0.0)
+    (ended,) = core.tick(5.0)
+    assert (ended.request_id, ended.reason) == ("live", FinishReason.DEADLINE)  # type: ignore[union-attr]  # a finish
+
+
+def test_a_request_that_waits_too_long_for_its_first_step_is_ended() -> None:
+    core = scheduler(num_slots=1)
+    assert isinstance(core.submit(request("waits", tier=SloTier.STANDARD), 0.0), Admitted)
+    at_s = core.next_wakeup_s()
+    assert at_s is not None
+    assert core.tick(at_s - 0.001) == []
+    (ended,) = core.tick(at_s)
+    assert ended.reason is FinishReason.QUEUE_TIMEOUT  # type: ignore[union-attr]  # a finish
+    assert "waited longer than the standard tier allows" in ended.detail  # type: ignore[union-attr]

@@ -9,6 +9,7 @@ from edged.v1 import inference_pb2 as pb
 from tests.e2e.daemon import Daemon, serving
 from tests.e2e.settings import sim_tables
 from tests.e2e.streams import Answer, ask, check_equal, work
+from tests.models import embedded_model, require_llama_cpp
 
 STEP_S = 0.005
 
@@ -68,3 +69,25 @@ async def test_without_the_policy_the_interactive_request_waits(tmp_path: Path) 
         answers, urgent = await run_over_batch(daemon)
         assert not preempted(answers)
         assert urgent.first_at_s("token") > min(answer.arrived_s[-1] for answer in answers)
+
+
+@pytest.mark.model
+async def test_a_real_model_counts_on_after_a_chat_had_its_slot(tmp_path: Path) -> None:
+    require_llama_cpp()
+    embedded_model()
+    engine = {"context_tokens": 512, "max_sequences": 1, "num_threads": 1}
+    async with serving(
+        tmp_path, {"engine": engine, "models.embedded": {"path": "embedded"}}
+    ) as daemon:
+        await daemon.ready()
+        request = ask("1, 2, 3, 4, 5, 6, 7, 8,", tier=pb.TIER_BATCH, max_tokens=48, ignore_eos=True)
+        wanted = await daemon.generate(request).end()
+        assert wanted.text.startswith(" 9, 10, 11, 12,")
+        batch = daemon.generate(request)
+        await batch.tokens(5)
+        urgent = await daemon.generate(CHAT).end()
+        answer = await batch.end()
+        assert answer.causes == [pb.PREEMPTION_CAUSE_SWAP]
+        assert urgent.arrived_s[-1] < answer.first_at_s("resumed")
+        assert answer.token_ids == wanted.token_ids
+        assert answer.finished.timings.num_preemptions == 1

@@ -81,8 +81,7 @@ class Sampler:
             return _draw_from_few(logits, sampling, banned)
         greedy = int(logits.argmax())
         largest = float(logits[greedy])
-        if not math.isfinite(largest):
-            raise NotFiniteError(f"the largest logit is {largest}")
+        _check_finite(largest)
         if params.temperature == 0:
             return greedy
         index = len(sampling.token_ids) - sampling.num_prompt_tokens
@@ -115,6 +114,11 @@ class Sampler:
             _penalize(logits, sampling)
 
 
+def _check_finite(largest: float) -> None:
+    if not math.isfinite(largest):
+        raise NotFiniteError(f"the largest logit is {largest}")
+
+
 def _draws_from_few(params: SamplingParams) -> bool:
     return 0 < params.top_k <= _FEW and params.temperature > 0
 
@@ -123,6 +127,7 @@ def _draw_from_few(logits: Logits, sampling: Sampling, banned: frozenset[int]) -
     """As `_candidates` and `_draw`, for a small top-k: the few that are left fit plain numbers, and
     a dozen calls of numpy on forty of them would take longer than the vocabulary does."""
     params = sampling.params
+    _check_finite(float(logits.max()))
     found = _not_below_kth(logits, params.top_k + len(banned))
     pairs = zip(logits[found].tolist(), found.tolist(), strict=True)
     # Sorting is stable, so the lower id comes first among equals.
@@ -131,8 +136,7 @@ def _draw_from_few(logits: Logits, sampling: Sampling, banned: frozenset[int]) -
         few = [pair for pair in few if pair[1] not in banned]
     del few[params.top_k :]
     largest = few[0][0] if few else math.nan
-    if not math.isfinite(largest):
-        raise NotFiniteError(f"the largest logit is {largest}")
+    _check_finite(largest)
     least = largest + math.log(params.min_p) if params.min_p > 0 else -math.inf
     wanted = math.inf
     if params.top_p < 1:

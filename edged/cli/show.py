@@ -60,7 +60,8 @@ def requests(rows: Sequence[admin_pb2.RequestInfo], *, colour: bool) -> str:
             _tier(row.tier),
             _state(enum_name(admin_pb2.RequestState.DESCRIPTOR, row.state)),
             str(row.position) if row.HasField("position") else "-",
-            f"{row.num_computed_tokens}/{row.num_prompt_tokens}+{row.max_tokens}",
+            f"{row.num_computed_tokens}/{row.num_prompt_tokens}"
+            + (f"+{row.max_tokens}" if row.HasField("max_tokens") else ""),
             _duration(row.age_s),
             str(row.num_preemptions),
         ]

@@ -2,10 +2,11 @@
 
 Theory of operation: a loss that a request can have caused makes suspects of the requests in the
 step that was executing, and of those whose submission the engine had not answered (their text may
-have been what it fell over). If that is nobody, everyone on the engine is a suspect. Each suspect
-is blamed once, and then tried: run with nothing else on the engine, until it has delivered
-`TRIAL_TOKENS` new tokens or has ended. So the next loss has one suspect, and whoever is the only
-suspect of a loss and was blamed before has taken down two engines: it is convicted.
+have been what it fell over). If that is nobody, everyone on the engine that was in a step before
+is a suspect: what only waited has done nothing. Each suspect is blamed once, and then tried: run
+with nothing else on the engine, until it has delivered `TRIAL_TOKENS` new tokens or has ended. So
+the next loss has one suspect, and whoever is the only suspect of a loss and was blamed before has
+taken down two engines: it is convicted.
 
 An innocent request is therefore convicted never because of a neighbour, whatever the neighbours do,
 and while a trial goes on everybody else waits: a second crash beside somebody would prove nothing.
@@ -41,7 +42,8 @@ def judge(
 ) -> Verdict:
     """Who is blamed for a loss.
 
-    `num_blames` has every request that was on the engine, with how often it was blamed before.
+    `num_blames` has every request that the engine has worked on, with how often it was blamed
+    before.
     """
     if not is_blamable or not num_blames:
         return NOBODY

@@ -199,10 +199,15 @@ class RequestBook:
         self.detach()
         self._trials.interrupt()
         lost = [entry for entry in self._entries.values() if entry.place is not Place.HELD]
+        unanswered = {entry.request_id for entry in lost if not entry.is_answered}
         verdict = judge(
-            {entry.request_id: entry.num_blames for entry in lost},
+            {
+                entry.request_id: entry.num_blames
+                for entry in lost
+                if entry.replay.has_run or entry.request_id in executing | unanswered
+            },
             executing=executing,
-            unanswered={entry.request_id for entry in lost if not entry.is_answered},
+            unanswered=unanswered,
             is_blamable=loss.is_blamable,
         )
         for entry in lost:

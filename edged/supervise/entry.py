@@ -1,8 +1,9 @@
 """One unfinished request: its replay, its stream, and what of its life the stream is told.
 
-Theory of operation: the stream shows one pause at a time. A pause by preemption ends when the
-engine says so; one by a lost engine ends when a token is delivered again, whatever the new engine
-does before. Nothing is told before the request was admitted: only then its stream begins.
+Theory of operation: the stream shows one pause at a time, but that a lost engine is told also to
+one that is paused. A pause by preemption ends when the engine says so; one by a lost engine ends
+when a token is delivered again, whatever the new engine does before. Nothing is told before the
+request was admitted: only then its stream begins.
 """
 
 from collections.abc import Mapping

@@ -38,6 +38,11 @@ class Replay:
         return self._submission
 
     @property
+    def has_run(self) -> bool:
+        """Whether it was in a step of an engine, as far as is known."""
+        return self._first_scheduled_s is not None or self.num_generated_tokens > 0
+
+    @property
     def is_admitted(self) -> bool:
         """Whether an engine ever admitted it."""
         return self._prompt_token_ids is not None

@@ -25,6 +25,8 @@ from backends.llama_cpp.sampling import (  # noqa: E402  # as above
     PENALTY_WINDOW_TOKENS,
     NotFiniteError,
     Sampler,
+    _candidates,
+    _draw,
     largest_ids,
 )
 
@@ -225,3 +227,17 @@ def test_logits_that_are_not_finite_are_refused(value: float, temperature: float
     logits[123] = value
     with pytest.raises(NotFiniteError, match=str(value)):
         Sampler(VOCAB_SIZE, EOG).draw(logits, _sampling(replace(OPEN, temperature=temperature)))
+    with pytest.raises(NotFiniteError, match=str(value)):
+        Sampler(VOCAB_SIZE, EOG).draw(logits, _sampling(SamplingParams()))
+
+
+@pytest.mark.parametrize("top_k", [1, 7, 40, 128])
+def test_a_small_top_k_draws_what_the_general_way_draws(top_k: int) -> None:
+    sampler = Sampler(VOCAB_SIZE, EOG)
+    for seed in range(40):
+        params = SamplingParams(top_k=top_k, top_p=0.9, min_p=0.02, temperature=1.3, seed=seed)
+        logits = np.random.default_rng(seed).normal(0, 3, VOCAB_SIZE).astype(np.float32)
+        candidates = _candidates(logits, float(logits.max()), params)
+        index = len(_sampling(params).token_ids) - _sampling(params).num_prompt_tokens
+        wanted = _draw(logits, candidates, params, index)
+        assert sampler.draw(logits, _sampling(params)).token_id == wanted

@@ -127,9 +127,8 @@ def _draw_from_few(logits: Logits, sampling: Sampling, banned: frozenset[int]) -
     """As `_candidates` and `_draw`, for a small top-k: the few that are left fit plain numbers, and
     a dozen calls of numpy on forty of them would take longer than the vocabulary does."""
     params = sampling.params
-    _check_finite(float(logits.max()))
     found = _not_below_kth(logits, params.top_k + len(banned))
-    pairs = zip(logits[found].tolist(), found.tolist(), strict=True)
+    pairs = zip(logits.take(found).tolist(), found.tolist(), strict=True)
     # Sorting is stable, so the lower id comes first among equals.
     few: list[tuple[float, int]] = sorted(pairs, key=_BY_LOGIT, reverse=True)
     if banned:
@@ -234,18 +233,27 @@ def largest_ids(logits: Logits, count: int) -> TokenIds:
 
 
 def _not_below_kth(logits: Logits, count: int) -> TokenIds:
-    """Ids, ascending, of a superset of the `count` largest logits."""
+    """Ids, ascending, of a superset of the `count` largest logits.
+
+    Raises:
+        NotFiniteError: the largest is NaN, which sorts above everything, or infinite.
+    """
     num_blocks = logits.size // _BLOCK
     if count >= logits.size:
+        _check_finite(float(logits.max()))
         return np.arange(logits.size)
     if count * 4 <= num_blocks:
         # A block is a column here: the maximum over rows is the one that numpy vectorizes.
-        rows = logits[: num_blocks * _BLOCK].reshape(_BLOCK, num_blocks)
-        ordered = rows.max(axis=0)
+        num_in_blocks = num_blocks * _BLOCK
+        rows = logits[:num_in_blocks].reshape(_BLOCK, num_blocks)
+        ordered = np.maximum.reduce(rows, axis=0)
+        if num_in_blocks < logits.size:
+            ordered[0] = np.maximum(ordered[0], logits[num_in_blocks:].max())
     else:
         ordered = logits.copy()
-    ordered.partition(ordered.size - count)
     # Methods, because numpy's functions of the same names go through more code to get there.
+    ordered.partition((ordered.size - count, ordered.size - 1))
+    _check_finite(float(ordered[-1]))
     found: TokenIds = (logits >= ordered[ordered.size - count]).nonzero()[0]
     return found
 

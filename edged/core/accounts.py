@@ -12,7 +12,7 @@ from edged.core.sequence import Sequence as SchedulerSequence
 from edged.core.shares import TierShares
 from edged.core.types import PreemptMode, SloTier
 
-_LEARN_EVERY = 8
+_LEARN_EVERY = 16
 """Steps that the cost model learns together, once it knows a few. While the model ran, the
 processor's caches have forgotten what bookkeeping touches, and learning touches the most of it."""
 _LEARN_EACH = 64

@@ -35,6 +35,8 @@ class TierShares:
         and `queue` hold the work that is left."""
         for tier, share in self._min_share.items():
             served = served_tokens.get(tier, 0)
+            if served and len(served_tokens) == 1 and not self.owed and not self._credit_s[tier]:
+                continue  # it has all the time there is
             if not (served or queue.has(tier) or any(seq.tier is tier for seq in running)):
                 self._credit_s[tier] = 0.0
                 self._set_owed(tier, False)

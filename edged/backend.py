@@ -1,10 +1,11 @@
 """The contract between an engine and a runtime.
 
 Theory of operation: a backend holds one model and one KV cache of `num_slots` sequences. The engine
-thread is the only caller of every method here but the tokenizer's, which any thread may call. A
-backend decides nothing: the scheduler says which tokens go to which slot, the backend runs them and
-draws the tokens it is asked for. It is found by name through the entry points `edged.backends`, so
-nothing in `edged` imports one; a name with a colon (`my_package.module:create`) is imported.
+thread is the only caller of every method here, but for `interrupt` and the tokenizer's, which any
+thread may call. A backend decides nothing: the scheduler says which tokens go to which slot, the
+backend runs them and draws the tokens it is asked for. It is found by name through the entry points
+`edged.backends`, so nothing in `edged` imports one; a name with a colon
+(`my_package.module:create`) is imported.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +69,8 @@ class BackendInfo:
     can_swap: bool
     """Whether `save_kv` and `restore_kv` work for this model."""
     can_copy_prefix: bool
+    can_interrupt: bool
+    """Whether `interrupt` does anything."""
 
 
 class KvSnapshot(Protocol):
@@ -113,7 +116,13 @@ class Backend(Protocol):
         Raises:
             BackendStepError: no token was drawn. Each slot of `chunks` holds the cells it held
                 before, but for those in `lost`, which hold none.
+            StepInterruptedError: `interrupt` was called. Each slot holds the cells it held before.
         """
+        ...
+
+    def interrupt(self) -> None:
+        """Cut short the step that is running or, if none is, the next one. It comes too late for a
+        step that is nearly over, which then ends as if nothing had happened."""
         ...
 
     def save_kv(self, slot: SlotId) -> KvSnapshot:

@@ -97,6 +97,13 @@ class BackendStepError(EdgedError):
         """Slots whose KV could not be trimmed back and was cleared."""
 
 
+class StepInterruptedError(EdgedError):
+    """A forward pass was cut short; every slot holds what it held before."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.INTERNAL, "the step was interrupted")
+
+
 class KvTransferError(EdgedError):
     """Saving or restoring one slot's KV failed; that slot has been cleared."""
 

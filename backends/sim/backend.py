@@ -1,6 +1,5 @@
 """The simulated backend: cells, draws and time of a model that does not exist."""
 
-import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from zlib import crc32
 
 from backends.sim.draw import choose_token, draw_bits, with_logprobs
 from backends.sim.faults import Faults
+from backends.sim.pace import Pace
 from backends.sim.profile import StepProfile
 from backends.sim.tokenizer import (
     BOS_TOKEN,
@@ -19,10 +19,10 @@ from backends.sim.tokenizer import (
     ByteTokenizer,
 )
 from edged.backend import BackendConfig, BackendInfo, KvSnapshot
-from edged.clock import Clock, ManualClock
+from edged.clock import Clock
 from edged.core.plan import Chunk, Sampling
 from edged.core.types import KvGeometry, SampledToken, SeqId, SlotId
-from edged.errors import BackendStepError, KvTransferError
+from edged.errors import BackendStepError, KvTransferError, StepInterruptedError
 
 AnswerLength = Callable[[Sequence[int]], int | None]
 """Tokens an answer to this prompt has before its EOS; None leaves the end to the request."""
@@ -85,7 +85,7 @@ class SimBackend:
         self._profile = profile or StepProfile()
         self._faults = faults
         self._model = model or SimModel()
-        self._spend = clock.advance if isinstance(clock, ManualClock) else time.sleep
+        self._pace = Pace(clock)
         self._max_step_tokens = config.max_step_tokens
         self._slots = [_Slot() for _ in range(config.max_sequences)]
         self._num_cells_used = 0
@@ -109,12 +109,13 @@ class SimBackend:
         self._check(chunks)
         fault = None if self._faults is None else self._faults.step(chunks)
         if fault is not None:
-            self._spend(self._profile.step_s)
+            self._pace.pass_by(self._profile.step_s)
             for slot in fault.lost:
                 self.clear(slot)
             raise BackendStepError(fault.detail, lost=tuple(fault.lost))
+        if not self._pace.spend(self._profile.seconds(chunks)):
+            raise StepInterruptedError
         drawn: dict[SeqId, SampledToken] = {}
-        num_prefill_tokens = num_decode_tokens = num_cells_read = 0
         for chunk in chunks:
             held = self._slots[chunk.slot]
             num_tokens = len(chunk.token_ids)
@@ -122,23 +123,20 @@ class SimBackend:
                 token_id = chunk.token_ids[0]
                 held.cells.append(token_id)
                 held.digest = crc32(token_id.to_bytes(4, "little"), held.digest)
-                num_decode_tokens += 1
             else:
                 held.cells.extend(chunk.token_ids)
                 held.digest = crc32(_cell_bytes(chunk.token_ids), held.digest)
-                num_prefill_tokens += num_tokens
-            num_cells_read += len(held.cells)
+            self._num_cells_used += num_tokens
             if chunk.sampling is not None:
                 drawn[chunk.seq_id] = self._draw(held, chunk.sampling, num_tokens)
-        self._num_cells_used += num_prefill_tokens + num_decode_tokens
-        profile = self._profile
-        self._spend(
-            profile.step_s
-            + num_prefill_tokens * profile.prefill_token_s
-            + num_decode_tokens * profile.decode_token_s
-            + num_cells_read * profile.cell_s
-        )
         return drawn
+
+    def interrupt(self) -> None:
+        self._pace.interrupt()
+
+    def interrupt_at(self, at_s: float) -> None:
+        """Manual clock: `interrupt` at a moment of the next step."""
+        self._pace.interrupt_at(at_s)
 
     def save_kv(self, slot: SlotId) -> SimSnapshot:
         assert self._model.can_swap, "save_kv of a model that cannot swap"
@@ -148,7 +146,7 @@ class SimBackend:
             self.clear(slot)
             raise KvTransferError(f"an injected failure to save slot {slot}")
         num_bytes = len(held.cells) * self._model.bytes_per_cell
-        self._spend(num_bytes * self._profile.swap_byte_s)
+        self._pace.pass_by(num_bytes * self._profile.swap_byte_s)
         return SimSnapshot(tuple(held.cells), held.digest, num_bytes)
 
     def restore_kv(self, slot: SlotId, snapshot: KvSnapshot) -> None:
@@ -158,7 +156,7 @@ class SimBackend:
         self._check_room(snapshot.num_tokens)
         if self._faults is not None and self._faults.restore_fails(slot):
             raise KvTransferError(f"an injected failure to restore slot {slot}")
-        self._spend(snapshot.num_bytes * self._profile.swap_byte_s)
+        self._pace.pass_by(snapshot.num_bytes * self._profile.swap_byte_s)
         held.cells = list(snapshot.cells)
         held.digest = snapshot.digest
         self._num_cells_used += snapshot.num_tokens
@@ -271,4 +269,5 @@ def _describe(config: BackendConfig, model: SimModel) -> BackendInfo:
         eos_token=EOS_TOKEN,
         can_swap=model.can_swap,
         can_copy_prefix=True,
+        can_interrupt=True,
     )

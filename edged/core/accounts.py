@@ -64,7 +64,7 @@ class Accounts:
         self.shares.account(elapsed_s, served, running, queue)
         if result.transfer_bytes:
             self.cost.observe_transfer(result.transfer_bytes, result.transfer_s)
-        if plan.chunks and not result.lost:
+        if plan.chunks and not (result.lost or result.interrupted):
             self._measured.append((plan.chunks, result.compute_s))
             if len(self._measured) >= _LEARN_EVERY or self.cost.num_observations < _LEARN_EACH:
                 for chunks, seconds in self._measured:

@@ -6,9 +6,21 @@ and more when the model has just filled the processor's caches.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
-from edged.core.types import PreemptMode, RequestId, SampledToken, SamplingParams, SeqId, SlotId
+from edged.core.types import (
+    PreemptMode,
+    RequestId,
+    SampledToken,
+    SamplingParams,
+    SeqId,
+    SlotId,
+    SloTier,
+)
+
+YIELDS_TO_NOBODY: Final[Mapping[SloTier, float]] = MappingProxyType({})
+"""Of a step that runs to its end whoever arrives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +74,22 @@ class StepPlan(NamedTuple):
     evict: tuple[Evict, ...]
     restore: tuple[Restore, ...]
     chunks: tuple[Chunk, ...]
+    yields_to: Mapping[SloTier, float] = YIELDS_TO_NOBODY
+    """Tiers whose arrival cuts the step short; each with the least rest of the step, in predicted
+    seconds, for which that is worth what has been computed."""
 
 
 class StepResult(NamedTuple):
     step: int
     sampled: Mapping[SeqId, SampledToken]
-    """One token for each chunk that had a `sampling`, but for lost sequences."""
+    """One token for each chunk that had a `sampling`, but for lost and interrupted sequences."""
     swapped_bytes: Mapping[SeqId, int]
     """Snapshot size of each sequence evicted by swap."""
     lost: frozenset[SeqId]
     """Sequences whose KV is gone (a failed save, restore or step); their slots are cleared."""
+    interrupted: frozenset[SeqId]
+    """Sequences whose chunk was not computed, because the step was cut short; they hold what they
+    held before."""
     started_s: float
     finished_s: float
     compute_s: float

@@ -18,12 +18,13 @@ step always makes progress (I7) and no prompt waits for all answers.
 The ladder of preemption, cheapest first: park in place, shrink the chunk, swap, recompute.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
 from edged.core.cost import StepCostModel
 from edged.core.kv import KvBudget
-from edged.core.plan import Chunk, Evict, Restore, StepPlan
+from edged.core.plan import YIELDS_TO_NOBODY, Chunk, Evict, Restore, StepPlan
 from edged.core.policy import Policy
 from edged.core.queue import Key, WaitingQueue
 from edged.core.sequence import Sequence
@@ -66,7 +67,7 @@ def draft_plan(
 ) -> StepPlan | None:
     """The next step, or None if nothing is runnable and nothing is to be freed (I7)."""
     if is_steady(view, owed):
-        return plan_next_tokens(view, step)
+        return plan_next_tokens(view, owed, step)
     return decide(view, owed, step, now_s)
 
 
@@ -93,6 +94,7 @@ def decide(view: PlannerView, owed: frozenset[SloTier], step: int, now_s: float)
         evict=tuple(placement.evicted),
         restore=tuple(restored),
         chunks=tuple(chunks),
+        yields_to=allocation.yields_to(),
     )
 
 
@@ -113,7 +115,7 @@ def is_steady(view: PlannerView, owed: frozenset[SloTier]) -> bool:
     return not owed or all(seq.tier is running[0].tier for seq in running)
 
 
-def plan_next_tokens(view: PlannerView, step: int) -> StepPlan:
+def plan_next_tokens(view: PlannerView, owed: frozenset[SloTier], step: int) -> StepPlan:
     """What `decide` would come to for steady decodes, in a fraction of its time."""
     chunks = []
     for seq in view.running:
@@ -121,7 +123,8 @@ def plan_next_tokens(view: PlannerView, step: int) -> StepPlan:
         start = seq.num_computed_tokens
         chunks.append(Chunk(seq.seq_id, seq.slot, start, (seq.token_ids[start],), seq.sampling))
     clear, discard = tuple(view.to_clear), tuple(view.to_discard)
-    return StepPlan(step, clear, discard, (), (), tuple(chunks))
+    yields_to = YIELDS_TO_NOBODY if owed else view.policy.yields_to(view.running[0], 0.0)
+    return StepPlan(step, clear, discard, (), (), tuple(chunks), yields_to)
 
 
 class _Placement:
@@ -278,6 +281,10 @@ class _Allocation:
         self._placement = placement
         self._now_s = now_s
         self.chunks: list[Chunk] = []
+        self._head: Sequence | None = None
+        """The most urgent sequence with a chunk."""
+        self._head_s: float | None = None
+        """Step seconds that its band tolerates for equals; None until others share the step."""
         self._used_s = view.cost.base_s
         self._decode_s = view.cost.decode_s
         self._cell_s = view.cost.cell_s
@@ -302,6 +309,8 @@ class _Allocation:
             is_prefill = len(seq.token_ids) - seq.num_computed_tokens > 1
             bands[band][is_prefill].append(seq)
         for place, band in enumerate(sorted(bands)):
+            if place == 1:
+                self._head_s = self._inner_s
             self._outer_s, self._inner_s = self._next_outer_s, inf
             decodes, prefills = bands[band]
             # The first one that does not fit ends its row: a smaller one that came later does not
@@ -312,6 +321,13 @@ class _Allocation:
             for seq in prefills:
                 if not self._add_prefill(seq, is_head=place == 0 and not self._has_prefill):
                     break
+
+    def yields_to(self) -> Mapping[SloTier, float]:
+        """Whose arrival cuts the step short. A tier that is owed time gets it: nobody's does."""
+        if self._owed or self._head is None:
+            return YIELDS_TO_NOBODY
+        spare_s = 0.0 if self._head_s is None else self._head_s - self._used_s
+        return self._view.policy.yields_to(self._head, spare_s)
 
     def _add_decode(self, seq: Sequence) -> bool:
         """A decode is parked only for the sake of a more urgent band: its equals share the step."""
@@ -349,6 +365,7 @@ class _Allocation:
         self._used_s += added_s
         self._tokens_left -= num_tokens
         self._cells_left -= growth
+        self._head = self._head or seq
         tolerance = self._view.policy.tolerance(seq, self._now_s)
         self._inner_s = min(self._inner_s, tolerance.for_equals_s)
         self._next_outer_s = min(self._next_outer_s, tolerance.for_others_s)

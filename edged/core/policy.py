@@ -69,3 +69,9 @@ class Policy(Protocol):
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
         """Longest step that `seq` accepts when work behind it in the order shares the step."""
         ...
+
+    def yields_to(self, head: Sequence, spare_s: float) -> Mapping[SloTier, float]:
+        """`StepPlan.yields_to` of a step whose most urgent sequence is `head`. `spare_s`: what
+        its band tolerates for equals beyond the step's predicted end; 0 if nobody else shares
+        the step, which is short then."""
+        ...

@@ -21,7 +21,7 @@ from edged.core.accounts import Accounts
 from edged.core.admission import AdmissionView, predict_ttft_s, refuse
 from edged.core.kv import KvBudget
 from edged.core.metrics import SchedulerStatistics, finish_event
-from edged.core.plan import Chunk, Evict, StepPlan, StepResult
+from edged.core.plan import YIELDS_TO_NOBODY, Chunk, Evict, StepPlan, StepResult
 from edged.core.planner import PlannerView, decide, draft_plan, is_steady, plan_next_tokens
 from edged.core.policies import POLICIES
 from edged.core.policy import SchedulerConfig
@@ -77,6 +77,8 @@ class Scheduler:
         self._complete_at_submit: list[Sequence] = []
         self._next_seq_id = 0
         self._step = 0
+        self._was_interrupted = False
+        """Whether the last step was; two in a row never are, so that arrivals stop nobody."""
         self._view = PlannerView(
             running=self._running,
             queue=self._queue,
@@ -130,7 +132,10 @@ class Scheduler:
 
     def plan(self, now_s: float) -> StepPlan | None:
         """What the next step does; None when there is nothing to do (I7). Changes nothing."""
-        return draft_plan(self._view, self.owed, self._step, now_s)
+        plan = draft_plan(self._view, self.owed, self._step, now_s)
+        if plan is not None and self._was_interrupted:
+            return plan._replace(yields_to=YIELDS_TO_NOBODY)
+        return plan
 
     def commit(self, plan: StepPlan, result: StepResult, now_s: float) -> list[EngineEvent]:
         """Take over what a step did. The only writer of sequence progress."""
@@ -138,19 +143,19 @@ class Scheduler:
         self._step += 1
         self._to_clear.clear()
         self._to_discard.clear()
+        self._was_interrupted = bool(result.interrupted)
         events: list[EngineEvent] = []
         for evict in plan.evict:
-            self._commit_evict(evict, result, now_s, events)
+            self._commit_evict(evict, result, events)
         for chunk in plan.chunks:
             seq = self._by_id[chunk.seq_id]
-            self._accounts.tiers[seq.tier].served_tokens += len(chunk.token_ids)
             if seq.slot is None:
                 self._commit_start(seq, chunk, result.started_s, events)
             assert chunk.slot == seq.slot, f"I1: {seq.seq_id} holds {seq.slot}, not {chunk.slot}"
             self._kv.reserve(chunk.slot, len(seq.token_ids))
             if chunk.seq_id in result.lost:
-                self._commit_loss(seq, None, result, now_s, events)
-            else:
+                self._commit_loss(seq, result, now_s, events)
+            elif chunk.seq_id not in result.interrupted:
                 self._commit_chunk(seq, chunk, result, now_s, events)
         self._accounts.close_step(plan, result, self._running, self._queue)
         return events
@@ -217,10 +222,10 @@ class Scheduler:
         assert self._kv.num_used_slots == len(self._running), "I1: a slot is held by nobody"
         assert len(self._sequences) == len(self._by_id), "a sequence is known by one name only"
         if is_steady(self._view, self.owed):
-            quick = plan_next_tokens(self._view, self._step)
+            quick = plan_next_tokens(self._view, self.owed, self._step)
             thorough = decide(self._view, self.owed, self._step, 0.0)
             assert thorough is not None, "I7: decodes, and no plan"
-            assert quick.chunks == thorough.chunks, "the quick plan is another one"
+            assert quick == thorough, "the quick plan is another one"
 
     # ── Inside ───────────────────────────────────────────────────────────────────────────────────
 
@@ -268,9 +273,7 @@ class Scheduler:
             detail = f"waited longer than the {seq.tier} tier allows ({max_queue_s:.3g} s)"
             yield self._finish(seq, FinishReason.QUEUE_TIMEOUT, now_s, detail)
 
-    def _commit_evict(
-        self, evict: Evict, result: StepResult, now_s: float, events: list[EngineEvent]
-    ) -> None:
+    def _commit_evict(self, evict: Evict, result: StepResult, events: list[EngineEvent]) -> None:
         seq = self._by_id[evict.seq_id]
         mode = evict.mode
         if evict.seq_id in result.lost:
@@ -316,16 +319,11 @@ class Scheduler:
             seq.preempted_at_s = None
 
     def _commit_loss(
-        self,
-        seq: Sequence,
-        cause: RequestId | None,
-        result: StepResult,
-        now_s: float,
-        events: list[EngineEvent],
+        self, seq: Sequence, result: StepResult, now_s: float, events: list[EngineEvent]
     ) -> None:
         """Its KV is gone and its slot is clear already: recompute, or end it the second time."""
         seq.num_losses += 1
-        events.append(self._preempt(seq, PreemptMode.RECOMPUTE, cause, now_s))
+        events.append(self._preempt(seq, PreemptMode.RECOMPUTE, None, now_s))
         if seq.num_losses >= MAX_LOSSES:
             detail = f"its KV was lost {seq.num_losses} times: {result.detail}"
             events.append(self._finish(seq, FinishReason.ERROR, now_s, detail))
@@ -340,6 +338,7 @@ class Scheduler:
     ) -> None:
         start, num_tokens = chunk.start, len(chunk.token_ids)
         assert start == seq.num_computed_tokens, f"I3: {start} for {seq.seq_id}"
+        self._accounts.tiers[seq.tier].served_tokens += num_tokens
         seq.num_computed_tokens = start + num_tokens
         if start < seq.num_prompt_tokens:
             num_prompt_tokens = min(num_tokens, seq.num_prompt_tokens - start)

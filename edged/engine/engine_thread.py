@@ -22,6 +22,7 @@ from edged.backend import Backend, find_backend
 from edged.clock import Clock
 from edged.core.plan import StepPlan
 from edged.core.types import Admitted, EngineEvent, FinishEvent, Request, RequestId, SeqId
+from edged.engine.interrupt import StepInterrupter
 from edged.engine.loop import EngineLoop
 from edged.engine.mailbox import (
     Answered,
@@ -47,8 +48,8 @@ EXIT_INTERNAL = 70
 MAX_UNREAD_REPORTS = 4096
 PROGRESS_INTERVAL_S = 0.1
 """Least time between two reports of loading progress."""
-
 MAX_IDLE_S = 3600.0
+"""Longest wait for a command; a lock cannot be told to wait for years."""
 
 
 class StepRecorder(Protocol):
@@ -76,6 +77,8 @@ class EngineThread:
         self._mailbox: SimpleQueue[EngineCommand] = SimpleQueue()
         self._unread = threading.Semaphore(MAX_UNREAD_REPORTS)
         self._meter = StatisticsMeter()
+        self._interrupter: StepInterrupter | None = None
+        """Set before the model is reported loaded; None if its steps cannot be cut short."""
         self._request_ids: dict[SeqId, RequestId] = {}
         self._seq_ids: dict[RequestId, SeqId] = {}
 
@@ -83,8 +86,11 @@ class EngineThread:
         threading.Thread(target=self._run, name="engine", daemon=True).start()
 
     def post(self, command: EngineCommand) -> None:
-        """Any thread may; obeyed before the next step, in order."""
+        """Any thread may; obeyed before the next step, in order. An urgent request cuts the step
+        short that is running."""
         self._mailbox.put(command)
+        if self._interrupter is not None and isinstance(command, SubmitRequest):
+            self._interrupter.arrive(command.request.service.tier)
 
     def taken(self) -> None:
         """One report was taken from the I/O thread's queue."""
@@ -122,8 +128,17 @@ class EngineThread:
         return None
 
     def _serve(self, backend: Backend) -> None:
-        engine = EngineLoop(backend, scheduler_config(self._start), self._clock, self._begin_step)
+        engine = EngineLoop(
+            backend,
+            scheduler_config(self._start),
+            self._clock,
+            on_step=self._begin_step,
+            on_computed=self._end_compute,
+        )
         engine.calibrate()
+        if backend.info.can_interrupt:
+            cost = engine.scheduler.cost
+            self._interrupter = StepInterrupter(backend.interrupt, cost, self._clock)
         encoder = PromptEncoder(backend.tokenizer, backend.info)
         self._report(Loaded(ready(backend), backend.tokenizer, encoder))
         wait_s: float | None = 0.0
@@ -147,6 +162,14 @@ class EngineThread:
             touched = [chunk.seq_id for chunk in plan.chunks]
             touched += [evict.seq_id for evict in plan.evict]
             self._recorder.begin_step([self._request_ids[seq_id] for seq_id in touched])
+        if self._interrupter is not None and plan.yields_to:
+            self._interrupter.begin(plan)
+            if not self._mailbox.empty():
+                self._interrupter.plan_again()
+
+    def _end_compute(self) -> None:
+        if self._interrupter is not None:
+            self._interrupter.end()
 
     def _obey(self, engine: EngineLoop, wait_s: float | None) -> bool:
         """Take every command there is, waiting for a first one; False when it is to close."""
@@ -197,7 +220,6 @@ class EngineThread:
 
     def _idle_s(self, engine: EngineLoop, now_s: float) -> float | None:
         """How long there is nothing to do but to wait for a command; None is for ever."""
-        # A wait of years is more than a lock can be told.
         due_s = None if self._meter.is_settled else self._meter.due_s
         times_s = [at_s for at_s in (engine.next_wakeup_s(), due_s) if at_s is not None]
         return min(max(0.0, min(times_s) - now_s), MAX_IDLE_S) if times_s else None

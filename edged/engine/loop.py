@@ -34,13 +34,13 @@ from edged.core.types import (
     SlotId,
 )
 from edged.engine.snapshots import SnapshotStore
-from edged.errors import BackendStepError, KvTransferError
+from edged.errors import BackendStepError, KvTransferError, StepInterruptedError
 
 CALIBRATION_TOKENS = (1, 16, 64)
 """Chunk sizes that are timed at load; enough for a first line through the cost of a token."""
 
 OnStep = Callable[[StepPlan], None]
-"""Called before a plan is executed: the flight recorder."""
+"""Called before a plan is executed; `on_computed` after that, before it is committed."""
 
 
 class EngineLoop:
@@ -52,11 +52,13 @@ class EngineLoop:
         config: SchedulerConfig,
         clock: Clock,
         on_step: OnStep | None = None,
+        on_computed: Callable[[], None] | None = None,
     ) -> None:
         info = backend.info
         self._backend = backend
         self._clock = clock
         self._on_step = on_step
+        self._on_computed = on_computed
         self._snapshots = SnapshotStore()
         self.scheduler = Scheduler(config, info.kv, info.eog_token_ids, can_swap=info.can_swap)
 
@@ -83,6 +85,8 @@ class EngineLoop:
         if self._on_step is not None:
             self._on_step(plan)
         result = self._execute(plan)
+        if self._on_computed is not None:
+            self._on_computed()
         events += self.scheduler.commit(plan, result, self._clock.now_s())
         return events
 
@@ -132,6 +136,7 @@ class EngineLoop:
             sampled=outcome.sampled,
             swapped_bytes=outcome.swapped_bytes,
             lost=frozenset(outcome.lost),
+            interrupted=frozenset(outcome.interrupted),
             started_s=started_s,
             finished_s=finished_s,
             compute_s=finished_s - computed_from_s,
@@ -166,6 +171,8 @@ class EngineLoop:
             return
         try:
             outcome.sampled.update(self._backend.step(chunks))
+        except StepInterruptedError:
+            outcome.interrupted.update(chunk.seq_id for chunk in chunks)
         except BackendStepError as error:
             for chunk in chunks:
                 if chunk.slot in error.lost:
@@ -199,6 +206,7 @@ class _Outcome:
     sampled: dict[SeqId, SampledToken] = field(default_factory=dict)
     swapped_bytes: dict[SeqId, int] = field(default_factory=dict)
     lost: set[SeqId] = field(default_factory=set)
+    interrupted: set[SeqId] = field(default_factory=set)
     transfer_bytes: int = 0
     detail: str = ""
 

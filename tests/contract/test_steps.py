@@ -4,7 +4,7 @@ import pytest
 
 from edged.backend import Backend
 from edged.core.types import SamplingParams, SlotId
-from edged.errors import BackendStepError
+from edged.errors import BackendStepError, StepInterruptedError
 from tests.contract.cases import BackendCase
 from tests.contract.driver import GREEDY, Run, answer_alone, generate, step
 
@@ -96,6 +96,20 @@ def test_a_failed_step_leaves_every_slot_as_it_was(backend: Backend, case: Backe
     assert [run.answer for run in runs] == alone
     # The slot of the culprit holds what it held before, nothing, so it serves the next sequence.
     assert answer_alone(backend, PROMPTS[0], NUM_TOKENS, slot=2) == alone[0]
+
+
+def test_an_interrupted_step_computes_nothing(backend: Backend) -> None:
+    """`interrupt` before a step strikes it, and only it."""
+    expected = [answer_alone(backend, prompt, NUM_TOKENS) for prompt in PROMPTS[:2]]
+    runs = [Run(backend, prompt, slot=slot) for slot, prompt in enumerate(PROMPTS[:2])]
+    for num_tokens in (0, 4):
+        generate(backend, runs, num_tokens)
+        backend.interrupt()
+        if backend.info.can_interrupt:
+            with pytest.raises(StepInterruptedError):
+                backend.step([run.chunk() for run in runs])
+    generate(backend, runs, NUM_TOKENS)
+    assert [run.answer for run in runs] == expected
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """Backends whose loading or stepping goes wrong in ways that the simulated one does not."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from backends.sim import SimBackend, StepFault
+from backends.sim.profile import StepProfile
 from edged.backend import BackendConfig, BackendInfo, LoadProgress
 from edged.clock import MonotonicClock
 from edged.core.plan import Chunk
@@ -55,6 +56,9 @@ class _WithFailingTokenizer:
         self._sim = sim
         self.tokenizer = _FailingTokenizer()
 
+    def interrupt(self) -> None:
+        self._sim.interrupt()
+
     @property
     def info(self) -> BackendInfo:
         return self._sim.info
@@ -77,3 +81,14 @@ def create_lean(config: BackendConfig, progress: LoadProgress) -> SimBackend:
     unwanted = {"pydantic", "grpc", "rich", "typer", "structlog"} & set(sys.modules)
     assert not unwanted, f"an engine process imports {unwanted}"
     return SimBackend(config, MonotonicClock())
+
+
+class _EndlessProfile(StepProfile):
+    """An hour for a step with the token of "~"."""
+
+    def seconds(self, chunks: Iterable[Chunk]) -> float:
+        return 3600.0 if any(ord("~") in chunk.token_ids for chunk in chunks) else 0.001
+
+
+def create_endless(config: BackendConfig, progress: LoadProgress) -> SimBackend:
+    return SimBackend(config, MonotonicClock(), _EndlessProfile())

@@ -35,6 +35,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             num_slots=NUM_SLOTS, num_cells=NUM_CELLS, max_step_tokens=24, max_snapshot_bytes=64_000
         )
         self.num_submitted = 0
+        self.was_cut = False
         self.next_index: dict[RequestId, int] = {}
         self.cells: dict[int, int] = dict.fromkeys(range(NUM_SLOTS), 0)
         self.saved: dict[SeqId, int] = {}
@@ -91,11 +92,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         may_fail = [*(e.seq_id for e in plan.evict), *(c.seq_id for c in plan.chunks)]
         failed = data.draw(st.booleans()) if may_fail else False
         lost = frozenset([data.draw(st.sampled_from(may_fail))]) if failed else frozenset()
-        result = self.execute(plan, lost, seconds)
+        is_cut = bool(plan.yields_to) and data.draw(st.booleans())
+        assert not (self.was_cut and plan.yields_to), "two steps in a row may be cut short"
+        result = self.execute(plan, lost, seconds, is_cut=is_cut)
+        self.was_cut = bool(result.interrupted)
         self.now_s += seconds
         self.take(self.scheduler.commit(plan, result, self.now_s))
 
-    def execute(self, plan: StepPlan, lost: frozenset[SeqId], seconds: float) -> StepResult:
+    def execute(
+        self, plan: StepPlan, lost: frozenset[SeqId], seconds: float, *, is_cut: bool
+    ) -> StepResult:
         swapped = {}
         for slot in plan.clear:
             self.cells[slot] = 0
@@ -110,8 +116,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.cells[restore.slot] == 0, "I1: restored into a slot that is held"
             self.cells[restore.slot] = self.saved.pop(restore.seq_id)
         sampled = {}
+        chunked = {chunk.seq_id for chunk in plan.chunks}
+        interrupted = frozenset(chunked - lost if is_cut else ())
         for chunk in plan.chunks:
             assert self.cells[chunk.slot] == chunk.start, "I3: a chunk starts elsewhere"
+            if chunk.seq_id in interrupted:
+                continue
             self.cells[chunk.slot] += len(chunk.token_ids)
             if chunk.seq_id in lost:
                 self.cells[chunk.slot] = 0
@@ -120,7 +130,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert sum(self.cells.values()) <= NUM_CELLS, "I2: more cells than there are"
         assert sum(len(chunk.token_ids) for chunk in plan.chunks) <= 24, "I3"
         end_s = self.now_s + seconds
-        return StepResult(plan.step, sampled, swapped, lost, self.now_s, end_s, seconds)
+        return StepResult(
+            plan.step, sampled, swapped, lost, interrupted, self.now_s, end_s, seconds
+        )
 
     def check_order(self, plan: StepPlan) -> None:
         known = {seq.seq_id: seq for seq, _ in self.scheduler.sequences()}

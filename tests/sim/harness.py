@@ -2,14 +2,15 @@
 invariants I1-I10."""
 
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from backends.sim.backend import SimBackend
 from backends.sim.faults import Faults
 from backends.sim.profile import StepProfile
 from edged.backend import BackendConfig
 from edged.clock import ManualClock
+from edged.core.cost import StepCostModel, step_shape
 from edged.core.plan import StepPlan
 from edged.core.policy import SchedulerConfig
 from edged.core.types import (
@@ -26,6 +27,7 @@ from edged.core.types import (
     SloTier,
     TokenEvent,
 )
+from edged.engine.interrupt import is_worth_interrupting
 from edged.engine.loop import EngineLoop
 from tests.factories import GPU_LIKE, check_eviction, config, request
 
@@ -61,6 +63,8 @@ class Run:
     chunk_sizes: set[int]
     num_parked: int
     """Times a running sequence was left out of a step."""
+    num_interrupted: int
+    """Steps that an arrival cut short."""
 
     def finished(self, reason: FinishReason) -> list[Life]:
         return [
@@ -80,6 +84,9 @@ class Checker:
         self.trace: list[EngineEvent] = []
         self.chunk_sizes: set[int] = set()
         self.num_parked = 0
+        self.num_interrupted = 0
+        self.on_plan: Callable[[StepPlan], bool] = lambda plan: False
+        """Told each plan; whether the step will be interrupted."""
         self._max_step_tokens = max_step_tokens
         self.loop: EngineLoop | None = None
 
@@ -108,6 +115,7 @@ class Checker:
             for seq in sequences.values()
             if seq.slot is not None and seq.seq_id not in planned | evicted
         )
+        self.num_interrupted += self.on_plan(plan)
 
     def on_events(self, events: Iterable[EngineEvent], now_s: float) -> None:
         for event in events:
@@ -152,6 +160,12 @@ def simulate(
     start_s = clock.now_s()
     arrivals = sorted(requests, key=lambda r: r.arrival_s)
     to_cancel = sorted(cancellations, key=lambda c: c.at_s)
+
+    def on_plan(plan: StepPlan) -> bool:
+        coming = (at(one, start_s) for one in arrivals)
+        return interrupt_for(coming, plan, loop.scheduler.cost, backend, clock.now_s())
+
+    checker.on_plan = on_plan
     num_steps = 0
     while num_steps < MAX_STEPS:
         now_s = clock.now_s() - start_s
@@ -187,11 +201,34 @@ def simulate(
         loop,
         checker.chunk_sizes,
         checker.num_parked,
+        checker.num_interrupted,
     )
 
 
+def interrupt_for(
+    arrivals: Iterable[Request],
+    plan: StepPlan,
+    cost: StepCostModel,
+    backend: SimBackend,
+    now_s: float,
+) -> bool:
+    """Interrupt a step, as the engine thread would, for the first arrival that is worth it.
+    `arrivals` are in order, their times on the clock of `now_s`."""
+    if not plan.yields_to:
+        return False
+    step_s = cost.predict_s(step_shape(plan.chunks))
+    for arriving in arrivals:
+        elapsed_s = arriving.arrival_s - now_s
+        if elapsed_s > step_s:
+            break
+        if is_worth_interrupting(plan, arriving.service.tier, elapsed_s, cost):
+            backend.interrupt_at(arriving.arrival_s + 1e-9)  # it is in the queue when the step ends
+            return True
+    return False
+
+
 def _arrive(loop: EngineLoop, checker: Checker, arriving: Request, start_s: float) -> None:
-    shifted = _at(arriving, start_s)
+    shifted = at(arriving, start_s)
     checker.lives[arriving.request_id] = life = Life(shifted)
     answer = loop.submit(shifted)
     if isinstance(answer, Rejected):
@@ -201,16 +238,14 @@ def _arrive(loop: EngineLoop, checker: Checker, arriving: Request, start_s: floa
         assert answer.predicted_ttft_s >= 0
 
 
-def _at(request: Request, start_s: float) -> Request:
-    from dataclasses import replace
-
+def at(request: Request, start_s: float) -> Request:
     deadline_s = None if request.deadline_s is None else request.deadline_s + start_s
     return replace(request, arrival_s=request.arrival_s + start_s, deadline_s=deadline_s)
 
 
 def alone(of: Request, *, num_cells: int = 256) -> list[int]:
     """The tokens of a request that has the engine to itself."""
-    run = simulate([_at(of, -of.arrival_s)], num_slots=1, num_cells=num_cells)
+    run = simulate([at(of, -of.arrival_s)], num_slots=1, num_cells=num_cells)
     return run.lives[of.request_id].tokens
 
 

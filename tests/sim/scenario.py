@@ -8,9 +8,11 @@
     0.0000  batch-1[0:40]*                     batch-1 token 0
 
 Each line of the trace is one step: when it began, what it did, and what came of it. `name[a:b]` is
-a chunk, `*` means that a token is drawn, `-name` parks a running sequence, `clear n` frees slots.
+a chunk, `*` means that a token is drawn, `-name` parks a running sequence, `clear n` frees slots,
+`cut` ends the step early, for an arrival, with nothing computed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from backends.sim.backend import SimBackend
@@ -31,6 +33,7 @@ from edged.core.types import (
 )
 from edged.engine.loop import EngineLoop
 from tests.factories import GPU_LIKE, TIERS, config, request
+from tests.sim.harness import at, interrupt_for
 
 SEPARATOR = "----"
 
@@ -108,6 +111,7 @@ class _Trace:
         self.loop: EngineLoop | None = None
         self.clock: ManualClock | None = None
         self.start_s = 0.0
+        self.on_plan: Callable[[StepPlan], bool] = lambda plan: False
 
     def on_step(self, plan: StepPlan) -> None:
         assert self.loop is not None
@@ -128,6 +132,7 @@ class _Trace:
             for seq, _ in self.loop.sequences()
             if seq.slot is not None and seq.seq_id not in gone
         ]
+        did += ["cut"] if self.on_plan(plan) else []
         self._did = ", ".join(did)
 
     def on_events(self, events: list[EngineEvent]) -> None:
@@ -175,6 +180,12 @@ def run(scenario: Scenario) -> str:
     loop.calibrate()
     trace.loop, trace.clock, trace.start_s = loop, clock, clock.now_s()
     commands = sorted(scenario.commands, key=lambda command: command.at_s)
+
+    def on_plan(plan: StepPlan) -> bool:
+        coming = (at(one.request, trace.start_s) for one in commands if isinstance(one, Submit))
+        return interrupt_for(coming, plan, loop.scheduler.cost, backend, clock.now_s())
+
+    trace.on_plan = on_plan
     while True:
         now_s = clock.now_s() - trace.start_s
         while commands and commands[0].at_s <= now_s:
@@ -198,15 +209,7 @@ def _apply(command: Command, loop: EngineLoop, trace: _Trace, now_s: float) -> N
             ended = loop.cancel(request_id, FinishReason.CANCELLED)
             trace.note(now_s, _tell(ended) if ended else f"{request_id} is unknown")
         case Submit(request=wanted):
-            from dataclasses import replace
-
-            deadline_s = wanted.deadline_s
-            shifted = replace(
-                wanted,
-                arrival_s=wanted.arrival_s + trace.start_s,
-                deadline_s=None if deadline_s is None else deadline_s + trace.start_s,
-            )
-            answer = loop.submit(shifted)
+            answer = loop.submit(at(wanted, trace.start_s))
             if isinstance(answer, Rejected):
                 trace.note(now_s, f"{wanted.request_id} refused ({answer.reason})")
             else:

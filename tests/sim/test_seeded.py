@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_trace(seed: int) -> None:
 
 
 def test_the_workloads_reach_every_mechanism() -> None:
-    preempts, swaps, recomputes, parked, deadlines, losses = (0,) * 6
+    preempts, swaps, recomputes, parked, deadlines, losses, interrupted = (0,) * 7
     sizes: set[int] = set()
     for seed in range(20):
         run = simulate(
@@ -69,11 +69,12 @@ def test_the_workloads_reach_every_mechanism() -> None:
         swaps += statistics.num_swaps
         recomputes += statistics.num_recomputes
         parked += run.num_parked
+        interrupted += run.num_interrupted
         sizes |= run.chunk_sizes
         preempts += sum(life.num_preempts for life in run.lives.values())
         deadlines += len(run.finished(FinishReason.DEADLINE))
         losses += len(run.finished(FinishReason.ERROR))
-    assert min(preempts, swaps, recomputes, parked, deadlines, losses) > 0
+    assert min(preempts, swaps, recomputes, parked, deadlines, losses, interrupted) > 0
     assert len(sizes) > 10
 
 

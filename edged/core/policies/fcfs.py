@@ -4,9 +4,12 @@ Tiers mean nothing, nobody is preempted for another's sake, and a prefill takes 
 step may have. Only when the cells run out does the latest arrival yield.
 """
 
+from collections.abc import Mapping
+
+from edged.core.plan import YIELDS_TO_NOBODY
 from edged.core.policy import PrefillBounds, SchedulerConfig, Tolerance
 from edged.core.sequence import Sequence
-from edged.core.types import Rank
+from edged.core.types import Rank, SloTier
 
 
 class Fcfs:
@@ -26,3 +29,6 @@ class Fcfs:
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
         return Tolerance()
+
+    def yields_to(self, head: Sequence, spare_s: float) -> Mapping[SloTier, float]:
+        return YIELDS_TO_NOBODY

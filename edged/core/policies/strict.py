@@ -4,13 +4,17 @@ Less urgent work fills the steps of a decode up to a part of its TPOT target. So
 ahead of its promise, and what it is ahead is for the prefills of its equals: a chat that comes
 upon another one gets its first token at once, and the other a pause that its TPOT makes up for. A
 prefill of a tier with a TTFT target shares its step with nothing behind it: everything else is
-parked in place until the first token is out. Prefills of preemptible tiers are cut so short that a
-more urgent request never waits long for the step it comes upon.
+parked in place until the first token is out. Whoever is more urgent than all of a step cuts it
+short. Where the backend cannot do that, a more urgent request still never waits long for the step
+it comes upon, because prefills of preemptible tiers are cut into short ones.
 """
 
+from collections.abc import Mapping
+
+from edged.core.plan import YIELDS_TO_NOBODY
 from edged.core.policy import PrefillBounds, SchedulerConfig, Tolerance
 from edged.core.sequence import Sequence
-from edged.core.types import TIER_RANK, Rank
+from edged.core.types import TIER_RANK, Rank, SloTier
 
 _FOR_EQUALS = 0.9
 """Part of the TPOT target that equals may use up; the rest absorbs the cost model's error."""
@@ -20,6 +24,8 @@ _LEAST_PART_PREEMPTIBLE = 0.25
 """A prompt that nobody is in a hurry for makes the steps of a slow machine little longer."""
 _FOR_OTHERS = 0.7
 """Part of the TPOT target that steps with less urgent work may take."""
+_WORTH_WAITING = 0.01
+"""Part of the TTFT target that an arrival waits for a step rather than throw its work away."""
 
 
 class Strict:
@@ -27,6 +33,12 @@ class Strict:
 
     def __init__(self, config: SchedulerConfig) -> None:
         self._config = config
+        self._more_urgent = {
+            tier: self._worth_interrupting(TIER_RANK[tier]) for tier in config.tiers
+        }
+        self._as_urgent = {
+            tier: self._worth_interrupting(TIER_RANK[tier] + 1) for tier in config.tiers
+        }
 
     def rank(self, seq: Sequence) -> Rank:
         return Rank(TIER_RANK[seq.tier], seq.request.arrival_s)
@@ -56,3 +68,15 @@ class Strict:
             due_s = seq.first_token_s + (seq.num_generated_tokens + _ADVANCE_TOKENS) * step_s
             ahead_s = due_s - now_s
         return Tolerance(max(step_s, ahead_s), _FOR_OTHERS * service.tpot_target_s)
+
+    def yields_to(self, head: Sequence, spare_s: float) -> Mapping[SloTier, float]:
+        if self._config.tiers[head.tier].preemptible:
+            return self._more_urgent[head.tier]
+        return self._as_urgent[head.tier] if spare_s > 0 else YIELDS_TO_NOBODY
+
+    def _worth_interrupting(self, rank_below: int) -> Mapping[SloTier, float]:
+        return {
+            tier: _WORTH_WAITING * spec.ttft_target_s
+            for tier, spec in self._config.tiers.items()
+            if TIER_RANK[tier] < rank_below and spec.ttft_target_s is not None
+        }

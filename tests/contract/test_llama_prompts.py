@@ -1,0 +1,178 @@
+"""Prompts beside many cells of others: computed in a context of their own, and nobody can tell."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edged.backend import Backend, BackendConfig
+from edged.core.plan import Chunk
+from edged.core.types import SeqId, SlotId
+from edged.errors import BackendStepError, StepInterruptedError
+from tests.contract.cases import CONFIG
+from tests.contract.driver import Run, answer_alone, generate, step
+from tests.models import require_llama_cpp
+from tests.tiny_gguf import write_tiny_gguf
+
+require_llama_cpp()
+
+from backends.llama_cpp import create, native  # noqa: E402  # after the skip where it is missing
+from backends.llama_cpp.prompt_context import LEAST_OTHER_CELLS, MAX_CELLS  # noqa: E402
+
+SICK_TOKEN_ID = 200
+NUM_TOKENS = 8
+LONG = [30 + i % 97 for i in range(90)]
+OTHER = [30 + i % 89 for i in range(60)]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> BackendConfig:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", sick_token_id=SICK_TOKEN_ID)
+    return replace(CONFIG, model_path=str(path), context_tokens=4096, max_step_tokens=2048)
+
+
+@pytest.fixture
+def backend(config: BackendConfig) -> Iterator[Backend]:
+    backend = create(config, lambda _fraction: None)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Where each decode was: "apart" or "together"."""
+    order: list[str] = []
+    decode = native.Context.decode
+
+    def spy(context: native.Context, batch: native.Batch) -> int:
+        order.append("apart" if context.num_cells == MAX_CELLS else "together")
+        return decode(context, batch)
+
+    monkeypatch.setattr(native.Context, "decode", spy)
+    return order
+
+
+def _crowd(backend: Backend, num_cells: int = LEAST_OTHER_CELLS) -> Run:
+    """A sequence in slot 3 that holds so many cells; each test starts with it."""
+    crowd = Run(backend, [40 + i % 90 for i in range(num_cells)], slot=3)
+    step(backend, [crowd])
+    return crowd
+
+
+def test_a_prompt_is_computed_apart_and_decoded_with_the_others(
+    backend: Backend, decodes: list[str]
+) -> None:
+    expected = answer_alone(backend, LONG, NUM_TOKENS)
+    decodes.clear()
+    crowd = _crowd(backend)
+    run = Run(backend, LONG)
+    generate(backend, [crowd, run], NUM_TOKENS)
+    assert decodes == ["together", "apart", *["together"] * NUM_TOKENS]
+    assert run.answer == expected
+
+
+@pytest.mark.parametrize("others", [0, LEAST_OTHER_CELLS - 1])
+def test_where_others_hold_little_all_is_one_decode(
+    backend: Backend, decodes: list[str], others: int
+) -> None:
+    if others:
+        _crowd(backend, others)
+    decodes.clear()
+    step(backend, [Run(backend, LONG)])
+    assert decodes == ["together"]
+
+
+def test_the_chunks_of_a_prompt_build_on_each_other(backend: Backend, decodes: list[str]) -> None:
+    expected = answer_alone(backend, LONG, NUM_TOKENS)
+    _crowd(backend)
+    decodes.clear()
+    run = Run(backend, LONG)
+    for _ in range(3):
+        step(backend, [run], max_tokens=30)
+    assert decodes == ["apart"] * 3
+    generate(backend, [run], NUM_TOKENS)
+    assert decodes == ["apart"] * 3 + ["together"] * (NUM_TOKENS - 1)
+    assert run.answer == expected
+
+
+def test_two_prompts_of_one_step_do_not_meet(backend: Backend) -> None:
+    expected = [answer_alone(backend, prompt, NUM_TOKENS) for prompt in (LONG, OTHER)]
+    crowd = _crowd(backend)
+    runs = [Run(backend, LONG, slot=1), Run(backend, OTHER, slot=0)]
+    generate(backend, [runs[0], crowd, runs[1]], NUM_TOKENS)
+    assert [run.answer for run in runs] == expected
+
+
+def test_a_prompt_that_grows_too_long_goes_on_among_the_others(
+    backend: Backend, decodes: list[str]
+) -> None:
+    prompt = [30 + i % 97 for i in range(MAX_CELLS + 40)]
+    expected = answer_alone(backend, prompt, NUM_TOKENS)
+    _crowd(backend)
+    decodes.clear()
+    run = Run(backend, prompt)
+    while not run.answer:
+        step(backend, [run], max_tokens=MAX_CELLS)
+    assert decodes == ["apart", "together"]
+    generate(backend, [run], NUM_TOKENS)
+    assert run.answer == expected
+
+
+def test_an_interrupted_prompt_leaves_its_slot_as_it_was(
+    backend: Backend, decodes: list[str]
+) -> None:
+    expected = answer_alone(backend, LONG, NUM_TOKENS)
+    crowd = _crowd(backend)
+    run = Run(backend, LONG)
+    step(backend, [run], max_tokens=30)
+    decodes.clear()
+    backend.interrupt()
+    with pytest.raises(StepInterruptedError):
+        backend.step([crowd.chunk(), run.chunk()])
+    assert decodes == ["apart"], "the others are not computed in vain"
+    generate(backend, [crowd, run], NUM_TOKENS)
+    assert run.answer == expected
+
+
+def test_a_step_that_fails_after_a_prompt_takes_it_back(backend: Backend) -> None:
+    expected = answer_alone(backend, LONG, NUM_TOKENS)
+    _crowd(backend)
+    run = Run(backend, LONG)
+    step(backend, [run], max_tokens=30)
+    bad = Chunk(SeqId(1), SlotId(1), 0, (60, -1), None)
+    with pytest.raises(BackendStepError, match="sequence 1 has the token -1;") as raised:
+        backend.step([run.chunk(), bad])
+    assert raised.value.lost == ()
+    generate(backend, [run], NUM_TOKENS)
+    assert run.answer == expected
+
+
+def test_a_prompt_without_finite_logits_is_lost_alone(backend: Backend) -> None:
+    expected = answer_alone(backend, LONG, NUM_TOKENS)
+    _crowd(backend)
+    run = Run(backend, LONG)
+    sick = Run(backend, [*OTHER, SICK_TOKEN_ID], slot=1)
+    with pytest.raises(BackendStepError, match=f"sequence {sick.seq_id}.*nan") as raised:
+        backend.step([run.chunk(), sick.chunk()])
+    assert raised.value.lost == (sick.slot,)
+    generate(backend, [run], NUM_TOKENS)
+    assert run.answer == expected
+
+
+def test_kv_that_cannot_be_copied_is_lost_and_the_others_stay(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise native.NativeCallError("0 of 5 bytes were taken")
+
+    expected = answer_alone(backend, LONG, NUM_TOKENS)
+    crowd = _crowd(backend)
+    run = Run(backend, LONG)
+    with monkeypatch.context() as patch:
+        patch.setattr(native.Context, "write_state", refuse)
+        with pytest.raises(BackendStepError, match="KV of slot 0 was not copied") as raised:
+            backend.step([crowd.chunk(), run.chunk()])
+    assert raised.value.lost == (run.slot,)
+    generate(backend, [crowd, run], NUM_TOKENS)
+    assert run.answer == expected

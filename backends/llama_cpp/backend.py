@@ -2,7 +2,8 @@
 
 Theory of operation: a slot is a sequence id of the library, and `_cells` mirrors how many cells
 each slot holds, so that the library is asked only when something went wrong. One step is one
-`llama_decode` of all chunks; rows of logits come back in the order of the chunks that sample.
+`llama_decode` of all chunks, but for prompts that are faster apart (`prompt_context`); rows of
+logits come back in the order of the chunks that sample.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,18 +11,27 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.llama_cpp.native import DECODE_OK, Batch, Context, Model, NativeCallError
+from backends.llama_cpp.native import (
+    DECODE_ABORTED,
+    DECODE_OK,
+    AbortFlag,
+    Batch,
+    Context,
+    Model,
+    NativeCallError,
+)
+from backends.llama_cpp.prompt_context import PromptContext
 from backends.llama_cpp.runtime_log import RuntimeLog
 from backends.llama_cpp.sampling import NotFiniteError, Sampler
 from backends.llama_cpp.tokenizer import LlamaTokenizer
 from edged.backend import BackendInfo, KvSnapshot
 from edged.core.plan import Chunk, Sampling
-from edged.core.types import SampledToken, SlotId
-from edged.errors import BackendStepError, KvTransferError
+from edged.core.types import SampledToken, SeqId, SlotId
+from edged.errors import BackendStepError, EdgedError, KvTransferError, StepInterruptedError
 
 _DECODE_FAILURES = {
     1: "there are not enough free KV cells",
-    2: "the computation was aborted",
+    DECODE_ABORTED: "the computation was aborted",
     -1: "llama.cpp refused the batch",
 }
 
@@ -48,7 +58,9 @@ class LlamaBackend:
         info: BackendInfo,
         model: Model,
         context: Context,
+        prompt_context: PromptContext | None,
         *,
+        abort: AbortFlag,
         max_step_tokens: int,
         unified: bool,
         log: RuntimeLog,
@@ -57,6 +69,8 @@ class LlamaBackend:
         self._info = info
         self._model = model
         self._context = context
+        self._prompt_context = prompt_context
+        self._abort = abort
         self._tokenizer = LlamaTokenizer(model.vocabulary)
         self._sampler = Sampler(info.vocab_size, info.eog_token_ids)
         self._batch = Batch(max_step_tokens, num_slots)
@@ -77,21 +91,68 @@ class LlamaBackend:
 
     # ── Steps ────────────────────────────────────────────────────────────────────────────────────
 
-    def step(self, chunks: Sequence[Chunk]) -> Mapping[int, SampledToken]:
-        if not chunks:
-            return {}
+    def step(self, chunks: Sequence[Chunk]) -> Mapping[SeqId, SampledToken]:
+        assert len({chunk.slot for chunk in chunks}) == len(chunks), "I3: two chunks of one slot"
+        drawn: dict[SeqId, SampledToken] = {}
+        try:
+            apart = self._better_apart(chunks)
+            for chunk in apart:
+                self._compute_apart(chunk, chunks, drawn)
+            together = [one for one in chunks if one not in apart] if apart else chunks
+            if together:
+                self._compute(together, chunks, drawn)
+        finally:
+            self._abort.clear()
+        return drawn
+
+    def interrupt(self) -> None:
+        if self._info.can_interrupt:
+            self._abort.set()
+
+    def _better_apart(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        context = self._prompt_context
+        if context is None or len(chunks) == sum(len(chunk.token_ids) for chunk in chunks):
+            return []
+        used = sum(self._cells)
+        return [one for one in chunks if context.suits(one, used - self._cells[one.slot])]
+
+    def _compute_apart(
+        self, chunk: Chunk, step: Sequence[Chunk], drawn: dict[SeqId, SampledToken]
+    ) -> None:
+        """Run one chunk of a step in the prompts' context."""
+        assert self._prompt_context is not None
+        self._check(chunk)
+        self._check_tokens(chunk.token_ids, step)
+        try:
+            code = self._prompt_context.compute(chunk, self._context)
+        except (NativeCallError, MemoryError) as error:
+            self.clear(chunk.slot)
+            detail = f"the KV of slot {chunk.slot} was not copied: {error}"
+            raise self._undo(step, detail, already_lost=chunk.slot) from error
+        if code != DECODE_OK:
+            raise self._decode_failure(code, step)
+        self._cells[chunk.slot] += len(chunk.token_ids)
+        if chunk.sampling is not None:
+            logits = self._prompt_context.logits()
+            self._draw([logits], [(chunk, chunk.sampling)], step, drawn)
+
+    def _compute(
+        self, chunks: Sequence[Chunk], step: Sequence[Chunk], drawn: dict[SeqId, SampledToken]
+    ) -> None:
+        """Run chunks of a step in one `llama_decode`."""
         if not self._unified:
             # Separate caches run together only in ascending order without gaps of the slots.
             chunks = sorted(chunks, key=lambda chunk: chunk.slot)
-        sampled = self._fill(chunks)
+        sampled = self._fill(chunks, step)
         code = self._context.decode(self._batch)
         if code != DECODE_OK:
-            raise self._undo(chunks, self._decode_failure(code))
+            raise self._decode_failure(code, step)
         for chunk in chunks:
             self._cells[chunk.slot] += len(chunk.token_ids)
-        return self._draw(chunks, sampled) if sampled else {}
+        if sampled:
+            self._draw(self._context.logits(len(sampled)), sampled, step, drawn)
 
-    def _fill(self, chunks: Sequence[Chunk]) -> list[tuple[Chunk, Sampling]]:
+    def _fill(self, chunks: Sequence[Chunk], step: Sequence[Chunk]) -> list[tuple[Chunk, Sampling]]:
         """Put the chunks into the batch; returns those that sample, in the order of their rows."""
         token_ids: list[int] = []
         positions: list[int] = []
@@ -99,11 +160,8 @@ class LlamaBackend:
         outputs: list[bool] = []
         sampled: list[tuple[Chunk, Sampling]] = []
         for chunk in chunks:
+            self._check(chunk)
             slot, start, count = chunk.slot, chunk.start, len(chunk.token_ids)
-            assert count > 0, f"I3: the chunk of slot {slot} has no tokens"
-            assert start == self._cells[slot], (
-                f"I3: slot {slot} holds {self._cells[slot]} cells, its chunk starts at {start}"
-            )
             samples = chunk.sampling is not None
             if count == 1:
                 token_ids.append(chunk.token_ids[0])
@@ -118,32 +176,42 @@ class LlamaBackend:
                 outputs.append(samples)
             if chunk.sampling is not None:
                 sampled.append((chunk, chunk.sampling))
-        assert len({chunk.slot for chunk in chunks}) == len(chunks), "I3: two chunks of one slot"
         assert len(token_ids) <= self._max_step_tokens, (
             f"I3: a step of {len(token_ids)} tokens; at most {self._max_step_tokens}"
         )
         if len(token_ids) > self._max_decode_tokens:
             # The library aborts on a batch that is larger than its cache.
-            raise self._undo(chunks, _DECODE_FAILURES[1])
-        if min(token_ids) < 0 or max(token_ids) >= self._info.vocab_size:
-            raise self._undo(chunks, self._foreign_token(chunks))
+            raise self._undo(step, _DECODE_FAILURES[1])
+        self._check_tokens(token_ids, step)
         self._batch.fill(token_ids, positions, slots, outputs)
         return sampled
 
+    def _check(self, chunk: Chunk) -> None:
+        slot, start = chunk.slot, chunk.start
+        assert chunk.token_ids, f"I3: the chunk of slot {slot} has no tokens"
+        assert start == self._cells[slot], (
+            f"I3: slot {slot} holds {self._cells[slot]} cells, its chunk starts at {start}"
+        )
+
+    def _check_tokens(self, token_ids: Sequence[int], step: Sequence[Chunk]) -> None:
+        if min(token_ids) < 0 or max(token_ids) >= self._info.vocab_size:
+            raise self._undo(step, self._foreign_token(step))
+
     def _draw(
-        self, chunks: Sequence[Chunk], sampled: Sequence[tuple[Chunk, Sampling]]
-    ) -> dict[int, SampledToken]:
-        rows = self._context.logits(len(sampled))
-        drawn: dict[int, SampledToken] = {}
+        self,
+        rows: Sequence[NDArray[np.float32]],
+        sampled: Sequence[tuple[Chunk, Sampling]],
+        step: Sequence[Chunk],
+        drawn: dict[SeqId, SampledToken],
+    ) -> None:
         for logits, (chunk, sampling) in zip(rows, sampled, strict=True):
             try:
                 drawn[chunk.seq_id] = self._sampler.draw(logits, sampling)
             except NotFiniteError as error:
                 self.clear(chunk.slot)
                 raise self._undo(
-                    chunks, f"sequence {chunk.seq_id}: {error}", already_lost=chunk.slot
+                    step, f"sequence {chunk.seq_id}: {error}", already_lost=chunk.slot
                 ) from error
-        return drawn
 
     def _foreign_token(self, chunks: Sequence[Chunk]) -> str:
         size = self._info.vocab_size
@@ -155,9 +223,12 @@ class LlamaBackend:
         )
         return f"sequence {sequence} has the token {token_id}; the vocabulary is 0 to {size - 1}"
 
-    def _decode_failure(self, code: int) -> str:
+    def _decode_failure(self, code: int, step: Sequence[Chunk]) -> EdgedError:
         what = _DECODE_FAILURES.get(code, f"llama_decode failed with code {code}")
-        return ": ".join((what, *self._log.take()))
+        failure = self._undo(step, ": ".join((what, *self._log.take())))
+        if code == DECODE_ABORTED and not failure.lost:
+            return StepInterruptedError()
+        return failure
 
     def _undo(
         self, chunks: Sequence[Chunk], detail: str, already_lost: SlotId | None = None
@@ -223,6 +294,8 @@ class LlamaBackend:
     def close(self) -> None:
         assert not self._closed, "close of a closed backend: the library aborts on a second free"
         self._closed = True
+        if self._prompt_context is not None:
+            self._prompt_context.free()
         self._context.free()
         self._model.free()
         self._log.free()

@@ -1,11 +1,12 @@
 """Loads a model: what is checked in which order, and what the operator is told when it fails."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
+from backends.llama_cpp import prompt_context
 from backends.llama_cpp.backend import LlamaBackend
 from backends.llama_cpp.devices import default_threads, device_label, uses_gpu
 from backends.llama_cpp.failures import context_failure, model_failure
@@ -14,6 +15,7 @@ from backends.llama_cpp.model_file import check_model_file
 from backends.llama_cpp.native import (
     DECODE_OK,
     MAX_DEVICES,
+    AbortFlag,
     Batch,
     Context,
     ContextShape,
@@ -22,6 +24,7 @@ from backends.llama_cpp.native import (
     gpu_names,
     max_sequences,
 )
+from backends.llama_cpp.prompt_context import PromptContext
 from backends.llama_cpp.runtime_log import RuntimeLog
 from edged.backend import BackendConfig, BackendInfo, LoadProgress
 from edged.core.types import KvGeometry
@@ -176,11 +179,11 @@ def _allocate(
     shape = kv_shape(model)
     check_head_size(shape, kv_type)
     budget.check(kv_bytes=config.context_tokens * shape.bytes_per_cell(kv_type))
+    abort = AbortFlag()
+    contexts: list[Context] = []
     try:
-        context = Context(model, _context_shape(config))
-    except NativeCallError as error:
-        raise context_failure(config.kv_type, config.context_tokens, log.take()) from error
-    try:
+        contexts.extend(Context(model, one, abort) for one in _context_shapes(config, model))
+        context = contexts[0]
         saved_bytes = _warm_up(context)
         stored = stored_type(shape, saved_bytes)
         effective_type = stored or kv_type
@@ -197,17 +200,23 @@ def _allocate(
             _info(config, model, geometry),
             model,
             context,
+            PromptContext(contexts[1]) if len(contexts) > 1 else None,
+            abort=abort,
             max_step_tokens=config.max_step_tokens,
             unified=config.kv_unified,
             log=log,
         )
-    except BaseException:
-        context.free()
+    except BaseException as error:
+        for one in contexts:
+            one.free()
+        if isinstance(error, NativeCallError):
+            raise context_failure(config.kv_type, config.context_tokens, log.take()) from error
         raise
 
 
-def _context_shape(config: BackendConfig) -> ContextShape:
-    return ContextShape(
+def _context_shapes(config: BackendConfig, model: Model) -> list[ContextShape]:
+    """The main one, and one for prompts where that is faster."""
+    main = ContextShape(
         cells=config.context_tokens,
         max_batch_tokens=config.max_step_tokens,
         max_ubatch_tokens=min(_UBATCH_TOKENS, config.max_step_tokens),
@@ -216,6 +225,17 @@ def _context_shape(config: BackendConfig) -> ContextShape:
         kv_type=config.kv_type,
         unified=config.kv_unified,
     )
+    if not config.kv_unified or uses_gpu(config) or model.facts.has_recurrent_state:
+        return [main]
+    cells = min(config.context_tokens, prompt_context.MAX_CELLS)
+    prompts = replace(
+        main,
+        cells=cells,
+        max_batch_tokens=min(cells, config.max_step_tokens),
+        max_ubatch_tokens=min(prompt_context.UBATCH_TOKENS, config.max_step_tokens),
+        sequences=1,
+    )
+    return [main, prompts]
 
 
 def _warm_up(context: Context) -> int:
@@ -237,11 +257,12 @@ def _warm_up(context: Context) -> int:
 
 def _info(config: BackendConfig, model: Model, geometry: KvGeometry) -> BackendInfo:
     facts, vocabulary = model.facts, model.vocabulary
+    device = device_label(config, gpu_names())
     return BackendInfo(
         backend="llama_cpp",
         model_description=facts.description,
         model_bytes=facts.num_bytes,
-        device=device_label(config, gpu_names()),
+        device=device,
         vocab_size=vocabulary.size,
         train_context_tokens=facts.train_context_tokens,
         kv=geometry,
@@ -251,6 +272,7 @@ def _info(config: BackendConfig, model: Model, geometry: KvGeometry) -> BackendI
         eos_token=_special_piece(model, vocabulary.eos_id),
         can_swap=True,
         can_copy_prefix=facts.window_tokens == 0 and not facts.has_recurrent_state,
+        can_interrupt=device == "cpu" and not facts.has_recurrent_state,
     )
 
 

@@ -156,7 +156,8 @@ def _kv_and_work(model: admin_pb2.Model) -> list[str]:
     if model.num_steps:
         lines.append(
             f"{model.decode_tokens_per_s:.1f} tokens/s, {model.num_steps} steps, "
-            f"{model.num_swaps} swaps, {model.num_recomputes} recomputes, "
+            f"{model.num_interrupted_steps} cut short, {model.num_swaps} swaps, "
+            f"{model.num_recomputes} recomputes, "
             f"step time predicted within {model.cost_model_error:.0%}"
         )
     return lines

@@ -38,6 +38,7 @@ class Accounts:
         self.cost = StepCostModel()
         self.shares = TierShares(config.tiers.values(), config.share_quantum_s)
         self.preemptions: Counter[PreemptMode] = Counter()
+        self.num_interrupted_steps = 0
         self.num_prompt_tokens = 0
         self.tiers = {tier: TierAccount() for tier in config.tiers}
         self._measured: list[tuple[Sequence[Chunk], float]] = []
@@ -64,6 +65,7 @@ class Accounts:
         self.shares.account(elapsed_s, served, running, queue)
         if result.transfer_bytes:
             self.cost.observe_transfer(result.transfer_bytes, result.transfer_s)
+        self.num_interrupted_steps += bool(result.interrupted)
         if plan.chunks and not (result.lost or result.interrupted):
             self._measured.append((plan.chunks, result.compute_s))
             if len(self._measured) >= _LEARN_EVERY or self.cost.num_observations < _LEARN_EACH:

@@ -24,6 +24,7 @@ class SchedulerStatistics:
     """Counters are since the scheduler was made."""
 
     num_steps: int
+    num_interrupted_steps: int
     num_swaps: int
     num_recomputes: int
     num_prompt_tokens: int

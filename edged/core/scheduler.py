@@ -196,6 +196,7 @@ class Scheduler:
         books = self._accounts
         return SchedulerStatistics(
             num_steps=self._step,
+            num_interrupted_steps=books.num_interrupted_steps,
             num_swaps=books.preemptions[PreemptMode.SWAP],
             num_recomputes=books.preemptions[PreemptMode.RECOMPUTE],
             num_prompt_tokens=books.num_prompt_tokens,

@@ -44,6 +44,7 @@ def _report(statistics: SchedulerStatistics, decode_tokens_per_s: float) -> Stat
         num_cells_used=statistics.num_used_cells,
         snapshot_bytes_used=statistics.used_snapshot_bytes,
         num_steps=statistics.num_steps,
+        num_interrupted_steps=statistics.num_interrupted_steps,
         num_swaps=statistics.num_swaps,
         num_recomputes=statistics.num_recomputes,
         num_prompt_tokens=statistics.num_prompt_tokens,

@@ -256,6 +256,7 @@ class Statistics(msgspec.Struct, frozen=True, tag=True, array_like=True):
     num_cells_used: int
     snapshot_bytes_used: int
     num_steps: int
+    num_interrupted_steps: int
     num_swaps: int
     num_recomputes: int
     num_prompt_tokens: int

@@ -140,6 +140,7 @@ def _add_statistics(model: pb.Model, statistics: Statistics) -> None:
     model.num_swaps = statistics.num_swaps
     model.num_recomputes = statistics.num_recomputes
     model.num_steps = statistics.num_steps
+    model.num_interrupted_steps = statistics.num_interrupted_steps
     model.cost_model_error = statistics.cost_model_error
 
 

@@ -233,6 +233,7 @@ class Model(message.Message):
     NUM_RECOMPUTES_FIELD_NUMBER: builtins.int
     NUM_STEPS_FIELD_NUMBER: builtins.int
     COST_MODEL_ERROR_FIELD_NUMBER: builtins.int
+    NUM_INTERRUPTED_STEPS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its configured name."""
     is_default: builtins.bool
@@ -265,6 +266,8 @@ class Model(message.Message):
     """Steps since the engine started."""
     cost_model_error: builtins.float
     """Median relative error of predicted step times."""
+    num_interrupted_steps: builtins.int
+    """Steps cut short since the engine started, for the sake of a request that had just come."""
     @builtins.property
     def kv(self) -> KvStatus:
         """Its KV cache; absent until READY."""
@@ -294,10 +297,11 @@ class Model(message.Message):
         num_recomputes: builtins.int = ...,
         num_steps: builtins.int = ...,
         cost_model_error: builtins.float = ...,
+        num_interrupted_steps: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["kv", b"kv"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["backend", b"backend", "cost_model_error", b"cost_model_error", "decode_tokens_per_s", b"decode_tokens_per_s", "description", b"description", "device", b"device", "engine_pid", b"engine_pid", "failure", b"failure", "is_default", b"is_default", "kv", b"kv", "load_progress", b"load_progress", "name", b"name", "num_bytes", b"num_bytes", "num_engine_losses", b"num_engine_losses", "num_recomputes", b"num_recomputes", "num_steps", b"num_steps", "num_swaps", b"num_swaps", "state", b"state", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["backend", b"backend", "cost_model_error", b"cost_model_error", "decode_tokens_per_s", b"decode_tokens_per_s", "description", b"description", "device", b"device", "engine_pid", b"engine_pid", "failure", b"failure", "is_default", b"is_default", "kv", b"kv", "load_progress", b"load_progress", "name", b"name", "num_bytes", b"num_bytes", "num_engine_losses", b"num_engine_losses", "num_interrupted_steps", b"num_interrupted_steps", "num_recomputes", b"num_recomputes", "num_steps", b"num_steps", "num_swaps", b"num_swaps", "state", b"state", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -69,6 +69,7 @@ STATISTICS = Statistics(
     num_cells_used=300,
     snapshot_bytes_used=4000,
     num_steps=50,
+    num_interrupted_steps=3,
     num_swaps=6,
     num_recomputes=7,
     num_prompt_tokens=80,
@@ -113,7 +114,8 @@ async def test_status_tells_the_daemon_and_its_models(front: Front) -> None:
         )
     ]
     assert (model.decode_tokens_per_s, model.cost_model_error) == (10.5, 0.125)
-    assert (model.num_swaps, model.num_recomputes, model.num_steps) == (6, 7, 50)
+    assert (model.num_swaps, model.num_recomputes) == (6, 7)
+    assert (model.num_steps, model.num_interrupted_steps) == (50, 3)
 
 
 @pytest.mark.parametrize("state", list(DaemonState))

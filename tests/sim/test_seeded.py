@@ -70,6 +70,7 @@ def test_the_workloads_reach_every_mechanism() -> None:
         recomputes += statistics.num_recomputes
         parked += run.num_parked
         interrupted += run.num_interrupted
+        assert statistics.num_interrupted_steps <= run.num_interrupted
         sizes |= run.chunk_sizes
         preempts += sum(life.num_preempts for life in run.lives.values())
         deadlines += len(run.finished(FinishReason.DEADLINE))

@@ -230,7 +230,8 @@ class StubEngine:
         if answer.plays("choke"):
             abort()
         if answer.plays("refuse"):
-            self.send(RequestRefused(submit.request_id, Reason.PROMPT_TOO_LONG, "long", "prompt"))
+            refusal = Refusal(Reason.PROMPT_TOO_LONG, "long", "prompt")
+            self.send(RequestRefused(submit.request_id, refusal))
             return
         self._answers[submit.request_id] = answer
         self.send(RequestAdmitted(submit.request_id, 0, 0.25, answer.token_ids))

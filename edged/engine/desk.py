@@ -222,11 +222,7 @@ class Desk:
             self._post(InspectRequests())
 
     def _refuse(self, request_id: RequestId, error: EdgedError) -> None:
-        self._send(
-            RequestRefused(
-                request_id, error.reason, error.detail, _field(error), error.retry_after_s
-            )
-        )
+        self._send(RequestRefused(request_id, _refusal(error)))
 
     # ── Reports of the engine thread ─────────────────────────────────────────────────────────────
 
@@ -286,15 +282,9 @@ class Desk:
         if isinstance(outcome, Rejected):
             del self._answers[request_id]
             reason = REJECT_REASONS[outcome.reason]
-            self._send(
-                RequestRefused(
-                    request_id,
-                    reason,
-                    outcome.detail,
-                    "prompt" if reason is Reason.PROMPT_TOO_LONG else None,
-                    outcome.retry_after_s,
-                )
-            )
+            field = "prompt" if reason is Reason.PROMPT_TOO_LONG else None
+            refusal = Refusal(reason, outcome.detail, field, outcome.retry_after_s)
+            self._send(RequestRefused(request_id, refusal))
             return
         prompt_token_ids = self._answers[request_id].prompt_token_ids
         self._send(
@@ -305,11 +295,8 @@ class Desk:
 
 
 def _refusal(error: EdgedError) -> Refusal:
-    return Refusal(error.reason, error.detail, _field(error), error.retry_after_s)
-
-
-def _field(error: EdgedError) -> str | None:
-    return error.violations[0].field if error.violations else None
+    field = error.violations[0].field if error.violations else None
+    return Refusal(error.reason, error.detail, field, error.retry_after_s)
 
 
 def _is_large(prompt: Prompt) -> bool:

@@ -150,12 +150,18 @@ class RequestAdmitted(msgspec.Struct, frozen=True, tag=True, array_like=True):
     prompt_token_ids: tuple[int, ...]
 
 
-class RequestRefused(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    request_id: RequestId
+class Refusal(msgspec.Struct, frozen=True, array_like=True):
+    """Why a call is not served: an `EdgedError` on its way to the client."""
+
     reason: Reason
     detail: str
     field: str | None = None
     retry_after_s: float | None = None
+
+
+class RequestRefused(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    request_id: RequestId
+    refusal: Refusal
 
 
 class Delta(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -203,15 +209,6 @@ StreamItem = Delta | Preempted | Resumed | Finished
 
 class StepEvents(msgspec.Struct, frozen=True, tag=True, array_like=True):
     items: tuple[StreamItem, ...]
-
-
-class Refusal(msgspec.Struct, frozen=True, array_like=True):
-    """Why a call is not served: an `EdgedError` on its way to the client."""
-
-    reason: Reason
-    detail: str
-    field: str | None = None
-    retry_after_s: float | None = None
 
 
 class Tokenized(msgspec.Struct, frozen=True, tag=True, array_like=True):

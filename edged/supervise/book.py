@@ -342,7 +342,7 @@ class RequestBook:
     def _refused(self, event: RequestRefused) -> None:
         entry = self._entries.get(event.request_id)
         if entry is not None and entry.place is not Place.HELD:
-            self._end(entry, entry.end or ends.refused(event))
+            self._end(entry, entry.end or ends.refused(event.refusal))
 
     def _take_item(self, item: StreamItem) -> None:
         if isinstance(item, Finished):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from edged.core.types import FinishEvent, FinishReason, RequestId
-from edged.engine.wire import Refusal, RequestRefused
+from edged.engine.wire import Refusal
 from edged.errors import EdgedError, FieldViolation, Reason
 from edged.supervise.exits import Loss
 from edged.supervise.replay import Replay
@@ -21,10 +21,10 @@ def finished(event: FinishEvent) -> EdgedError:
     return EdgedError(_REASONS[event.reason], event.detail or f"the request ended: {event.reason}")
 
 
-def refused(event: RequestRefused | Refusal) -> EdgedError:
-    violations = () if event.field is None else (FieldViolation(event.field, event.detail),)
+def refused(refusal: Refusal) -> EdgedError:
+    violations = () if refusal.field is None else (FieldViolation(refusal.field, refusal.detail),)
     return EdgedError(
-        event.reason, event.detail, retry_after_s=event.retry_after_s, violations=violations
+        refusal.reason, refusal.detail, retry_after_s=refusal.retry_after_s, violations=violations
     )
 
 

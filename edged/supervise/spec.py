@@ -19,7 +19,7 @@ class ModelSpec:
     max_restarts: int = 5
     """Losses in a row, without a token between them, that are answered with a new engine."""
     max_held: int = 1024
-    """Requests that wait for an engine, besides those that already had one."""
+    """Requests of one tier that wait for an engine, besides those that already had one."""
     max_backlog_tokens: int = 8192
     """Tokens that wait for a slow reader."""
     drain_s: float = 30.0

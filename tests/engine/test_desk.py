@@ -108,8 +108,11 @@ class Counter:
         self.desk.take(Loaded(ready(backend), backend.tokenizer, encoder))
         assert isinstance(self.sent.pop(), Ready)
 
-    def refusals(self) -> list[RequestRefused]:
+    def refused(self) -> list[RequestRefused]:
         return [event for event in self.sent if isinstance(event, RequestRefused)]
+
+    def refusals(self) -> list[Refusal]:
+        return [event.refusal for event in self.refused()]
 
 
 def test_a_small_prompt_is_posted_at_once_and_a_large_one_when_it_is_tokenized() -> None:
@@ -166,8 +169,8 @@ def test_a_bad_large_prompt_is_refused_by_its_field() -> None:
     counter.desk.obey(large)
     counter.desk.obey(submit("chat", prompt=TextPrompt("")))
     counter.executor.run_all()
-    (refusal,) = counter.refusals()
-    assert (refusal.request_id, refusal.field) == ("chat", "prompt.text")
+    (refused,) = counter.refused()
+    assert (refused.request_id, refused.refusal.field) == ("chat", "prompt.text")
 
 
 @pytest.mark.parametrize("prompt", ["hello", LARGE])
@@ -184,9 +187,9 @@ def test_requests_the_engine_has_not_answered_are_bounded() -> None:
     assert most == 2 + 3 * 3 + SPARE_REQUESTS
     for i in range(most + 1):
         counter.desk.obey(submit(f"r{i}", prompt=LARGE if i % 2 else "small"))
-    (refusal,) = counter.refusals()
-    assert (refusal.request_id, refusal.reason) == (f"r{most}", Reason.QUEUE_FULL)
-    assert refusal.retry_after_s
+    (refused,) = counter.refused()
+    assert (refused.request_id, refused.refusal.reason) == (f"r{most}", Reason.QUEUE_FULL)
+    assert refused.refusal.retry_after_s
     assert len(counter.posted) + len(counter.executor.jobs) == most
     counter.desk.take(Progress([Answered(RequestId("r0"), Admitted(SeqId(0), 0, 0.1))], 1.0))
     counter.desk.obey(submit("next"))

@@ -238,10 +238,10 @@ def test_a_prompt_that_can_never_fit_is_refused_with_both_numbers() -> None:
         engine.send(submit(prompt="x" * 5000))
         event = engine.receive()
     assert isinstance(event, RequestRefused)
-    assert event.reason is Reason.PROMPT_TOO_LONG
-    assert event.field == "prompt"
-    assert "5001" in event.detail
-    assert "4096" in event.detail
+    refusal = event.refusal
+    assert (refusal.reason, refusal.field) == (Reason.PROMPT_TOO_LONG, "prompt")
+    assert "5001" in refusal.detail
+    assert "4096" in refusal.detail
 
 
 def test_a_bad_prompt_is_refused_by_its_field() -> None:
@@ -252,9 +252,10 @@ def test_a_bad_prompt_is_refused_by_its_field() -> None:
         engine.send(submit(sampling=SamplingParams(stop_token_ids=(300,))))
         refused_sampling = engine.receive()
     assert isinstance(refused, RequestRefused)
-    assert (refused.reason, refused.field) == (Reason.INVALID_ARGUMENT, "prompt.token_ids")
+    refusal = refused.refusal
+    assert (refusal.reason, refusal.field) == (Reason.INVALID_ARGUMENT, "prompt.token_ids")
     assert isinstance(refused_sampling, RequestRefused)
-    assert refused_sampling.field == "sampling.stop_token_ids"
+    assert refused_sampling.refusal.field == "sampling.stop_token_ids"
 
 
 def test_a_full_queue_declines_with_a_time_to_retry() -> None:
@@ -263,10 +264,10 @@ def test_a_full_queue_declines_with_a_time_to_retry() -> None:
         engine.ready()
         for i in range(8):
             engine.send(submit(f"r{i}", prompt="x" * 2000, max_tokens=1))
-        refusals: list[RequestRefused] = []
+        refusals: list[Refusal] = []
         while len(refusals) < 5:
             event = engine.receive()
-            refusals += [event] if isinstance(event, RequestRefused) else []
+            refusals += [event.refusal] if isinstance(event, RequestRefused) else []
     assert {refusal.reason for refusal in refusals} == {Reason.QUEUE_FULL}
     assert all(refusal.retry_after_s for refusal in refusals)
 
@@ -391,8 +392,8 @@ def test_commands_during_loading_are_answered_at_once() -> None:
         assert engine.exit_code() == 0
     refused, tokenized, inspected = events
     assert isinstance(refused, RequestRefused)
-    assert refused.reason is Reason.MODEL_LOADING
-    assert refused.retry_after_s
+    assert refused.refusal.reason is Reason.MODEL_LOADING
+    assert refused.refusal.retry_after_s
     assert tokenized == Tokenized(
         4, (), Refusal(Reason.MODEL_LOADING, "the model is still loading", None, 1.0)
     )

@@ -73,11 +73,7 @@ def draft_plan(
 
 def decide(view: PlannerView, owed: frozenset[SloTier], step: int, now_s: float) -> StepPlan | None:
     """The general way: placement, then allocation."""
-    placement = _Placement(view, owed)
-    placement.make_room_to_grow()
-    placement.place_waiting()
-    allocation = _Allocation(view, owed, placement, now_s)
-    allocation.run()
+    placement, allocation = _place_and_allocate(view, owed, now_s)
     chunks = allocation.chunks
     if not (chunks or view.to_clear or view.to_discard):
         num_waiting = len(view.running) + len(view.queue)
@@ -96,6 +92,24 @@ def decide(view: PlannerView, owed: frozenset[SloTier], step: int, now_s: float)
         chunks=tuple(chunks),
         yields_to=allocation.yields_to(),
     )
+
+
+def _place_and_allocate(
+    view: PlannerView, owed: frozenset[SloTier], now_s: float
+) -> tuple["_Placement", "_Allocation"]:
+    """Nobody is evicted for a sequence that then gets no token because others fill the step: it
+    goes on waiting, with all behind it."""
+    waits: SeqId | None = None
+    while True:
+        placement = _Placement(view, owed)
+        placement.make_room_to_grow()
+        placement.place_waiting(waits)
+        allocation = _Allocation(view, owed, placement, now_s)
+        allocation.run()
+        computed = {chunk.seq_id for chunk in allocation.chunks} if placement.preemptors else set()
+        waits = next((one for one in placement.preemptors if one not in computed), None)
+        if waits is None:
+            return placement, allocation
 
 
 def is_steady(view: PlannerView, owed: frozenset[SloTier]) -> bool:
@@ -148,6 +162,8 @@ class _Placement:
         """Cells that each running sequence lacks for the tokens it knows."""
         self.slots: dict[SeqId, SlotId] = {}
         """Slots given to sequences that held none."""
+        self.preemptors: list[SeqId] = []
+        """Sequences of the queue for which somebody yielded, in order."""
         self.evicted: list[Evict] = []
         self.restored: list[Restore] = []
 
@@ -158,8 +174,8 @@ class _Placement:
             victim = max(self.running, key=_by_rank)
             self._evict(victim, cause=min(self.running, key=_by_rank))
 
-    def place_waiting(self) -> None:
-        """Give slots and cells to those that wait, from the head of the queue.
+    def place_waiting(self, until: SeqId | None) -> None:
+        """Give slots and cells to those that wait, from the head of the queue up to `until`.
 
         The first of a tier that is owed time comes before the more urgent. It evicts nobody, but
         what becomes free is kept for it: those behind it may only trade places with victims of
@@ -171,7 +187,7 @@ class _Placement:
         is_room_kept = False
         blocked: set[SloTier] = set()
         for seq in self._view.queue.in_order(self._owed):
-            if seq.tier in blocked:
+            if seq.tier in blocked or seq.seq_id == until:
                 return
             victims = self._victims_for(seq)
             if victims is None and seq.tier in self._owed:
@@ -182,6 +198,8 @@ class _Placement:
                 return
             for victim in victims:
                 self._evict(victim, cause=seq)
+            if victims:
+                self.preemptors.append(seq.seq_id)
             self._place(seq)
 
     def _sort(self) -> None:

@@ -104,6 +104,8 @@ class Checker:
             assert evict.cause is not None
             cause, victim = by_request[evict.cause], sequences[evict.seq_id]
             check_eviction(cause, victim, self._policy)
+            in_vain = cause.slot is None and cause.seq_id not in {c.seq_id for c in plan.chunks}
+            assert not in_vain, f"{victim.seq_id} yields to one that gets no token"
         for chunk in plan.chunks:
             seq = sequences[chunk.seq_id]
             assert chunk.start == seq.num_computed_tokens, "I3: a chunk starts elsewhere"

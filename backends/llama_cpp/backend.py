@@ -20,7 +20,7 @@ from backends.llama_cpp.native import (
     Model,
     NativeCallError,
 )
-from backends.llama_cpp.prompt_context import PromptContext
+from backends.llama_cpp.prompt_context import LEAST_TOKENS, PromptContext
 from backends.llama_cpp.runtime_log import RuntimeLog
 from backends.llama_cpp.sampling import NotFiniteError, Sampler
 from backends.llama_cpp.tokenizer import LlamaTokenizer
@@ -92,7 +92,6 @@ class LlamaBackend:
     # ── Steps ────────────────────────────────────────────────────────────────────────────────────
 
     def step(self, chunks: Sequence[Chunk]) -> Mapping[SeqId, SampledToken]:
-        assert len({chunk.slot for chunk in chunks}) == len(chunks), "I3: two chunks of one slot"
         drawn: dict[SeqId, SampledToken] = {}
         try:
             apart = self._better_apart(chunks)
@@ -110,18 +109,29 @@ class LlamaBackend:
             self._abort.set()
 
     def _better_apart(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        context = self._prompt_context
-        if context is None or len(chunks) == sum(len(chunk.token_ids) for chunk in chunks):
-            return []
-        used = sum(self._cells)
-        return [one for one in chunks if context.suits(one, used - self._cells[one.slot])]
+        """The chunks of prompts that are not to meet the others; checks all of them."""
+        cells, context = self._cells, self._prompt_context
+        assert len({chunk.slot for chunk in chunks}) == len(chunks), "I3: two chunks of one slot"
+        apart: list[Chunk] = []
+        for chunk in chunks:
+            num_held = cells[chunk.slot]
+            assert chunk.token_ids, f"I3: the chunk of slot {chunk.slot} has no tokens"
+            assert chunk.start == num_held, (
+                f"I3: slot {chunk.slot} holds {num_held} cells, its chunk starts at {chunk.start}"
+            )
+            if (
+                len(chunk.token_ids) >= LEAST_TOKENS
+                and context is not None
+                and context.suits(chunk, sum(cells) - num_held)
+            ):
+                apart.append(chunk)
+        return apart
 
     def _compute_apart(
         self, chunk: Chunk, step: Sequence[Chunk], drawn: dict[SeqId, SampledToken]
     ) -> None:
         """Run one chunk of a step in the prompts' context."""
         assert self._prompt_context is not None
-        self._check(chunk)
         self._check_tokens(chunk.token_ids, step)
         try:
             code = self._prompt_context.compute(chunk, self._context)
@@ -160,22 +170,19 @@ class LlamaBackend:
         outputs: list[bool] = []
         sampled: list[tuple[Chunk, Sampling]] = []
         for chunk in chunks:
-            self._check(chunk)
-            slot, start, count = chunk.slot, chunk.start, len(chunk.token_ids)
-            samples = chunk.sampling is not None
+            slot, start, sampling = chunk.slot, chunk.start, chunk.sampling
+            count = len(chunk.token_ids)
+            token_ids += chunk.token_ids
             if count == 1:
-                token_ids.append(chunk.token_ids[0])
                 positions.append(start)
                 slots.append(slot)
-                outputs.append(samples)
             else:
-                token_ids.extend(chunk.token_ids)
-                positions.extend(range(start, start + count))
-                slots.extend([slot] * count)
-                outputs.extend([False] * (count - 1))
-                outputs.append(samples)
-            if chunk.sampling is not None:
-                sampled.append((chunk, chunk.sampling))
+                positions += range(start, start + count)
+                slots += [slot] * count
+                outputs += [False] * (count - 1)
+            outputs.append(sampling is not None)
+            if sampling is not None:
+                sampled.append((chunk, sampling))
         assert len(token_ids) <= self._max_step_tokens, (
             f"I3: a step of {len(token_ids)} tokens; at most {self._max_step_tokens}"
         )
@@ -185,13 +192,6 @@ class LlamaBackend:
         self._check_tokens(token_ids, step)
         self._batch.fill(token_ids, positions, slots, outputs)
         return sampled
-
-    def _check(self, chunk: Chunk) -> None:
-        slot, start = chunk.slot, chunk.start
-        assert chunk.token_ids, f"I3: the chunk of slot {slot} has no tokens"
-        assert start == self._cells[slot], (
-            f"I3: slot {slot} holds {self._cells[slot]} cells, its chunk starts at {start}"
-        )
 
     def _check_tokens(self, token_ids: Sequence[int], step: Sequence[Chunk]) -> None:
         if min(token_ids) < 0 or max(token_ids) >= self._info.vocab_size:

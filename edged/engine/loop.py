@@ -129,7 +129,10 @@ class EngineLoop:
         for restore in plan.restore:
             self._restore(restore, outcome)
         computed_from_s = self._clock.now_s()
-        self._compute([c for c in plan.chunks if c.seq_id not in outcome.lost], outcome)
+        chunks = plan.chunks
+        if outcome.lost:
+            chunks = tuple(chunk for chunk in chunks if chunk.seq_id not in outcome.lost)
+        self._compute(chunks, outcome)
         finished_s = self._clock.now_s()
         return StepResult(
             step=plan.step,

@@ -8,7 +8,9 @@ id). That samples exactly the softmax, needs no order of candidates, and a last-
 the logits (another batch shape) changes the winner only where two sums tie.
 
 The largest logits are found without sorting the vocabulary: the k-th largest of the maxima of
-blocks is a lower bound of the k-th largest logit, and few logits reach it.
+blocks is a lower bound of the k-th largest logit, and few logits reach it. A small top-k is mostly
+decided by less: the tokens near the largest logit, where the most that the others could weigh would
+not move a cut.
 """
 
 import math
@@ -31,6 +33,11 @@ PENALTY_WINDOW_TOKENS = 64
 _BY_LOGIT = itemgetter(0)
 _FEW = 128
 """Largest top-k that is drawn from in plain numbers."""
+_NEAR = 5.0
+"""How far below the largest logit a small top-k looks first. What is further down has less than a
+hundredth of the likeliest token's weight."""
+_MANY = 256
+"""Near tokens, from where on numpy finds the largest of them faster."""
 _BLOCK = 128
 _FIRST_GUESS = 256
 """Candidates that top-p looks at first; a peaked distribution needs no more."""
@@ -126,30 +133,63 @@ def _draws_from_few(params: SamplingParams) -> bool:
 def _draw_from_few(logits: Logits, sampling: Sampling, banned: frozenset[int]) -> int:
     """As `_candidates` and `_draw`, for a small top-k: the few that are left fit plain numbers, and
     a dozen calls of numpy on forty of them would take longer than the vocabulary does."""
-    params = sampling.params
-    found = _not_below_kth(logits, params.top_k + len(banned))
-    pairs = zip(logits.take(found).tolist(), found.tolist(), strict=True)
-    # Sorting is stable, so the lower id comes first among equals.
-    few: list[tuple[float, int]] = sorted(pairs, key=_BY_LOGIT, reverse=True)
-    if banned:
-        few = [pair for pair in few if pair[1] not in banned]
-    del few[params.top_k :]
-    largest = few[0][0] if few else math.nan
+    count = sampling.params.top_k + len(banned)
+    largest: float = logits.item(logits.argmax())
     _check_finite(largest)
-    least = largest + math.log(params.min_p) if params.min_p > 0 else -math.inf
-    wanted = math.inf
+    floor = largest - _NEAR
+    near = (logits >= floor).nonzero()[0]
+    if near.size > _MANY:
+        near = near[_not_below_kth(logits[near], count)]
+    token_id = _draw_from_ranked(_ranked(logits, near, banned), floor, sampling)
+    if token_id is None:
+        ranked = _ranked(logits, _not_below_kth(logits, count), banned)
+        _check_finite(ranked[0][0] if ranked else math.nan)
+        token_id = _draw_from_ranked(ranked, -math.inf, sampling)
+        assert token_id is not None, "a draw depends on logits below −∞"
+    return token_id
+
+
+def _ranked(logits: Logits, token_ids: TokenIds, banned: frozenset[int]) -> list[tuple[float, int]]:
+    """(logit, token id) of those that are not banned, largest first. `token_ids` ascend."""
+    logit = logits.item
+    pairs = [
+        (logit(token_id), token_id) for token_id in token_ids.tolist() if token_id not in banned
+    ]
+    # Sorting is stable, so the lower id comes first among equals.
+    pairs.sort(key=_BY_LOGIT, reverse=True)
+    return pairs
+
+
+def _draw_from_ranked(
+    ranked: list[tuple[float, int]], floor: float, sampling: Sampling
+) -> int | None:
+    """Cut by top-k, top-p and min-p, and draw. `ranked` lacks nothing of the `top_k` largest but
+    what is below `floor`; None if that could change the draw."""
+    params = sampling.params
+    few = ranked[: params.top_k]
+    if not few:
+        return None
+    largest = few[0][0]
+    num_missing = params.top_k - len(few)
+    wanted = most_wanted = math.inf
     if params.top_p < 1:
-        wanted = params.top_p * sum([math.exp(value - largest) for value, _ in few])
+        total = sum([math.exp(value - largest) for value, _ in few])
+        wanted = params.top_p * total
+        most_wanted = params.top_p * (total + num_missing * math.exp(floor - largest))
+    least = largest + math.log(params.min_p) if params.min_p > 0 else -math.inf
     key = _noise_key(params.seed, len(sampling.token_ids) - sampling.num_prompt_tokens)
     best_score, best_id, reached = -math.inf, few[0][1], 0.0
     for value, token_id in few:
-        if value < least or reached >= wanted:
-            break
+        if value < least or reached >= most_wanted:
+            return best_id
+        if reached >= wanted:
+            return None
         score = value / params.temperature + _noise(token_id, key)
         if score > best_score:
             best_score, best_id = score, token_id
         reached += math.exp(value - largest)
-    return best_id
+    none_missing = num_missing == 0 or least >= floor or reached >= most_wanted
+    return best_id if none_missing else None
 
 
 def _has_penalties(params: SamplingParams) -> bool:

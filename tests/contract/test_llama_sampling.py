@@ -27,6 +27,7 @@ from backends.llama_cpp.sampling import (  # noqa: E402  # as above
     Sampler,
     _candidates,
     _draw,
+    _draw_from_ranked,
     largest_ids,
 )
 
@@ -241,3 +242,39 @@ def test_a_small_top_k_draws_what_the_general_way_draws(top_k: int) -> None:
         index = len(_sampling(params).token_ids) - _sampling(params).num_prompt_tokens
         wanted = _draw(logits, candidates, params, index)
         assert sampler.draw(logits, _sampling(params)).token_id == wanted
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0, 6.0])
+def test_a_small_top_k_draws_the_same_from_many_tokens(scale: float) -> None:
+    sampler = Sampler(20_000, EOG)
+    for seed in range(40):
+        cuts = {"top_p": (0.5, 0.95, 1.0)[seed % 3], "min_p": (0.0, 0.05)[seed % 2]}
+        params = SamplingParams(**cuts, ignore_eos=seed % 5 == 0, temperature=1.3, seed=seed)
+        logits = _logits(seed, size=20_000, scale=scale)
+        drawn = sampler.draw(logits, _sampling(params))
+        if params.ignore_eos:
+            logits[list(EOG)] = -math.inf
+        candidates = _candidates(logits, float(logits.max()), params)
+        assert drawn.token_id == _draw(logits, candidates, params, len(HISTORY))
+
+
+def test_what_is_far_below_is_left_out_only_where_it_changes_nothing() -> None:
+    outcomes: Counter[bool] = Counter()
+    for seed in range(400):
+        generator = np.random.default_rng(seed)
+        values = sorted(generator.normal(0, 3, 60).tolist(), reverse=True)
+        ranked = [(value, token_id) for token_id, value in enumerate(values)]
+        floor = ranked[0][0] - 5
+        near = [pair for pair in ranked if pair[0] >= floor]
+        top_p, min_p = generator.uniform(0.5, 1), generator.choice([0.0, 0.001, 0.05])
+        sampling = _sampling(SamplingParams(top_p=top_p, min_p=min_p, temperature=2.0, seed=seed))
+        drawn = _draw_from_ranked(near, floor, sampling)
+        outcomes[drawn is None] += 1
+        assert drawn in (None, _draw_from_ranked(ranked, -math.inf, sampling))
+    assert min(outcomes.values()) > 40, "both outcomes are to be seen"
+
+
+def test_no_token_is_drawn_where_all_are_banned() -> None:
+    params = SamplingParams(ignore_eos=True)
+    with pytest.raises(NotFiniteError, match="nan"):
+        Sampler(2, {0, 1}).draw(np.zeros(2, np.float32), _sampling(params))

@@ -204,9 +204,9 @@ class LlamaBackend:
         step: Sequence[Chunk],
         drawn: dict[SeqId, SampledToken],
     ) -> None:
-        for logits, (chunk, sampling) in zip(rows, sampled, strict=True):
+        for row, (chunk, sampling) in enumerate(sampled):
             try:
-                drawn[chunk.seq_id] = self._sampler.draw(logits, sampling)
+                drawn[chunk.seq_id] = self._sampler.draw(rows[row], sampling)
             except NotFiniteError as error:
                 self.clear(chunk.slot)
                 raise self._undo(

@@ -178,11 +178,13 @@ def _allocate(
         )
     shape = kv_shape(model)
     check_head_size(shape, kv_type)
-    budget.check(kv_bytes=config.context_tokens * shape.bytes_per_cell(kv_type))
+    context_shapes = _context_shapes(config, model)
+    num_cells = sum(one.cells for one in context_shapes)
+    budget.check(kv_bytes=num_cells * shape.bytes_per_cell(kv_type))
     abort = AbortFlag()
     contexts: list[Context] = []
     try:
-        contexts.extend(Context(model, one, abort) for one in _context_shapes(config, model))
+        contexts.extend(Context(model, one, abort) for one in context_shapes)
         context = contexts[0]
         saved_bytes = _warm_up(context)
         stored = stored_type(shape, saved_bytes)

@@ -169,16 +169,18 @@ def _draw_from_ranked(
     few = ranked[: params.top_k]
     if not few:
         return None
-    largest = few[0][0]
+    largest, likeliest = few[0]
+    least = largest + math.log(params.min_p) if params.min_p > 0 else -math.inf
+    if least >= floor and (len(few) == 1 or few[1][0] < least):
+        return likeliest
     num_missing = params.top_k - len(few)
     wanted = most_wanted = math.inf
     if params.top_p < 1:
         total = sum([math.exp(value - largest) for value, _ in few])
         wanted = params.top_p * total
         most_wanted = params.top_p * (total + num_missing * math.exp(floor - largest))
-    least = largest + math.log(params.min_p) if params.min_p > 0 else -math.inf
     key = _noise_key(params.seed, len(sampling.token_ids) - sampling.num_prompt_tokens)
-    best_score, best_id, reached = -math.inf, few[0][1], 0.0
+    best_score, best_id, reached = -math.inf, likeliest, 0.0
     for value, token_id in few:
         if value < least or reached >= most_wanted:
             return best_id

@@ -39,6 +39,7 @@ class SimModel:
     """Probability that a draw is EOS, so 1 / mean length; 0 runs every answer to max_tokens."""
     length_of: AnswerLength | None = None
     can_swap: bool = True
+    can_interrupt: bool = True
     has_chat_template: bool = True
 
     def __post_init__(self) -> None:
@@ -132,7 +133,8 @@ class SimBackend:
         return drawn
 
     def interrupt(self) -> None:
-        self._pace.interrupt()
+        if self._model.can_interrupt:
+            self._pace.interrupt()
 
     def interrupt_at(self, at_s: float) -> None:
         """Manual clock: `interrupt` at a moment of the next step."""
@@ -269,5 +271,5 @@ def _describe(config: BackendConfig, model: SimModel) -> BackendInfo:
         eos_token=EOS_TOKEN,
         can_swap=model.can_swap,
         can_copy_prefix=True,
-        can_interrupt=True,
+        can_interrupt=model.can_interrupt,
     )

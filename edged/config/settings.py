@@ -120,9 +120,9 @@ class ServerSettings(BaseModel):
         default=4096,
         description="Most Generate calls of one tier served at once; more are refused at once.",
     )
-    heartbeat_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+    heartbeat_s: Annotated[float, Field(gt=0, le=10)] = Field(
         default=10.0,
-        description="Seconds of silence on an answer's stream before a heartbeat is sent.",
+        description="Seconds of silence on an answer's stream before a heartbeat, at most 10.",
     )
     max_backlog_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=8192,
@@ -242,7 +242,7 @@ class SchedulerSettings(BaseModel):
     arrival_guard_s: PositiveSeconds = Field(
         default=0.06,
         description="Longest predicted step for a prefill that a more urgent request could come "
-        "upon, in seconds.",
+        "upon, in seconds; where the runtime cannot cut a step short, as on a GPU.",
     )
     share_quantum_s: PositiveSeconds = Field(
         default=0.5,

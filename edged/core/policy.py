@@ -25,10 +25,13 @@ class SchedulerConfig:
     max_step_s: float
     """Longest step, as predicted, for any prefill chunk."""
     arrival_guard_s: float
-    """Longest step, as predicted, for a prefill that a more urgent request could come upon."""
+    """Longest step, as predicted, for a prefill that a more urgent request could come upon and had
+    to wait for."""
     share_quantum_s: float
     """Credit at which a tier is owed its `min_share`."""
     max_snapshot_bytes: int
+    can_interrupt: bool = False
+    """Whether arrivals cut steps short; the backend's, so the engine fills it in."""
 
 
 class Tolerance(NamedTuple):

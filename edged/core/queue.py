@@ -22,12 +22,13 @@ class WaitingQueue:
     def __init__(self, tiers: Mapping[SloTier, TierSpec]) -> None:
         self._tiers = tiers
         self._queues: dict[SloTier, list[Sequence]] = {tier: [] for tier in tiers}
+        self._length = 0
         self._num_new: Counter[SloTier] = Counter()
         self._num_new_by_client: Counter[tuple[SloTier, ClientId]] = Counter()
         self._missing_tokens: Counter[SloTier] = Counter()
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return self._length
 
     def has(self, tier: SloTier) -> bool:
         """Whether somebody of that tier waits."""
@@ -42,6 +43,7 @@ class WaitingQueue:
 
     def add(self, seq: Sequence) -> None:
         insort(self._queues[seq.tier], seq, key=_key)
+        self._length += 1
         self._missing_tokens[seq.tier] += seq.num_missing_tokens
         if seq.state is SequenceState.WAITING:
             self._num_new[seq.tier] += 1
@@ -53,6 +55,7 @@ class WaitingQueue:
         index = bisect_left(queue, _key(seq), key=_key)
         assert queue[index] is seq, f"{seq.seq_id} is not in its queue"
         del queue[index]
+        self._length -= 1
         self._missing_tokens[seq.tier] -= seq.num_missing_tokens
         if seq.state is SequenceState.WAITING:
             self._num_new[seq.tier] -= 1

@@ -10,7 +10,7 @@ into a recompute or, the second time, into an error for that request.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edged.backend import Backend
 from edged.clock import Clock
@@ -55,6 +55,7 @@ class EngineLoop:
         on_computed: Callable[[], None] | None = None,
     ) -> None:
         info = backend.info
+        config = replace(config, can_interrupt=info.can_interrupt)
         self._backend = backend
         self._clock = clock
         self._on_step = on_step

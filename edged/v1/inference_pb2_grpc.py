@@ -98,7 +98,8 @@ class InferenceServiceServicer:
 
     def Generate(self, request, context):
         """Generates one answer and streams it as events, in this order:
-        admitted, then any number of token, preempted, resumed and heartbeat, then finished.
+        admitted, then any number of token, preempted and resumed, then finished. Heartbeats come in any
+        silence, also before admitted while the model loads.
 
         A preempted request goes on by itself; preemption is never an error. A request whose engine
         process was lost sees preempted (cause ENGINE_LOST) and resumed, and no token twice. Cancelling

@@ -59,7 +59,8 @@ class InferenceServiceStub:
     def __new__(cls, channel: aio.Channel) -> InferenceServiceAsyncStub: ...
     Generate: grpc.UnaryStreamMultiCallable[inference_pb2.GenerateRequest, inference_pb2.GenerateResponse]
     """Generates one answer and streams it as events, in this order:
-    admitted, then any number of token, preempted, resumed and heartbeat, then finished.
+    admitted, then any number of token, preempted and resumed, then finished. Heartbeats come in any
+    silence, also before admitted while the model loads.
 
     A preempted request goes on by itself; preemption is never an error. A request whose engine
     process was lost sees preempted (cause ENGINE_LOST) and resumed, and no token twice. Cancelling
@@ -98,7 +99,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     def __init__(self, channel: aio.Channel) -> None: ...
     Generate: aio.UnaryStreamMultiCallable[inference_pb2.GenerateRequest, inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates one answer and streams it as events, in this order:
-    admitted, then any number of token, preempted, resumed and heartbeat, then finished.
+    admitted, then any number of token, preempted and resumed, then finished. Heartbeats come in any
+    silence, also before admitted while the model loads.
 
     A preempted request goes on by itself; preemption is never an error. A request whose engine
     process was lost sees preempted (cause ENGINE_LOST) and resumed, and no token twice. Cancelling
@@ -140,7 +142,8 @@ class InferenceServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[inference_pb2.GenerateResponse], abc.AsyncIterator[inference_pb2.GenerateResponse]]:
         """Generates one answer and streams it as events, in this order:
-        admitted, then any number of token, preempted, resumed and heartbeat, then finished.
+        admitted, then any number of token, preempted and resumed, then finished. Heartbeats come in any
+        silence, also before admitted while the model loads.
 
         A preempted request goes on by itself; preemption is never an error. A request whose engine
         process was lost sees preempted (cause ENGINE_LOST) and resumed, and no token twice. Cancelling

@@ -9,13 +9,14 @@
 
 Each line of the trace is one step: when it began, what it did, and what came of it. `name[a:b]` is
 a chunk, `*` means that a token is drawn, `-name` parks a running sequence, `clear n` frees slots,
-`cut` ends the step early, for an arrival, with nothing computed.
+`cut` ends the step early, for an arrival, with nothing computed. With `guard=SECONDS` it is an
+engine that cannot do that.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from backends.sim.backend import SimBackend
+from backends.sim.backend import SimBackend, SimModel
 from edged.backend import BackendConfig
 from edged.clock import ManualClock
 from edged.core.plan import StepPlan
@@ -175,7 +176,8 @@ def run(scenario: Scenario) -> str:
         max_snapshot_bytes=int(options.get("snapshot_bytes", str(2**30))),
         arrival_guard_s=float(options.get("guard", "0.1")),
     )
-    backend = SimBackend(backend_config, clock, GPU_LIKE)
+    model = SimModel(can_interrupt="guard" not in options)
+    backend = SimBackend(backend_config, clock, GPU_LIKE, model=model)
     loop = EngineLoop(backend, settings, clock, trace.on_step)
     loop.calibrate()
     trace.loop, trace.clock, trace.start_s = loop, clock, clock.now_s()
@@ -183,7 +185,8 @@ def run(scenario: Scenario) -> str:
 
     def on_plan(plan: StepPlan) -> bool:
         coming = (at(one.request, trace.start_s) for one in commands if isinstance(one, Submit))
-        return interrupt_for(coming, plan, loop.scheduler.cost, backend, clock.now_s())
+        cost = loop.scheduler.cost
+        return model.can_interrupt and interrupt_for(coming, plan, cost, backend, clock.now_s())
 
     trace.on_plan = on_plan
     while True:

@@ -22,6 +22,9 @@ _ADVANCE_TOKENS = 4
 """Tokens' time that equals may use up before an answer has got ahead by as much."""
 _LEAST_PART_PREEMPTIBLE = 0.25
 """A prompt that nobody is in a hurry for makes the steps of a slow machine little longer."""
+_AT_STAKE_S = 0.25
+"""Longest step for a prompt that an arrival may cut short: long chunks are cheaper to compute and
+dearer to lose."""
 _FOR_OTHERS = 0.7
 """Part of the TPOT target that steps with less urgent work may take."""
 _WORTH_WAITING = 0.01
@@ -52,8 +55,8 @@ class Strict:
     def prefill_bounds(self, seq: Sequence) -> PrefillBounds:
         config = self._config
         if config.tiers[seq.tier].preemptible:
-            step_s = min(config.arrival_guard_s, config.max_step_s)
-            return PrefillBounds(step_s, _LEAST_PART_PREEMPTIBLE)
+            guard_s = _AT_STAKE_S if config.can_interrupt else config.arrival_guard_s
+            return PrefillBounds(min(guard_s, config.max_step_s), _LEAST_PART_PREEMPTIBLE)
         return PrefillBounds(config.max_step_s)
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:

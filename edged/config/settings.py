@@ -210,6 +210,19 @@ class EngineSettings(BaseModel):
         description="Most requests of one tier held while there is no engine; more are refused.",
     )
 
+    @model_validator(mode="after")
+    def _all_decode_in_a_step(self) -> Self:
+        most = min(self.max_step_tokens, self.context_tokens)
+        if self.max_sequences > most:
+            raise _rule(
+                f"max_sequences is {self.max_sequences}, and a step has {most} tokens: expected "
+                "at least one for each",
+                "max_sequences",
+                "max_step_tokens",
+                "context_tokens",
+            )
+        return self
+
 
 class ModelSettings(BaseModel):
     """[models.NAME] A model that is served. In the file, [engine] keys stand beside these two."""

@@ -303,6 +303,13 @@ def test_a_daemon_that_listens_nowhere_is_an_error(file: Path) -> None:
     assert told.endswith("listen and socket are both off: expected at least one")
 
 
+def test_more_sequences_than_a_step_has_tokens_are_an_error(file: Path) -> None:
+    (told,) = problems(file, "[engine]\nmax_sequences = 32\nmax_step_tokens = 16\n")
+    assert told.endswith(
+        "max_sequences is 32, and a step has 16 tokens: expected at least one for each"
+    )
+
+
 def test_a_default_model_that_is_not_configured_is_an_error(file: Path) -> None:
     (told,) = problems(file, 'default_model = "b"\n[models.a]\npath = "/a"\n')
     assert told == (

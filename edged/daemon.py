@@ -44,7 +44,7 @@ def run(settings: Settings) -> int:
     """Serve until a signal or a Drain call, then drain; the process's exit code.
 
     Raises:
-        EdgedError: the daemon cannot start: an address is taken, the embedded model is missing.
+        EdgedError: the daemon cannot start: an address is taken.
     """
     configure_logging(settings.server.log_level, settings.server.log_format)
     return asyncio.run(Daemon(settings, MonotonicClock()).serve())

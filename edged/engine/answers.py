@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from edged.core.types import FinishEvent, FinishReason, SampledToken, TokenEvent
 from edged.engine.text_stream import TextStream
-from edged.engine.wire import Delta, DeltaLogprob, Finished, Submit
+from edged.engine.wire import Delta, DeltaLogprob, Finished, Submit, TopLogprob
 
 Piece = Callable[[int], bytes]
 """The bytes of a token, by its id."""
@@ -64,4 +64,7 @@ class Answer:
         return delta, Finished(event, stop_string)
 
     def _logprob(self, token: SampledToken, logprob: float) -> DeltaLogprob:
-        return DeltaLogprob(token.token_id, logprob, self._piece(token.token_id), token.top)
+        top = tuple(
+            TopLogprob(one.token_id, one.logprob, self._piece(one.token_id)) for one in token.top
+        )
+        return DeltaLogprob(token.token_id, logprob, self._piece(token.token_id), top)

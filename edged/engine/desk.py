@@ -7,6 +7,7 @@ Encoding and unanswered requests together are bounded by what the scheduler coul
 here. Events of one step leave in one frame.
 """
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -36,7 +37,6 @@ from edged.engine.mailbox import (
 from edged.engine.translate import FINISH_REASONS, REJECT_REASONS
 from edged.engine.wire import (
     Cancel,
-    ChatPrompt,
     Event,
     Inspect,
     Inspected,
@@ -52,16 +52,18 @@ from edged.engine.wire import (
     StepEvents,
     StreamItem,
     Submit,
-    TextPrompt,
     Tokenize,
     Tokenized,
-    TokensPrompt,
+    num_characters,
 )
 from edged.errors import EdgedError, Reason
 
 SPARE_REQUESTS = 256
 MAX_TOKENIZE_CALLS = 64
 """`Tokenize` commands with a large prompt that are being worked on."""
+MAX_INSPECT_CALLS = 1024
+"""`Inspect` commands that wait for the engine; with one more the oldest is not answered: nobody
+waits for it any more."""
 LARGE_PROMPT_CHARACTERS = 8192
 """Longer prompts are tokenized on another thread: about 10 ms of llama.cpp's BPE."""
 RETRY_S = 1.0
@@ -96,9 +98,9 @@ class Desk:
         self._unanswered: set[RequestId] = set()
         self._answers: dict[RequestId, Answer] = {}
         self._num_tokenize_calls = 0
-        self._inspecting: list[int] = []
+        self._inspecting: tuple[int, ...] = ()
         """Calls that the next `RequestStates` answers."""
-        self._inspecting_next: list[int] = []
+        self._inspecting_next: deque[int] = deque(maxlen=MAX_INSPECT_CALLS)
         """Calls that came after it was asked for."""
 
     @property
@@ -214,11 +216,13 @@ class Desk:
 
     def _inspect(self) -> None:
         """Ask the engine thread, unless it was asked already and has not answered."""
+        if self._inspecting:
+            return
+        self._inspecting = tuple(self._inspecting_next)
+        self._inspecting_next.clear()
         if self._loaded is None:
-            self._inspecting, self._inspecting_next = self._inspecting_next, []
             self._inspected(RequestStates(()))
-        elif not self._inspecting:
-            self._inspecting, self._inspecting_next = self._inspecting_next, []
+        else:
             self._post(InspectRequests())
 
     def _refuse(self, request_id: RequestId, error: EdgedError) -> None:
@@ -245,7 +249,7 @@ class Desk:
     def _inspected(self, report: RequestStates) -> None:
         for call_id in self._inspecting:
             self._send(Inspected(call_id, report.states))
-        self._inspecting = []
+        self._inspecting = ()
 
     def _progress(self, progress: Progress) -> None:
         items: list[StreamItem] = []
@@ -300,16 +304,7 @@ def _refusal(error: EdgedError) -> Refusal:
 
 
 def _is_large(prompt: Prompt) -> bool:
-    match prompt:
-        case TextPrompt(text):
-            return len(text) > LARGE_PROMPT_CHARACTERS
-        case ChatPrompt(messages):
-            num_characters = sum(len(message.content) for message in messages)
-            return num_characters + len(messages) > LARGE_PROMPT_CHARACTERS
-        case TokensPrompt():
-            return False
-        case _:
-            assert_never(prompt)
+    return num_characters(prompt) > LARGE_PROMPT_CHARACTERS
 
 
 def _request(submit: Submit, prompt_token_ids: tuple[int, ...]) -> Request:

@@ -8,7 +8,7 @@ puts a message's type in its frame. All events of a step travel in one frame.
 
 import struct
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, assert_never
 
 import msgspec
 
@@ -24,7 +24,6 @@ from edged.core.types import (
     ServiceLevel,
     SloTier,
     TierSpec,
-    TokenLogprob,
 )
 from edged.errors import Reason
 
@@ -53,6 +52,19 @@ class ChatPrompt(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 Prompt = TextPrompt | TokensPrompt | ChatPrompt
+
+
+def num_characters(prompt: Prompt) -> int:
+    """How much there is to tokenize; each message of a chat counts as one more."""
+    match prompt:
+        case TextPrompt(text):
+            return len(text)
+        case ChatPrompt(messages):
+            return sum(len(message.content) + 1 for message in messages)
+        case TokensPrompt():
+            return 0
+        case _:
+            assert_never(prompt)
 
 
 # ── Daemon → engine ──────────────────────────────────────────────────────────────────────────────
@@ -181,11 +193,17 @@ class Delta(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """When the step that drew them finished."""
 
 
+class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
+    token_id: int
+    logprob: float
+    piece: bytes
+
+
 class DeltaLogprob(msgspec.Struct, frozen=True, array_like=True):
     token_id: int
     logprob: float
     piece: bytes
-    top: tuple[TokenLogprob, ...]
+    top: tuple["TopLogprob", ...]
 
 
 class Preempted(msgspec.Struct, frozen=True, tag=True, array_like=True):

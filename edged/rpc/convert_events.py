@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from edged.core.types import FinishReason
-from edged.engine.wire import DeltaLogprob
+from edged.engine.wire import DeltaLogprob, TopLogprob
 from edged.supervise.stream import (
     PauseCause,
     StreamAdmitted,
@@ -60,11 +60,11 @@ def to_response(event: StreamEvent) -> pb.GenerateResponse:
 
 
 def _logprobs(position: DeltaLogprob) -> pb.PositionLogprobs:
-    chosen = pb.TokenLogprob(
-        token_id=position.token_id, logprob=position.logprob, piece=position.piece
-    )
-    top = [pb.TokenLogprob(token_id=one.token_id, logprob=one.logprob) for one in position.top]
-    return pb.PositionLogprobs(chosen=chosen, top=top)
+    return pb.PositionLogprobs(chosen=_logprob(position), top=map(_logprob, position.top))
+
+
+def _logprob(token: DeltaLogprob | TopLogprob) -> pb.TokenLogprob:
+    return pb.TokenLogprob(token_id=token.token_id, logprob=token.logprob, piece=token.piece)
 
 
 def _finished(event: StreamFinished) -> pb.Finished:

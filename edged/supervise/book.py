@@ -39,6 +39,7 @@ from edged.supervise.entry import Entry, Place
 from edged.supervise.exits import Loss
 from edged.supervise.model import HeldRequest, Submission
 from edged.supervise.ports import BookLimits, CallLater, CommandSink, OnEnd
+from edged.supervise.stall import EngineWork
 from edged.supervise.stream import RequestStream, StreamFinished
 
 MAX_REQUEST_ID_BYTES = 200
@@ -60,7 +61,7 @@ class RequestBook:
         self._held: dict[RequestId, None] = {}
         self._trials = Trials()
         self._sink: CommandSink | None = None
-        self._work_since_s: float | None = None
+        self._work = EngineWork()
         self._num_progress = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -77,9 +78,9 @@ class RequestBook:
         return self._num_progress
 
     @property
-    def work_since_s(self) -> float | None:
-        """Since when the engine has had requests; None when it has none."""
-        return self._work_since_s
+    def work(self) -> EngineWork:
+        """Since when the engine has had requests."""
+        return self._work
 
     @property
     def tried(self) -> RequestId | None:
@@ -224,7 +225,7 @@ class RequestBook:
                     entry.replay.lose_engine()
                 self._hold(entry)
                 self._heed(entry, entry.lose_engine(self._clock.now_s()))
-        self._work_since_s = None
+        self._work.end()
         self._summon(verdict.suspects)
         return verdict.suspects
 
@@ -247,9 +248,9 @@ class RequestBook:
         entry.is_answered = False
         if not self._trials.are_over:
             self._trials.begin()
-        if self._work_since_s is None:
-            self._work_since_s = self._clock.now_s()
-        sink.send(entry.replay.submit())
+        submit = entry.replay.submit()
+        self._work.add(submit.prompt, self._clock.now_s())
+        sink.send(submit)
 
     def _hold(self, entry: Entry) -> None:
         request_id = entry.request_id
@@ -316,7 +317,7 @@ class RequestBook:
 
     def _note_work(self) -> None:
         if len(self._held) == len(self._entries):
-            self._work_since_s = None
+            self._work.end()
 
     def _summon(self, suspects: Set[RequestId]) -> None:
         """Try the more urgent suspects first, and the older of equals."""

@@ -110,7 +110,7 @@ class ModelHandle:
     async def _inspect(self) -> Sequence[RequestState]:
         """The engine's list; empty when it has no requests or does not answer in time."""
         engine = self._keeper.ready_engine
-        if engine is None or not engine.is_writable or self._book.work_since_s is None:
+        if engine is None or not engine.is_writable or self._book.work.since_s is None:
             return ()
         try:
             answer = await self._keeper.inspecting.ask(

@@ -254,7 +254,7 @@ class EngineKeeper:
             if record is not None:
                 self._book.note_scheduled(record.executing, record.begun_at_s)
             num_ended = None if record is None else record.num_steps_ended
-            if watch.look(self._clock.now_s(), num_ended, self._book.work_since_s):
+            if watch.look(self._clock.now_s(), num_ended, self._book.work):
                 loss = stall_loss(stall_s, is_stopped=engine.is_stopped())
                 engine.kill()
                 return loss
@@ -271,7 +271,7 @@ class EngineKeeper:
     def _after_loss(self, engine: EngineProcess, loss: Loss) -> float | None:
         record = engine.recorder.read()
         now_s = self._clock.now_s()
-        was_idle = self._book.work_since_s is None
+        was_idle = self._book.work.since_s is None
         num_in_flight = self._book.num_in_flight
         if record is not None:
             self._book.note_scheduled(record.executing, record.begun_at_s)

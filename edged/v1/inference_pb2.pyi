@@ -531,7 +531,7 @@ class TokenLogprob(message.Message):
     logprob: builtins.float
     """Natural logarithm of its probability before temperature, penalties and bias."""
     piece: builtins.bytes
-    """Its bytes, which may be part of a character; empty for tokens that were not drawn."""
+    """Its bytes, which may be part of a character; empty for control tokens."""
     def __init__(
         self,
         *,

@@ -112,6 +112,7 @@ async def test_logprobs_are_those_of_the_likeliest_tokens(daemon: Daemon) -> Non
         assert logprobs == sorted(logprobs, reverse=True)
         assert sum(map(math.exp, logprobs)) <= 1.0 + 1e-6
         assert position.top[0].token_id == position.chosen.token_id, "greedy takes the likeliest"
+        assert position.top[0].piece == position.chosen.piece
         assert position.chosen.logprob == pytest.approx(logprobs[0])
 
 

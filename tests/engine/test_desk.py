@@ -19,7 +19,13 @@ from edged.core.types import (
     SeqId,
     TokenEvent,
 )
-from edged.engine.desk import LARGE_PROMPT_CHARACTERS, MAX_TOKENIZE_CALLS, SPARE_REQUESTS, Desk
+from edged.engine.desk import (
+    LARGE_PROMPT_CHARACTERS,
+    MAX_INSPECT_CALLS,
+    MAX_TOKENIZE_CALLS,
+    SPARE_REQUESTS,
+    Desk,
+)
 from edged.engine.mailbox import (
     Answered,
     CancelRequest,
@@ -258,3 +264,13 @@ def test_calls_to_inspect_share_one_look_unless_they_came_after_it() -> None:
     counter.desk.take(RequestStates(()))
     assert counter.sent == [Inspected(call_id, ()) for call_id in (1, 2, 3)]
     assert len(counter.posted) == 2
+
+
+def test_calls_to_inspect_that_wait_for_a_busy_engine_are_bounded() -> None:
+    counter = Counter()
+    for call_id in range(MAX_INSPECT_CALLS + 2):
+        counter.desk.obey(Inspect(call_id))
+    counter.desk.take(RequestStates(()))
+    counter.desk.take(RequestStates(()))
+    answered = [event.call_id for event in counter.sent if isinstance(event, Inspected)]
+    assert answered == [0, *range(2, MAX_INSPECT_CALLS + 2)]

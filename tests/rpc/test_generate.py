@@ -7,8 +7,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from edged.core.types import FinishReason, SloTier, TokenLogprob
-from edged.engine.wire import DeltaLogprob, TextPrompt
+from edged.core.types import FinishReason, SloTier
+from edged.engine.wire import DeltaLogprob, TextPrompt, TopLogprob
 from edged.errors import Reason
 from edged.rpc.inference import InferenceLimits
 from edged.supervise.stream import PauseCause, StreamDelta, StreamPaused, StreamResumed
@@ -58,13 +58,18 @@ async def test_admitted_names_the_request_and_its_place(front: Front) -> None:
 async def test_a_delta_carries_text_tokens_and_logprobs(front: Front) -> None:
     call = front.inference.Generate(text_request())
     stream = await front.models.next_stream()
-    position = DeltaLogprob(9, -0.5, b"\xc3", (TokenLogprob(9, -0.5), TokenLogprob(8, -1.5)))
+    position = DeltaLogprob(
+        9, -0.5, b"\xc3", (TopLogprob(9, -0.5, b"\xc3"), TopLogprob(8, -1.5, b"\xa4"))
+    )
     stream.put(StreamDelta(4, (9,), "é", (position,)), finished(stream))
     token = (await call.read()).token
     assert (token.index, token.text, list(token.token_ids)) == (4, "é", [9])
     [told] = token.logprobs
     assert told.chosen == pb.TokenLogprob(token_id=9, logprob=-0.5, piece=b"\xc3")
-    assert [(top.token_id, top.logprob) for top in told.top] == [(9, -0.5), (8, -1.5)]
+    assert list(told.top) == [
+        pb.TokenLogprob(token_id=9, logprob=-0.5, piece=b"\xc3"),
+        pb.TokenLogprob(token_id=8, logprob=-1.5, piece=b"\xa4"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -263,9 +263,9 @@ class BookMachine(RuleBasedStateMachine):
     @invariant()
     def work_is_known_while_the_engine_has_any(self) -> None:
         if self.engine is not None and self.engine.num_requests:
-            assert self.book.work_since_s is not None
+            assert self.book.work.since_s is not None
         if self.engine is None:
-            assert self.book.work_since_s is None
+            assert self.book.work.since_s is None
 
     def teardown(self) -> None:
         self.finish_everything()

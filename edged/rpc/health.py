@@ -15,6 +15,9 @@ import grpc
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
+from edged.errors import EdgedError
+from edged.rpc.writing import WRITE_STALL_S, write_within
+
 MAX_WATCHERS = 64
 
 _Context = grpc.aio.ServicerContext[object, object]
@@ -23,12 +26,14 @@ _Context = grpc.aio.ServicerContext[object, object]
 class Health:
     """The status of each named service; "" stands for the whole server. NOT_SERVING at first."""
 
-    def __init__(self, services: Iterable[str]) -> None:
+    def __init__(self, services: Iterable[str], write_stall_s: float = WRITE_STALL_S) -> None:
+        """A watcher who does not read for `write_stall_s` is let go."""
         not_serving = pb.HealthCheckResponse.NOT_SERVING
         self._statuses: dict[str, int] = dict.fromkeys(("", *services), not_serving)
         self._changed = asyncio.Event()
         self._is_closed = False
         self._num_watchers = 0
+        self._write_stall_s = write_stall_s
 
     def set_serving(self, serving: bool) -> None:
         """All services are of one daemon, so they serve together."""
@@ -69,6 +74,8 @@ class Health:
         self._num_watchers += 1
         try:
             await self._tell_changes(request.service, context)
+        except EdgedError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.detail)
         finally:
             self._num_watchers -= 1
 
@@ -79,7 +86,8 @@ class Health:
             changed, is_last = self._changed, self._is_closed
             status = self._statuses.get(service, pb.HealthCheckResponse.SERVICE_UNKNOWN)
             if status != told:
-                await context.write(pb.HealthCheckResponse(status=status))
+                response = pb.HealthCheckResponse(status=status)
+                await write_within(context, response, self._write_stall_s)
                 told = status
             if is_last:
                 return

@@ -7,7 +7,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from edged.rpc.health import MAX_WATCHERS
+from edged.rpc.health import MAX_WATCHERS, Health
 from edged.rpc.server import SERVICES
 from tests.rpc.fakes import GATE_TIMEOUT_S
 from tests.rpc.front import Front, read_all
@@ -79,6 +79,29 @@ async def test_one_watcher_of_health_over_the_limit_is_refused(front: Front) -> 
     refused = front.health.Watch(health_pb2.HealthCheckRequest())
     assert await read_all(refused) == []
     assert await refused.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class _StuckContext:
+    """Of a call whose client reads nothing."""
+
+    def __init__(self) -> None:
+        self.ended: tuple[grpc.StatusCode, str] | None = None
+
+    async def write(self, message: object) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def abort(self, code: grpc.StatusCode, detail: str) -> None:
+        self.ended = (code, detail)
+
+
+async def test_a_watcher_of_health_who_does_not_read_is_let_go() -> None:
+    context = _StuckContext()
+    health = Health((), write_stall_s=0.01)
+    async with asyncio.timeout(GATE_TIMEOUT_S):
+        await health.Watch(health_pb2.HealthCheckRequest(), context)  # type: ignore[arg-type]
+    assert context.ended is not None
+    assert context.ended[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "has not read from the stream for 0.01 s" in context.ended[1]
 
 
 async def test_reflection_lists_every_service(front: Front) -> None:

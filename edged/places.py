@@ -5,6 +5,7 @@ Imports nothing heavy, because every start of `edgectl` pays for it.
 
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,8 +49,12 @@ def daemon_socket(environ: Mapping[str, str]) -> Path:
 
 
 def client_sockets(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where a client looks for a daemon's socket: the user's own daemon first, then the service."""
-    return (user_socket(environ), SERVICE_SOCKET)
+    """Where a client looks for a daemon's socket: the user's own daemon first, then the service.
+
+    Not in a directory that somebody else could have made: what listens there would be told prompts.
+    """
+    own = user_socket(environ)
+    return (own, SERVICE_SOCKET) if is_private_directory(own.parent) else (SERVICE_SOCKET,)
 
 
 def make_private_directory(directory: Path) -> None:
@@ -59,11 +64,20 @@ def make_private_directory(directory: Path) -> None:
         PermissionError: it belongs to another user, is a link, or others may write to it.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = directory.lstat()
-    if directory.is_symlink() or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+    if not is_private_directory(directory):
         raise PermissionError(
             f"{directory} must be a directory of user {os.geteuid()} that nobody else may write to"
         )
+
+
+def is_private_directory(directory: Path) -> bool:
+    """Whether it is a directory of this user, no link, that nobody else may write to."""
+    try:
+        found = directory.lstat()
+    except OSError:
+        return False
+    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return is_ours and not found.st_mode & 0o022
 
 
 def config_files(environ: Mapping[str, str]) -> tuple[Path, ...]:

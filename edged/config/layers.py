@@ -85,19 +85,19 @@ def single(key: Key, value: object, origin: Origin) -> Table:
     return node
 
 
-def merge(strong: Table, weak: Table, at: Key = ()) -> Table:
-    """`strong` over `weak`; entries of `strong` come first, in its order.
+def merge(strong: Table, weak: Table, at: Key = (), *, strong_first: bool = True) -> Table:
+    """`strong` over `weak`; entries of `strong` come first, or those of `weak`, each in its order.
 
     Raises:
         ConfigError: one has a section where the other has a single value.
     """
-    entries: dict[str, Node] = dict(strong.entries)
+    entries = dict(strong.entries) if strong_first else {**weak.entries, **strong.entries}
     for name, below in weak.entries.items():
-        above = entries.get(name)
+        above = strong.entries.get(name)
         if above is None:
             entries[name] = below
         elif isinstance(above, Table) and isinstance(below, Table):
-            entries[name] = merge(above, below, (*at, name))
+            entries[name] = merge(above, below, (*at, name), strong_first=strong_first)
         elif isinstance(above, Table) or isinstance(below, Table):
             raise ConfigError(_clash((*at, name), above, below))
     return Table(strong.origin, entries)

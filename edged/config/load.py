@@ -22,6 +22,8 @@ from edged.config.layers import Key, Leaf, Node, Origin, SourceKind, Table, show
 from edged.config.settings import (
     EngineSettings,
     ModelSettings,
+    SchedulerSettings,
+    ServerSettings,
     Settings,
     TiersSettings,
     default_tables,
@@ -74,9 +76,11 @@ def load_settings(
     for flag in last_of_each.values():
         origin = Origin(SourceKind.FLAG, flag.option)
         merged = layers.merge(merged, layers.single(flag.key, flag.value, origin))
-    merged = layers.merge(merged, read_environment(environ))
+    lower = read_environment(environ, _section_of())
     if file is not None:
-        merged = layers.merge(merged, read_file(file))
+        # A variable about the file's second model does not make it the first.
+        lower = layers.merge(lower, read_file(file), strong_first=False)
+    merged = layers.merge(merged, lower)
     merged = layers.merge(merged, layers.table(default_tables(), layers.DEFAULT))
     complete = _complete(merged, environ)
     try:
@@ -105,6 +109,15 @@ def _inner(key: Key) -> Key:
 def _outer(key: Key) -> Key:
     is_engine_key = len(key) > 3 and key[0] == "models" and key[2] == "engine"
     return (*key[:2], *key[3:]) if is_engine_key else key
+
+
+def _section_of() -> Mapping[str, str]:
+    sections: Mapping[str, type[BaseModel]] = {
+        "server": ServerSettings,
+        "engine": EngineSettings,
+        "scheduler": SchedulerSettings,
+    }
+    return {name: section for section, kind in sections.items() for name in kind.model_fields}
 
 
 def _keys(settings: Settings) -> Iterator[Key]:

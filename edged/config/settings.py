@@ -7,7 +7,7 @@ from them. Defaults stand here and become the weakest layer of `edged.config.loa
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +24,8 @@ from edged.core.types import SloTier
 from edged.places import DEFAULT_LISTEN, MAX_SOCKET_PATH_BYTES, is_host_port
 
 AUTO = "auto"
+KvType = Literal["f16", "q8_0", "q4_0"]
+KV_TYPES: tuple[str, ...] = get_args(KvType)
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MIB = 1024 * 1024
@@ -110,8 +112,8 @@ class ServerSettings(BaseModel):
         description="Seconds that running requests may take to finish when the daemon stops or a "
         "model is unloaded; then they are cancelled.",
     )
-    max_message_bytes: Annotated[int, Field(ge=64 * 1024, le=32 * _MIB)] = Field(
-        default=16 * _MIB, description="Largest gRPC message taken or sent, 64 KiB to 32 MiB."
+    max_message_bytes: Annotated[int, Field(ge=4 * _MIB, le=32 * _MIB)] = Field(
+        default=16 * _MIB, description="Largest gRPC message taken or sent, 4 to 32 MiB."
     )
     max_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=4096,
@@ -152,7 +154,7 @@ class EngineSettings(BaseModel):
         default="llama_cpp",
         description="Runtime: llama_cpp, sim (no model: for load tests), or module:function.",
     )
-    kv_type: Literal["f16", "q8_0", "q4_0"] = Field(
+    kv_type: KvType = Field(
         default="q8_0", description="Type of the KV cache, K and V alike: f16, q8_0 or q4_0."
     )
     context_tokens: Annotated[int, Field(ge=64, le=16 * _MIB)] = Field(
@@ -200,7 +202,9 @@ class EngineSettings(BaseModel):
         default=600.0, description="Seconds that loading may take before the model is FAILED."
     )
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = Field(
-        default=5, description="Engine losses in a row after which the model is FAILED."
+        default=5,
+        description="Engine losses in a row that are answered with a new engine; one more, and the "
+        "model is FAILED.",
     )
     max_held: Annotated[int, Field(ge=0, le=100_000)] = Field(
         default=1024,
@@ -247,7 +251,9 @@ class SchedulerSettings(BaseModel):
         default="strict", description=f"Scheduling policy: {' or '.join(POLICIES)}."
     )
     max_step_s: PositiveSeconds = Field(
-        default=0.5, description="Longest predicted step that a prefill chunk may make, in seconds."
+        default=0.5,
+        description="Longest predicted step that a prefill chunk may make, in seconds; policy "
+        "strict.",
     )
     arrival_guard_s: PositiveSeconds = Field(
         default=0.06,

@@ -27,11 +27,20 @@ def find_file(
     by_variable = environ.get(FILE_VARIABLE, "")
     chosen = named or (Path(by_variable) if by_variable else None)
     if chosen is None:
-        return next((path for path in candidates if path.exists()), None)
-    if not chosen.exists():
-        who = "--config" if named else f"variable {FILE_VARIABLE}"
-        raise ConfigError(f"{who}: there is no file {str(chosen)!r}")
+        return next((path for path in candidates if _is_there(path)), None)
+    if not _is_there(chosen):
+        who = "" if named else f"variable {FILE_VARIABLE}: "
+        raise ConfigError(f"{who}there is no file {str(chosen)!r} that this user can reach")
     return chosen
+
+
+def _is_there(path: Path) -> bool:
+    """Not so in a directory that this user may not enter."""
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
 
 
 def read_file(path: Path) -> Table:
@@ -56,21 +65,33 @@ def read_file(path: Path) -> Table:
         raise ConfigError(f"{origin}: is not TOML: {error}") from error
 
 
-def read_environment(environ: Mapping[str, str]) -> Table:
-    """The settings in `EDGED_SECTION__KEY` variables, names in lower case.
+def read_environment(environ: Mapping[str, str], section_of: Mapping[str, str]) -> Table:
+    """The settings in `EDGED_SECTION__KEY` variables, names in lower case. `section_of` has the
+    section of each key that is in one.
 
     Raises:
-        ConfigError: two variables give one key as a section and as a single value.
+        ConfigError: two variables give one key as a section and as a single value, or one is named
+            as a key without its section.
     """
     found = Table(Origin(SourceKind.ENVIRONMENT))
     for variable, text in sorted(environ.items()):
         rest = variable.removeprefix(PREFIX)
-        if rest == variable or (SEPARATOR not in rest and variable not in TOP_LEVEL_VARIABLES):
+        if rest == variable:
+            continue
+        if SEPARATOR not in rest and variable not in TOP_LEVEL_VARIABLES:
+            _check_has_section(variable, rest.lower(), section_of)
             continue
         key = tuple(rest.lower().split(SEPARATOR))
         origin = Origin(SourceKind.ENVIRONMENT, variable)
         found = merge(found, single(key, parse_value(text), origin))
     return found
+
+
+def _check_has_section(variable: str, name: str, section_of: Mapping[str, str]) -> None:
+    """A variable without `__` is somebody else's, unless it is named as a setting."""
+    if name in section_of:
+        meant = f"{PREFIX}{section_of[name].upper()}{SEPARATOR}{name.upper()}"
+        raise ConfigError(f"variable {variable}: a setting has its section first: {meant}")
 
 
 def parse_value(text: str) -> object:

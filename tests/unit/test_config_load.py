@@ -154,6 +154,27 @@ def test_variables_of_other_things_are_left_alone(file: Path) -> None:
     assert all(origin.kind is SourceKind.DEFAULT for origin in loaded.origins.values())
 
 
+def test_a_setting_without_its_section_is_told_where_it_belongs(file: Path) -> None:
+    file.write_text("")
+    with pytest.raises(ConfigError, match="has its section first: EDGED_ENGINE__KV_TYPE"):
+        load_settings((), {"EDGED_KV_TYPE": "f16"}, file)
+
+
+def test_a_variable_about_one_model_does_not_make_it_the_first(file: Path) -> None:
+    file.write_text('[models.a]\npath = "/a"\n[models.b]\npath = "/b"\n')
+    environ = {"EDGED_MODELS__B__PRELOAD": "false", "EDGED_MODELS__C__PATH": "/c"}
+    settings = load_settings((), environ, file).settings
+    assert (settings.default_model, list(settings.models)) == ("a", ["a", "b", "c"])
+    assert not settings.models["b"].preload
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every directory")
+def test_a_usual_place_that_may_not_be_entered_is_passed_over(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    assert load_settings((), {}, candidates=[closed / "config.toml"]).file is None
+
+
 def test_an_unknown_variable_with_a_section_is_an_error(file: Path) -> None:
     assert problems(file, "", {"EDGED_SERVER__LISTN": "x:1"}) == [
         "variable EDGED_SERVER__LISTN: server.listn: unknown key; did you mean server.listen?"
@@ -190,8 +211,9 @@ def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path, by_variable: b
     environ = {"EDGED_CONFIG": str(missing)} if by_variable else {}
     with pytest.raises(ConfigError) as raised:
         load_settings((), environ, None if by_variable else missing, candidates=())
-    who = "variable EDGED_CONFIG" if by_variable else "--config"
-    assert raised.value.detail == f"{who}: there is no file {str(missing)!r}"
+    who = "variable EDGED_CONFIG: " if by_variable else ""
+    told = f"{who}there is no file {str(missing)!r} that this user can reach"
+    assert raised.value.detail == told
 
 
 def test_a_file_that_is_not_toml_is_told_with_its_line(file: Path) -> None:

@@ -44,12 +44,26 @@ def test_without_a_runtime_directory_the_socket_is_the_users_own(environ: dict[s
     assert found.parent.name == f"edged-{os.getuid()}"
 
 
-def test_a_client_looks_for_the_users_daemon_before_the_service() -> None:
-    environ = {"XDG_RUNTIME_DIR": "/run/user/7"}
-    assert places.client_sockets(environ) == (
-        Path("/run/user/7/edged/edged.sock"),
-        Path("/run/edged/edged.sock"),
-    )
+def test_a_client_looks_for_the_users_daemon_before_the_service(tmp_path: Path) -> None:
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    (tmp_path / "edged").mkdir(mode=0o700)
+    own = tmp_path / "edged" / "edged.sock"
+    assert places.client_sockets(environ) == (own, places.SERVICE_SOCKET)
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_client_trusts_no_socket_that_others_could_have_made(
+    tmp_path: Path, is_link: bool
+) -> None:
+    directory = tmp_path / "edged"
+    if is_link:
+        (tmp_path / "theirs").mkdir(mode=0o700)
+        directory.symlink_to(tmp_path / "theirs")
+    else:
+        directory.mkdir()
+        directory.chmod(0o777)
+    found = places.client_sockets({"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert found == (places.SERVICE_SOCKET,)
 
 
 def test_the_configuration_is_the_users_before_the_systems() -> None:

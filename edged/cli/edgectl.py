@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edged.cli.address import HOST_VARIABLE, choose_address
+from edged.cli.complete import model_names, request_ids
 from edged.cli.entry import run_command
 from edged.cli.exits import EXIT_CODES_HELP
 from edged.core.types import SloTier
@@ -58,7 +59,14 @@ JsonOption = Annotated[
     ),
 ]
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", metavar="NAME", help="Default: the daemon's default model.")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="Default: the daemon's default model.",
+        autocompletion=model_names,
+    ),
 ]
 MaxTokensOption = Annotated[
     int | None,
@@ -116,6 +124,9 @@ def everywhere(
         ),
     ] = None,
 ) -> None:
+    for text in sys.argv:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise typer.BadParameter(f"{text!r} is not UTF-8")
     context.obj = Global(host, timeout)
 
 
@@ -187,7 +198,9 @@ def models(context: typer.Context, host: HostOption = None, json: JsonOption = F
     _connected(context, host, lambda connection: operate.print_models(connection, json=json))
 
 
-ModelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A configured model.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="A configured model.", autocompletion=model_names)
+]
 
 
 @models_app.command("load")
@@ -319,7 +332,12 @@ def chat(
 def cancel(
     context: typer.Context,
     request_id: Annotated[
-        str, typer.Argument(metavar="ID", help="A request's id, or its first 4 or more characters.")
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="A request's id, or its first 4 or more characters.",
+            autocompletion=request_ids,
+        ),
     ],
     *,
     host: HostOption = None,
@@ -365,7 +383,7 @@ def version(context: typer.Context, *, host: HostOption = None, json: JsonOption
 
 
 def _limit_s(context: typer.Context, own: float | None) -> float | None:
-    """The command's own --timeout, else the one before the command."""
+    """Own --timeout, else the one before the command."""
     given = context.find_object(Global)
     return own if own is not None or given is None else given.timeout_s
 

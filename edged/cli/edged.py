@@ -12,9 +12,10 @@ import typer
 from edged.cli.entry import run_command
 from edged.cli.exits import CommandError, ExitCode
 from edged.cli.output import Json, emit, emit_json, note
-from edged.config.layers import Key, show_key
+from edged.config.layers import show_key
 from edged.config.load import Flag, Loaded, load_settings
 from edged.config.reference import as_toml, effective, reference_markdown
+from edged.config.settings import KV_TYPES
 from edged.core.policies import POLICIES
 from edged.embedded import EMBEDDED
 from edged.errors import ConfigError
@@ -45,59 +46,75 @@ ConfigOption = Annotated[
 ]
 
 
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="NAME=PATH",
+        help="Serve this model, before any configured one; may be repeated. Also a bare PATH, "
+        'named after the file, or "embedded".',
+    ),
+]
+ListenOption = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help='TCP address; "" for none.')
+]
+SocketOption = Annotated[str | None, typer.Option(metavar="PATH", help='Unix socket; "" for none.')]
+KvTypeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE", help="KV cache: f16, q8_0 or q4_0.", autocompletion=lambda: list(KV_TYPES)
+    ),
+]
+ContextOption = Annotated[int | None, typer.Option(metavar="N", help="Tokens in the KV cache.")]
+SequencesOption = Annotated[
+    int | None, typer.Option(metavar="N", help="Most requests that hold KV at once.")
+]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"Scheduling policy: {' or '.join(POLICIES)}.",
+        autocompletion=lambda: list(POLICIES),
+    ),
+]
+BackendOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Runtime: llama_cpp or sim.")
+]
+LogLevelOption = Annotated[
+    str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
+]
+
+
+_SECTIONS: Mapping[str, str] = {
+    "listen": "server",
+    "socket": "server",
+    "kv_type": "engine",
+    "context_tokens": "engine",
+    "max_sequences": "engine",
+    "policy": "scheduler",
+    "backend": "engine",
+    "log_level": "server",
+}
+"""Parameters that are settings of the same name, read from the context."""
+
+
 @app.command()
 def serve(
+    context: typer.Context,
     *,
     config: ConfigOption = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=PATH",
-            help="Serve this model, before any configured one; may be repeated. Also a bare PATH, "
-            'named after the file, or "embedded".',
-        ),
-    ] = None,
-    listen: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help='TCP address; "" for none.')
-    ] = None,
-    socket: Annotated[
-        str | None, typer.Option(metavar="PATH", help='Unix socket; "" for none.')
-    ] = None,
-    kv_type: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="KV cache: f16, q8_0 or q4_0.")
-    ] = None,
-    context_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="Tokens in the KV cache.")
-    ] = None,
-    max_sequences: Annotated[
-        int | None, typer.Option(metavar="N", help="Most requests that hold KV at once.")
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help=f"Scheduling policy: {' or '.join(POLICIES)}."),
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Runtime: llama_cpp or sim.")
-    ] = None,
-    log_level: Annotated[
-        str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
-    ] = None,
+    model: ModelsOption = None,
+    listen: ListenOption = None,
+    socket: SocketOption = None,
+    kv_type: KvTypeOption = None,
+    context_tokens: ContextOption = None,
+    max_sequences: SequencesOption = None,
+    policy: PolicyOption = None,
+    backend: BackendOption = None,
+    log_level: LogLevelOption = None,
 ) -> None:
     """Serve in the foreground until SIGTERM or Ctrl-C, then drain."""
-    given: Mapping[str, tuple[Key, object]] = {
-        "--listen": (("server", "listen"), listen),
-        "--socket": (("server", "socket"), socket),
-        "--kv-type": (("engine", "kv_type"), kv_type),
-        "--context-tokens": (("engine", "context_tokens"), context_tokens),
-        "--max-sequences": (("engine", "max_sequences"), max_sequences),
-        "--policy": (("scheduler", "policy"), policy),
-        "--backend": (("engine", "backend"), backend),
-        "--log-level": (("server", "log_level"), log_level),
-    }
-    flags = [
-        Flag(key, value, option) for option, (key, value) in given.items() if value is not None
-    ]
-    loaded = _load_settings([*model_flags(model or []), *flags], config)
+    loaded = _load_settings(setting_flags(context.params), config)
     # The daemon is the largest import of all, and nothing but serving needs it.
     from edged import daemon  # noqa: PLC0415
 
@@ -115,14 +132,28 @@ def _load_settings(flags: list[Flag], config: Path | None) -> Loaded:
 
 @config_app.command("show")
 def config_show(
+    context: typer.Context,
+    *,
     config: ConfigOption = None,
     origin: Annotated[bool, typer.Option("--origin", help="Say where each comes from.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="As JSON: file, settings[key, value, origin, …].")
     ] = False,
+    model: ModelsOption = None,
+    listen: ListenOption = None,
+    socket: SocketOption = None,
+    kv_type: KvTypeOption = None,
+    context_tokens: ContextOption = None,
+    max_sequences: SequencesOption = None,
+    policy: PolicyOption = None,
+    backend: BackendOption = None,
+    log_level: LogLevelOption = None,
 ) -> None:
-    """Show every effective setting, as a file that would give the same ones."""
-    loaded = load_settings((), os.environ, config)
+    """Show every effective setting, as a file that would give the same ones.
+
+    Takes the flags of `edged serve`, and shows what that would run with.
+    """
+    loaded = _load_settings(setting_flags(context.params), config)
     if not as_json:
         emit(as_toml(loaded, with_origin=origin))
         return
@@ -162,6 +193,15 @@ def version(
     from edged import __version__  # noqa: PLC0415  # reads package metadata, which takes a while
 
     emit_json({"version": __version__}) if as_json else emit(f"edged {__version__}\n")
+
+
+def setting_flags(params: Mapping[str, object]) -> list[Flag]:
+    """The settings that the parameters of `edged serve` stand for; those not given are left out."""
+    flags = model_flags(cast("list[str] | None", params["model"]) or [])
+    for name, section in _SECTIONS.items():
+        if params[name] is not None:
+            flags.append(Flag((section, name), params[name], f"--{name.replace('_', '-')}"))
+    return flags
 
 
 def model_flags(texts: list[str]) -> list[Flag]:

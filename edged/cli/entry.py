@@ -20,6 +20,7 @@ def run_command(program: str, command: Callable[[], object]) -> int:
     What cannot be written to stderr (a log on a full disk) changes no exit code.
     A defect is told in one line as well, with a traceback when EDGED_TRACEBACK is set.
     """
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What the terminal cannot show must not end the command.
         sys.stdout.reconfigure(errors="replace")
@@ -51,6 +52,18 @@ def run_command(program: str, command: Callable[[], object]) -> int:
             f"(set {TRACEBACK_VARIABLE}=1 for the traceback)",
         )
         return _flushed(ExitCode.ERROR)
+
+
+def _open_closed_streams() -> None:
+    """Python has no stream at all for a descriptor that was closed before the start (`2>&-`); what
+    opens a file next would get its number, and the output."""
+    for name, fd in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd, inheritable=True)
+                os.close(null)
+            setattr(sys, name, os.fdopen(fd, "r" if fd == 0 else "w"))
 
 
 def _flushed(code: int) -> int:

@@ -124,7 +124,8 @@ class Asker:
             self._connection.admin.Cancel(request, timeout=CANCEL_TIMEOUT_S)
 
     def _wait_until_loaded(self) -> None:
-        """Show the progress of a model that is loading. One that failed is left to the answer."""
+        """Show the progress of a model that is loading. One that failed is left to the answer, and
+        so is a daemon that tells no progress."""
         connection = self._connection
         answer = connection.call(connection.admin.GetStatus, admin_pb2.GetStatusRequest())
         model = self._model_in(answer.status)
@@ -134,7 +135,8 @@ class Asker:
         watch = connection.admin.WatchStatus(request, timeout=self._asking.limit_s)
         states = connection.each(watch, self._asking.limit_s)
         models = (found for state in states if (found := self._model_in(state.status)))
-        follow_loading(model.name, while_loading(models))
+        with suppress(CommandError):
+            follow_loading(model.name, while_loading(models))
         watch.cancel()
 
     def _model_in(self, status: admin_pb2.Status) -> admin_pb2.Model | None:

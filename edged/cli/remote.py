@@ -18,6 +18,11 @@ CONNECT_TIMEOUT_S = 5.0
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _DETAILS_TRAILER = "grpc-status-details-bin"
 
+_OVERLOAD = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED})
+"""With a time to try again: a full queue, and a wait that was too long."""
+_TOO_LARGE = "larger than max"
+"""In what gRPC says of a message that it refuses."""
+
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
@@ -95,7 +100,9 @@ class Connection:
         retry_after_s, is_from_daemon = _told_by_daemon(failed)
         again = "" if retry_after_s is None else f"; try again in {retry_after_s:g} s"
         if is_from_daemon:
-            return CommandError(f"{detail}{again}", _exit_code(code))
+            is_overloaded = code in _OVERLOAD and retry_after_s is not None
+            exit_code = ExitCode.OVERLOADED if is_overloaded else ExitCode.ERROR
+            return CommandError(f"{detail}{again}", exit_code)
         match code:
             case grpc.StatusCode.UNAVAILABLE if self._has_answered:
                 sentence = f"the connection to the daemon at {self.address} was lost"
@@ -106,21 +113,20 @@ class Connection:
                     "or name another with --host",
                     ExitCode.UNREACHABLE,
                 )
+            case grpc.StatusCode.DEADLINE_EXCEEDED if self._has_answered:
+                limit = "it may take" if limit_s is None else f"the {limit_s:g} s it may take"
+                return CommandError(f"the answer took longer than {limit}")
             case grpc.StatusCode.DEADLINE_EXCEEDED:
-                limit = "" if limit_s is None else f" within {limit_s:g} s"
                 # Nothing at all came back: for the user the daemon is as good as not there.
-                code_for_user = ExitCode.ERROR if self._has_answered else ExitCode.UNREACHABLE
+                limit = "" if limit_s is None else f" within {limit_s:g} s"
                 return CommandError(
-                    f"the daemon at {self.address} did not answer{limit}", code_for_user
+                    f"the daemon at {self.address} did not answer{limit}", ExitCode.UNREACHABLE
                 )
+            case grpc.StatusCode.RESOURCE_EXHAUSTED if _TOO_LARGE not in detail:
+                return CommandError(detail, ExitCode.OVERLOADED)
             case grpc.StatusCode.UNIMPLEMENTED:
                 return CommandError(f"what listens at {self.address} does not know this call")
-        return CommandError(f"{detail or code.name}{again}", _exit_code(code))
-
-
-def _exit_code(code: grpc.StatusCode) -> ExitCode:
-    overloaded = code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    return ExitCode.OVERLOADED if overloaded else ExitCode.ERROR
+        return CommandError(detail or code.name)
 
 
 def _told_by_daemon(failed: grpc.Call) -> tuple[float | None, bool]:

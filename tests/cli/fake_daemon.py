@@ -74,6 +74,8 @@ class FakeDaemon:
         )
         self.watched: list[admin_pb2.Status] = []
         """What WatchStatus streams."""
+        self.watch_error: EdgedError | None = None
+        """Ends every WatchStatus."""
         self.loading: list[admin_pb2.Model] = []
         """What LoadModel streams."""
         self.requests: list[admin_pb2.RequestInfo] = []
@@ -98,9 +100,10 @@ class FakeDaemon:
         self.cancel_ids: list[str] = []
         self.drains: list[admin_pb2.DrainRequest] = []
 
-    def abort_if_told(self, context: grpc.ServicerContext) -> None:
-        if self.error is not None:
-            failure = from_edged_error(self.error)
+    def abort_if_told(self, context: grpc.ServicerContext, error: EdgedError | None = None) -> None:
+        error = error or self.error
+        if error is not None:
+            failure = from_edged_error(error)
             context.set_trailing_metadata(failure.trailers)
             context.abort(failure.code, failure.detail)
 
@@ -115,6 +118,8 @@ class _Admin(admin_pb2_grpc.AdminServiceServicer):
         return admin_pb2.GetStatusResponse(status=self._daemon.status)
 
     def WatchStatus(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802  # as above
+        if self._daemon.watch_error is not None:
+            self._daemon.abort_if_told(context, self._daemon.watch_error)
         for status in self._daemon.watched:
             yield admin_pb2.WatchStatusResponse(status=status)
 

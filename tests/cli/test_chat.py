@@ -47,7 +47,7 @@ def test_an_error_ends_a_piped_conversation_with_its_code(
     edgectl: Program, daemon: FakeDaemon
 ) -> None:
     daemon.answers = []
-    daemon.error = EdgedError(Reason.CLIENT_SHARE, "16 of your requests wait already")
+    daemon.error = EdgedError(Reason.CLIENT_SHARE, "16 of yours wait", retry_after_s=1.0)
     done = edgectl.run("chat", stdin="One\nTwo\n")
     assert (done.returncode, len(daemon.asked)) == (4, 1)
 

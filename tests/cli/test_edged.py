@@ -31,6 +31,14 @@ def test_config_show_prints_the_effective_settings_with_their_origins(
     assert tomllib.loads(done.stdout)["models"]["embedded"]["path"] == "embedded"
 
 
+def test_config_show_takes_the_flags_of_serve(edged: Program) -> None:
+    flags = ("--model", "a=/a.gguf", "--kv-type", "q4_0", "--listen", "")
+    shown = edged.run("config", "show", "--origin", *flags).stdout.splitlines()
+    assert 'listen = ""  # flag --listen' in shown
+    assert 'kv_type = "q4_0"  # flag --kv-type' in shown
+    assert 'path = "/a.gguf"  # flag --model' in shown
+
+
 def test_config_show_finds_the_file_of_the_variable(edged: Program, file: Path) -> None:
     done = edged.run("config", "show", EDGED_CONFIG=str(file))
     assert 'kv_type = "f16"' in done.stdout.splitlines()
@@ -74,7 +82,7 @@ def test_config_reference_is_the_markdown_table(edged: Program) -> None:
         (("--kv-type", "q5"), 2, "flag --kv-type: engine.kv_type = \"q5\": expected 'f16'"),
         (("--model", "a=/x", "--model", "a=/y"), 2, "--model: two models are named 'a'"),
         (("--model", "/dir/my model.gguf"), 2, 'flag --model: models."my model": expected a'),
-        (("--config", "/nonexistent.toml"), 1, "--config: there is no file"),
+        (("--config", "/nonexistent.toml"), 1, "there is no file '/nonexistent.toml'"),
         (("--listen", "", "--socket", ""), 2, 'server.listen = "" (flag --listen), '),
     ],
 )

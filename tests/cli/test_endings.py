@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edged.cli.talk import MAX_PROMPT_BYTES
 from edged.errors import EdgedError, InvalidRequestError, Reason
 from edged.v1 import admin_pb2
 from tests.cli.fake_daemon import WAIT_S, FakeDaemon, Served, admitted, delta
@@ -65,7 +66,17 @@ def test_a_daemon_that_does_not_answer_in_time_is_unreachable(
             4,
             "tier batch has 4096 waiting; try again in 2.5 s",
         ),
-        (EdgedError(Reason.CLIENT_SHARE, "16 of yours wait"), 4, "16 of yours wait"),
+        (
+            EdgedError(Reason.CLIENT_SHARE, "16 of yours wait", retry_after_s=1.0),
+            4,
+            "16 of yours wait; try again in 1 s",
+        ),
+        (
+            EdgedError(Reason.QUEUE_TIMEOUT, "waited 30 s", retry_after_s=1.0),
+            4,
+            "waited 30 s; try again in 1 s",
+        ),
+        (EdgedError(Reason.SLOW_READER, "read too slowly"), 1, "read too slowly"),
         (
             EdgedError(Reason.DRAINING, "the daemon is draining.", retry_after_s=5),
             1,
@@ -117,7 +128,7 @@ def test_an_answer_that_takes_too_long_is_an_error(edgectl: Program, daemon: Fak
     daemon.answers = [admitted(), delta(0, "Hello")]
     done = edgectl.run("run", "Hi", "--timeout", "1")
     assert (done.returncode, done.stdout) == (1, "Hello\n")
-    assert done.stderr.endswith("did not answer within 1 s\n")
+    assert done.stderr == "edgectl: the answer took longer than the 1 s it may take\n"
     assert daemon.cancelled.wait(WAIT_S)
 
 
@@ -157,6 +168,36 @@ def test_ctrl_c_is_quiet_while_a_program_still_imports(
     assert (running.returncode, told) == (-signal.SIGINT, b"")
 
 
+@pytest.mark.parametrize("name", ["edged", "edgectl"])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_defect(name: str, closed: str, environ: dict[str, str]) -> None:
+    program = Program(name, environ)
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"$0" --help {closed}', program.path],
+        capture_output=True,
+        env=environ,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("arguments", [("run", "\udcff"), ("status", "--host", "\udcff:1")])
+def test_arguments_that_are_no_utf8_are_wrong_usage(
+    alone: Program, arguments: tuple[str, ...]
+) -> None:
+    done = alone.run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'\\udcff" in done.stderr
+    assert "is not UTF-8" in done.stderr
+
+
+def test_a_message_that_is_too_large_is_an_error_and_no_overload(edgectl: Program) -> None:
+    done = edgectl.run("run", "-", stdin="a" * MAX_PROMPT_BYTES)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "larger than max" in done.stderr
+
+
 def test_help_documents_the_exit_codes(alone: Program) -> None:
     shown = " ".join(alone.run("--help").stdout.split())
     for text in ("0 ok", "1 error", "2 wrong usage", "3 no daemon", "4 overloaded", "130 inter"):
@@ -189,6 +230,35 @@ def test_what_is_not_a_daemon_is_told_without_a_traceback(alone: Program) -> Non
             _, errors = running.communicate(timeout=WAIT_S)
     assert running.returncode == 3
     assert errors.decode().startswith(f"edgectl: no daemon answers at {address}")
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("edgectl run --model ", "tiny"),
+        ("edgectl models load ", "tiny"),
+        ("edgectl cancel ", "a1b2c3d4"),
+    ],
+)
+def test_completion_asks_the_daemon(
+    edgectl: Program, daemon: FakeDaemon, words: str, offered: str
+) -> None:
+    daemon.requests = [admin_pb2.RequestInfo(request_id="a1b2c3d4", client="app")]
+    num_words = len(words.split())
+    done = edgectl.run(
+        _EDGECTL_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(num_words)
+    )
+    assert done.stdout.splitlines() == [offered]
+
+
+def test_completion_without_a_daemon_offers_nothing(alone: Program) -> None:
+    done = alone.run(
+        _EDGECTL_COMPLETE="complete_bash",
+        COMP_WORDS="edgectl cancel ",
+        COMP_CWORD="2",
+        EDGED_HOST=unused_address(),
+    )
+    assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
 def test_completion_knows_the_tiers(alone: Program) -> None:

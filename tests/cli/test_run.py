@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from edged.cli.talk import MAX_PROMPT_BYTES
+from edged.errors import EdgedError, Reason
 from edged.v1 import admin_pb2, inference_pb2
 from tests.cli.fake_daemon import REQUEST_ID, WAIT_S, FakeDaemon, admitted, delta, finished, model
 from tests.cli.program import Program
@@ -103,6 +104,17 @@ def test_a_model_that_is_loading_is_waited_for(edgectl: Program, daemon: FakeDae
     daemon.status = loading
     done = edgectl.run("run", "Hi")
     assert (done.returncode, done.stdout, done.stderr) == (0, "Hello world\n", "loading tiny\n")
+
+
+def test_a_model_that_is_loading_is_asked_though_its_progress_is_not_told(
+    edgectl: Program, daemon: FakeDaemon
+) -> None:
+    loading = admin_pb2.Status(models=[model(state=admin_pb2.MODEL_STATE_LOADING)])
+    daemon.watched = []
+    daemon.status = loading
+    daemon.watch_error = EdgedError(Reason.QUEUE_FULL, "64 calls watch already")
+    done = edgectl.run("run", "Hi")
+    assert (done.returncode, done.stdout) == (0, "Hello world\n")
 
 
 def test_an_answer_without_an_end_is_an_error(edgectl: Program, daemon: FakeDaemon) -> None:

@@ -83,7 +83,7 @@ def config(**changes: object) -> SchedulerConfig:
 
 
 def geometry(*, num_slots: int = 4, num_cells: int = 256) -> KvGeometry:
-    return KvGeometry(num_slots, num_cells, num_cells, 1024, "q8_0", "q8_0")
+    return KvGeometry(num_slots, num_cells, num_cells, 1024, 1024, 0, "q8_0", "q8_0")
 
 
 def scheduler(

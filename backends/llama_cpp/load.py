@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 
 import psutil
@@ -186,7 +187,7 @@ def _allocate(
     try:
         contexts.extend(Context(model, one, abort) for one in context_shapes)
         context = contexts[0]
-        saved_bytes = _warm_up(context)
+        fixed_bytes, saved_bytes = _warm_up(context, Path(config.model_path).name)
         stored = stored_type(shape, saved_bytes)
         effective_type = stored or kv_type
         train_tokens = model.facts.train_context_tokens or context.num_cells
@@ -195,6 +196,8 @@ def _allocate(
             num_cells=context.num_cells,
             max_cells_per_slot=min(context.max_cells_per_sequence, train_tokens),
             bytes_per_cell=shape.bytes_per_cell(stored) if stored else saved_bytes,
+            snapshot_bytes_per_cell=saved_bytes,
+            snapshot_bytes_fixed=fixed_bytes,
             effective_type_k=effective_type.name,
             effective_type_v=effective_type.name,
         )
@@ -240,9 +243,9 @@ def _context_shapes(config: BackendConfig, model: Model) -> list[ContextShape]:
     return [main, prompts]
 
 
-def _warm_up(context: Context) -> int:
+def _warm_up(context: Context, file_name: str) -> tuple[int, int]:
     """Decode two tokens, so that the first request does not pay for the first touch of weights
-    and buffers. Returns the bytes that the second cell added to the saved KV."""
+    and buffers. Returns the bytes of a saved sequence of no cells, and what a cell adds."""
     batch = Batch(1, 1)
     sizes: list[int] = []
     for position in range(2):
@@ -253,8 +256,15 @@ def _warm_up(context: Context) -> int:
                 Reason.MODEL_FAILED, f"the first decode of the model failed with code {code}"
             )
         sizes.append(context.state_bytes(0))
+    largest = float(context.logits(1)[0].max())
+    if not isfinite(largest):
+        raise ModelLoadError(
+            Reason.BAD_MODEL_FILE,
+            f"{file_name!r} is damaged: with its weights the largest logit is {largest}",
+        )
     context.remove(0, 0)
-    return sizes[1] - sizes[0]
+    cell_bytes = sizes[1] - sizes[0]
+    return sizes[0] - cell_bytes, cell_bytes
 
 
 def _info(config: BackendConfig, model: Model, geometry: KvGeometry) -> BackendInfo:

@@ -262,6 +262,8 @@ def _describe(config: BackendConfig, model: SimModel) -> BackendInfo:
             num_cells=num_cells,
             max_cells_per_slot=num_cells if config.kv_unified else num_cells // num_slots,
             bytes_per_cell=model.bytes_per_cell,
+            snapshot_bytes_per_cell=model.bytes_per_cell,
+            snapshot_bytes_fixed=0,
             effective_type_k=config.kv_type,
             effective_type_v=config.kv_type,
         ),

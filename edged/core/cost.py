@@ -7,7 +7,7 @@ token, so much a decoding sequence, and so much a cell that attention reads:
 
 The four coefficients minimize the squared relative errors of recent steps, where a step counts 1 %
 less with each one that follows, under the condition that none is negative. The normal equations are
-kept, and a few sweeps of coordinate descent after each step bring the coefficients to the new
+kept, and a few sweeps of coordinate descent after every few steps bring the coefficients to the new
 minimum (Lawson and Hanson, Solving Least Squares Problems, 1974, ch. 23, for the problem). A
 coefficient that recent steps say nothing about stays what it was: an hour of pure decoding does not
 make the prefill coefficient drift. An observation far off the prediction counts only as far as

@@ -75,8 +75,8 @@ class StepPlan(NamedTuple):
     restore: tuple[Restore, ...]
     chunks: tuple[Chunk, ...]
     yields_to: Mapping[SloTier, float] = YIELDS_TO_NOBODY
-    """Tiers whose arrival cuts the step short; each with the least rest of the step, in predicted
-    seconds, for which that is worth what has been computed."""
+    """Tiers whose arrival cuts the step short; each with the least rest of the step for which that
+    is worth what has been computed, as a part of the arrival's TTFT target."""
 
 
 class StepResult(NamedTuple):

@@ -26,8 +26,8 @@ from edged.core.cost import StepCostModel
 from edged.core.kv import KvBudget
 from edged.core.plan import YIELDS_TO_NOBODY, Chunk, Evict, Restore, StepPlan
 from edged.core.policy import Policy
-from edged.core.queue import Key, WaitingQueue
-from edged.core.sequence import Sequence
+from edged.core.queue import WaitingQueue
+from edged.core.sequence import Key, Sequence, by_rank
 from edged.core.types import PreemptMode, SeqId, SlotId, SloTier
 
 MAX_KEPT_S = 2.0
@@ -55,11 +55,7 @@ class PlannerView:
 
 def urgency(seq: Sequence, owed: frozenset[SloTier]) -> Key:
     """The one total order; smaller runs first, larger yields first."""
-    return (-1, seq.rank.order, seq.seq_id) if seq.tier in owed else _by_rank(seq)
-
-
-def _by_rank(seq: Sequence) -> Key:
-    return (seq.rank.band, seq.rank.order, seq.seq_id)
+    return (-1, seq.rank.order, seq.seq_id) if seq.tier in owed else by_rank(seq)
 
 
 def draft_plan(
@@ -171,8 +167,8 @@ class _Placement:
         """Evict the least urgent until every running sequence can hold the tokens it knows. Being
         owed time changes nothing here: it would take cells from the more urgent."""
         while len(self.running) > 1 and sum(self.growth.values()) > self.free_cells:
-            victim = max(self.running, key=_by_rank)
-            self._evict(victim, cause=min(self.running, key=_by_rank))
+            victim = max(self.running, key=by_rank)
+            self._evict(victim, cause=min(self.running, key=by_rank))
 
     def place_waiting(self, until: SeqId | None) -> None:
         """Give slots and cells to those that wait, from the head of the queue up to `until`.
@@ -261,7 +257,7 @@ class _Placement:
 
     def _evict(self, victim: Sequence, cause: Sequence) -> None:
         assert victim.slot is not None, f"I1: {victim.seq_id} runs without a slot"
-        assert _by_rank(cause) < _by_rank(victim), (
+        assert by_rank(cause) < by_rank(victim), (
             f"I5: {cause.seq_id} would evict the more urgent {victim.seq_id}"
         )
         mode = self._mode(victim)
@@ -285,7 +281,9 @@ class _Placement:
         return PreemptMode.SWAP if swap else PreemptMode.RECOMPUTE
 
     def _snapshot_bytes(self, seq: Sequence) -> int:
-        return seq.num_computed_tokens * self._view.kv.geometry.bytes_per_cell
+        geometry = self._view.kv.geometry
+        num_cells = seq.num_computed_tokens
+        return geometry.snapshot_bytes_fixed + num_cells * geometry.snapshot_bytes_per_cell
 
 
 class _Allocation:

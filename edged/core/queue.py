@@ -6,11 +6,8 @@ from collections.abc import Iterator, Mapping
 from heapq import merge
 from itertools import islice
 
-from edged.core.sequence import Sequence, SequenceState
+from edged.core.sequence import Sequence, SequenceState, by_rank
 from edged.core.types import ClientId, SloTier, TierSpec
-
-Key = tuple[int, float, int]
-"""(band, order, seq_id): the policy's rank, ties to the older sequence."""
 
 
 class WaitingQueue:
@@ -42,7 +39,7 @@ class WaitingQueue:
         return self._num_new_by_client[tier, client_id] >= limit
 
     def add(self, seq: Sequence) -> None:
-        insort(self._queues[seq.tier], seq, key=_key)
+        insort(self._queues[seq.tier], seq, key=by_rank)
         self._length += 1
         self._missing_tokens[seq.tier] += seq.num_missing_tokens
         if seq.state is SequenceState.WAITING:
@@ -52,7 +49,7 @@ class WaitingQueue:
     def remove(self, seq: Sequence) -> None:
         """Called before the sequence's state or tokens change."""
         queue = self._queues[seq.tier]
-        index = bisect_left(queue, _key(seq), key=_key)
+        index = bisect_left(queue, by_rank(seq), key=by_rank)
         assert queue[index] is seq, f"{seq.seq_id} is not in its queue"
         del queue[index]
         self._length -= 1
@@ -71,18 +68,18 @@ class WaitingQueue:
         rests = [
             islice(queue, 1 if tier in owed else 0, None) for tier, queue in self._queues.items()
         ]
-        yield from merge(*rests, key=_key)
+        yield from merge(*rests, key=by_rank)
 
     def position(self, seq: Sequence) -> int:
         """How many that wait are more urgent."""
-        return sum(bisect_left(queue, _key(seq), key=_key) for queue in self._queues.values())
+        return sum(bisect_left(queue, by_rank(seq), key=by_rank) for queue in self._queues.values())
 
     def missing_tokens_before(self, seq: Sequence) -> int:
         """Tokens to compute for those that wait and are more urgent: exact for whole tiers, and an
         even share of the sequence's own tier."""
         total = 0
         for tier, queue in self._queues.items():
-            before = bisect_left(queue, _key(seq), key=_key)
+            before = bisect_left(queue, by_rank(seq), key=by_rank)
             if before:
                 total += self._missing_tokens[tier] * before // len(queue)
         return total
@@ -91,7 +88,3 @@ class WaitingQueue:
         """(never run, preempted)"""
         new = self._num_new[tier]
         return new, len(self._queues[tier]) - new
-
-
-def _key(seq: Sequence) -> Key:
-    return (seq.rank.band, seq.rank.order, seq.seq_id)

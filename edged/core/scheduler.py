@@ -26,7 +26,7 @@ from edged.core.planner import PlannerView, decide, draft_plan, is_steady, plan_
 from edged.core.policies import POLICIES
 from edged.core.policy import SchedulerConfig
 from edged.core.queue import WaitingQueue
-from edged.core.sequence import Sequence, SequenceState
+from edged.core.sequence import Sequence, SequenceState, by_rank
 from edged.core.types import (
     Admitted,
     EngineEvent,
@@ -35,7 +35,6 @@ from edged.core.types import (
     KvGeometry,
     PreemptEvent,
     PreemptMode,
-    Rank,
     Rejected,
     Request,
     RequestId,
@@ -311,7 +310,7 @@ class Scheduler:
         seq.snapshot_bytes = 0
         seq.to(SequenceState.RUNNING)
         seq.slot = chunk.slot
-        insort(self._running, seq, key=_by_rank)
+        insort(self._running, seq, key=by_rank)
         if seq.first_scheduled_s is None:
             seq.first_scheduled_s = began_s
         if seq.preempted_at_s is not None:
@@ -382,7 +381,3 @@ class Scheduler:
         del self._by_id[seq.seq_id]
         self._accounts.tiers[seq.tier].num_finished += 1
         return finish_event(seq, reason, now_s, detail)
-
-
-def _by_rank(seq: Sequence) -> tuple[Rank, SeqId]:
-    return seq.rank, seq.seq_id

@@ -98,3 +98,12 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         return len(self.token_ids) - self.num_computed_tokens == 1
+
+
+Key = tuple[int, float, int]
+"""(band, order, seq_id): the policy's rank, ties to the older sequence."""
+
+
+def by_rank(seq: Sequence) -> Key:
+    """The one order of sequences, by their policy's rank; smaller is more urgent."""
+    return (seq.rank.band, seq.rank.order, seq.seq_id)

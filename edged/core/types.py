@@ -146,6 +146,10 @@ class KvGeometry:
     """Tokens that fit in all slots together."""
     max_cells_per_slot: int
     bytes_per_cell: int
+    snapshot_bytes_per_cell: int
+    """Of a saved sequence: its KV, and what is saved beside it."""
+    snapshot_bytes_fixed: int
+    """Of any saved sequence, however short; a recurrent state is of this kind."""
     effective_type_k: str
     effective_type_v: str
 

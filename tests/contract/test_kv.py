@@ -102,6 +102,9 @@ def test_a_snapshot_says_its_size(backend: Backend) -> None:
     assert snapshot.num_tokens == run.num_computed
     kv_bytes = snapshot.num_tokens * backend.info.kv.bytes_per_cell
     assert kv_bytes <= snapshot.num_bytes <= 1.5 * kv_bytes + 1024
+    kv = backend.info.kv
+    predicted = kv.snapshot_bytes_fixed + snapshot.num_tokens * kv.snapshot_bytes_per_cell
+    assert snapshot.num_bytes <= predicted, "swapping may not exceed its limit"
 
 
 def test_a_recomputed_sequence_goes_on_as_if_nothing_happened(

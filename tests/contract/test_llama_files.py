@@ -64,6 +64,10 @@ BAD_FILES: dict[str, tuple[WritesFile, str]] = {
     "cut_in_metadata": (_cut(0.001), "truncated or damaged|damaged"),
     "cut_in_weights": (_cut(0.5), "truncated or damaged.*fetch it again"),
     "last_byte_missing": (_cut(0.99999), "truncated or damaged.*fetch it again"),
+    "no_numbers": (
+        lambda path: write_tiny_gguf(path, sick_token_id=0),
+        "damaged: with its weights the largest logit is nan",
+    ),
     "new_version": (_damaged(4, b"\x09\0\0\0"), "GGUF version 9; expected 2 to 3"),
     "many_tensors": (_damaged(8, b"\xff" * 7), "damaged: it announces"),
     "architecture": (

@@ -1,6 +1,7 @@
 """Prompts beside many cells of others: computed in a context of their own, and nobody can tell."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,22 @@ from tests.tiny_gguf import write_tiny_gguf
 
 require_llama_cpp()
 
-from backends.llama_cpp import create, native  # noqa: E402  # after the skip where it is missing
-from backends.llama_cpp.prompt_context import LEAST_OTHER_CELLS, MAX_CELLS  # noqa: E402
+from backends.llama_cpp import create  # noqa: E402  # after the skip where it is missing
+from backends.llama_cpp.backend import LlamaBackend  # noqa: E402  # as above
+from backends.llama_cpp.native import (  # noqa: E402  # as above
+    AbortFlag,
+    Batch,
+    Context,
+    ContextShape,
+    Model,
+)
+from backends.llama_cpp.prompt_context import (  # noqa: E402  # as above
+    LEAST_OTHER_CELLS,
+    MAX_CELLS,
+    UBATCH_TOKENS,
+    PromptContext,
+)
+from backends.llama_cpp.runtime_log import RuntimeLog  # noqa: E402  # as above
 
 SICK_TOKEN_ID = 200
 NUM_TOKENS = 8
@@ -39,18 +54,65 @@ def backend(config: BackendConfig) -> Iterator[Backend]:
     backend.close()
 
 
+class _TellingContext(Context):
+    """Tells `decodes` its name at each of them."""
+
+    def __init__(
+        self, model: Model, shape: ContextShape, abort: AbortFlag, name: str, decodes: list[str]
+    ) -> None:
+        super().__init__(model, shape, abort)
+        self._name = name
+        self._decodes = decodes
+
+    def decode(self, batch: Batch) -> int:
+        self._decodes.append(self._name)
+        return super().decode(batch)
+
+
 @pytest.fixture
-def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Where each decode was: "apart" or "together"."""
-    order: list[str] = []
-    decode = native.Context.decode
+def decodes() -> list[str]:
+    """Where each decode of `telling` was: "apart" or "together"."""
+    return []
 
-    def spy(context: native.Context, batch: native.Batch) -> int:
-        order.append("apart" if context.num_cells == MAX_CELLS else "together")
-        return decode(context, batch)
 
-    monkeypatch.setattr(native.Context, "decode", spy)
-    return order
+@pytest.fixture
+def telling(config: BackendConfig, decodes: list[str]) -> Iterator[Backend]:
+    """What `create` makes, but of contexts that tell of their decodes."""
+    created = create(config, lambda _fraction: None)
+    info = created.info
+    created.close()
+    log, abort = RuntimeLog(), AbortFlag()
+    model = Model(
+        config.model_path, gpu_layers=0, main_gpu=0, tensor_split=(), progress=lambda _: True
+    )
+    main = ContextShape(
+        cells=config.context_tokens,
+        max_batch_tokens=config.max_step_tokens,
+        max_ubatch_tokens=512,
+        sequences=config.max_sequences,
+        threads=1,
+        kv_type=config.kv_type,
+        unified=True,
+    )
+    prompts = replace(
+        main,
+        cells=MAX_CELLS,
+        max_batch_tokens=MAX_CELLS,
+        max_ubatch_tokens=UBATCH_TOKENS,
+        sequences=1,
+    )
+    backend = LlamaBackend(
+        info,
+        model,
+        _TellingContext(model, main, abort, "together", decodes),
+        PromptContext(_TellingContext(model, prompts, abort, "apart", decodes)),
+        abort=abort,
+        max_step_tokens=config.max_step_tokens,
+        unified=True,
+        log=log,
+    )
+    yield backend
+    backend.close()
 
 
 def _crowd(backend: Backend, num_cells: int = LEAST_OTHER_CELLS) -> Run:
@@ -61,37 +123,37 @@ def _crowd(backend: Backend, num_cells: int = LEAST_OTHER_CELLS) -> Run:
 
 
 def test_a_prompt_is_computed_apart_and_decoded_with_the_others(
-    backend: Backend, decodes: list[str]
+    telling: Backend, decodes: list[str]
 ) -> None:
-    expected = answer_alone(backend, LONG, NUM_TOKENS)
+    expected = answer_alone(telling, LONG, NUM_TOKENS)
     decodes.clear()
-    crowd = _crowd(backend)
-    run = Run(backend, LONG)
-    generate(backend, [crowd, run], NUM_TOKENS)
+    crowd = _crowd(telling)
+    run = Run(telling, LONG)
+    generate(telling, [crowd, run], NUM_TOKENS)
     assert decodes == ["together", "apart", *["together"] * NUM_TOKENS]
     assert run.answer == expected
 
 
 @pytest.mark.parametrize("others", [0, LEAST_OTHER_CELLS - 1])
 def test_where_others_hold_little_all_is_one_decode(
-    backend: Backend, decodes: list[str], others: int
+    telling: Backend, decodes: list[str], others: int
 ) -> None:
     if others:
-        _crowd(backend, others)
+        _crowd(telling, others)
     decodes.clear()
-    step(backend, [Run(backend, LONG)])
+    step(telling, [Run(telling, LONG)])
     assert decodes == ["together"]
 
 
-def test_the_chunks_of_a_prompt_build_on_each_other(backend: Backend, decodes: list[str]) -> None:
-    expected = answer_alone(backend, LONG, NUM_TOKENS)
-    _crowd(backend)
+def test_the_chunks_of_a_prompt_build_on_each_other(telling: Backend, decodes: list[str]) -> None:
+    expected = answer_alone(telling, LONG, NUM_TOKENS)
+    _crowd(telling)
     decodes.clear()
-    run = Run(backend, LONG)
+    run = Run(telling, LONG)
     for _ in range(3):
-        step(backend, [run], max_tokens=30)
+        step(telling, [run], max_tokens=30)
     assert decodes == ["apart"] * 3
-    generate(backend, [run], NUM_TOKENS)
+    generate(telling, [run], NUM_TOKENS)
     assert decodes == ["apart"] * 3 + ["together"] * (NUM_TOKENS - 1)
     assert run.answer == expected
 
@@ -105,33 +167,33 @@ def test_two_prompts_of_one_step_do_not_meet(backend: Backend) -> None:
 
 
 def test_a_prompt_that_grows_too_long_goes_on_among_the_others(
-    backend: Backend, decodes: list[str]
+    telling: Backend, decodes: list[str]
 ) -> None:
     prompt = [30 + i % 97 for i in range(MAX_CELLS + 40)]
-    expected = answer_alone(backend, prompt, NUM_TOKENS)
-    _crowd(backend)
+    expected = answer_alone(telling, prompt, NUM_TOKENS)
+    _crowd(telling)
     decodes.clear()
-    run = Run(backend, prompt)
+    run = Run(telling, prompt)
     while not run.answer:
-        step(backend, [run], max_tokens=MAX_CELLS)
+        step(telling, [run], max_tokens=MAX_CELLS)
     assert decodes == ["apart", "together"]
-    generate(backend, [run], NUM_TOKENS)
+    generate(telling, [run], NUM_TOKENS)
     assert run.answer == expected
 
 
 def test_an_interrupted_prompt_leaves_its_slot_as_it_was(
-    backend: Backend, decodes: list[str]
+    telling: Backend, decodes: list[str]
 ) -> None:
-    expected = answer_alone(backend, LONG, NUM_TOKENS)
-    crowd = _crowd(backend)
-    run = Run(backend, LONG)
-    step(backend, [run], max_tokens=30)
+    expected = answer_alone(telling, LONG, NUM_TOKENS)
+    crowd = _crowd(telling)
+    run = Run(telling, LONG)
+    step(telling, [run], max_tokens=30)
     decodes.clear()
-    backend.interrupt()
+    telling.interrupt()
     with pytest.raises(StepInterruptedError):
-        backend.step([crowd.chunk(), run.chunk()])
+        telling.step([crowd.chunk(), run.chunk()])
     assert decodes == ["apart"], "the others are not computed in vain"
-    generate(backend, [crowd, run], NUM_TOKENS)
+    generate(telling, [crowd, run], NUM_TOKENS)
     assert run.answer == expected
 
 
@@ -160,19 +222,20 @@ def test_a_prompt_without_finite_logits_is_lost_alone(backend: Backend) -> None:
     assert run.answer == expected
 
 
-def test_kv_that_cannot_be_copied_is_lost_and_the_others_stay(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise native.NativeCallError("0 of 5 bytes were taken")
-
-    expected = answer_alone(backend, LONG, NUM_TOKENS)
-    crowd = _crowd(backend)
-    run = Run(backend, LONG)
-    with monkeypatch.context() as patch:
-        patch.setattr(native.Context, "write_state", refuse)
+def test_kv_that_cannot_be_copied_is_lost_and_the_others_stay(config: BackendConfig) -> None:
+    """There is room for the prompt where it is computed, and none where it belongs."""
+    num_cells = LEAST_OTHER_CELLS + 256
+    small = replace(config, context_tokens=num_cells)
+    with closing(create(small, lambda _fraction: None)) as backend:
+        expected = answer_alone(backend, LONG, NUM_TOKENS)
+        crowd = _crowd(backend)
+        filler = Run(backend, OTHER * 3, slot=1)
+        step(backend, [filler])
+        run = Run(backend, LONG)
+        assert crowd.num_computed + filler.num_computed + len(LONG) > num_cells
         with pytest.raises(BackendStepError, match="KV of slot 0 was not copied") as raised:
             backend.step([crowd.chunk(), run.chunk()])
-    assert raised.value.lost == (run.slot,)
-    generate(backend, [crowd, run], NUM_TOKENS)
-    assert run.answer == expected
+        assert raised.value.lost == (run.slot,)
+        backend.clear(filler.slot)
+        generate(backend, [crowd, run], NUM_TOKENS)
+        assert run.answer == expected

@@ -8,13 +8,14 @@ import pytest
 from edged.clock import ManualClock, MonotonicClock
 from edged.core.cost import StepCostModel
 from edged.core.plan import Chunk, StepPlan
-from edged.core.types import FinishEvent, RequestId, SeqId, SlotId, SloTier
+from edged.core.types import FinishEvent, RequestId, SeqId, ServiceLevel, SlotId, SloTier
 from edged.engine.engine_thread import EngineThread
 from edged.engine.interrupt import StepInterrupter
 from edged.engine.mailbox import EngineReport, Loaded, Progress, SubmitRequest
 from tests.engine.process import PATIENCE_S, start_command
 from tests.factories import request
 
+CHAT = ServiceLevel(SloTier.INTERACTIVE, ttft_target_s=1.0)
 CHUNK = Chunk(SeqId(0), SlotId(0), 0, tuple(range(40)), None)
 PLAN = StepPlan(0, (), (), (), (), (CHUNK,), {SloTier.INTERACTIVE: 0.01})
 
@@ -39,27 +40,38 @@ def test_an_arrival_cuts_a_step_short_whose_rest_is_long_enough(rest_s: float, c
     step = Interruption()
     step.interrupter.begin(PLAN)
     step.clock.advance(step.step_s - rest_s)
-    step.interrupter.arrive(SloTier.INTERACTIVE)
+    step.interrupter.arrive(CHAT)
+    assert step.count == count
+
+
+@pytest.mark.parametrize(("ttft_target_s", "count"), [(0.5, 1), (2.0, 0), (None, 0)])
+def test_what_an_arrival_waits_is_a_part_of_its_own_target(
+    ttft_target_s: float | None, count: int
+) -> None:
+    step = Interruption()
+    step.interrupter.begin(PLAN)
+    step.clock.advance(step.step_s - 0.011)
+    step.interrupter.arrive(ServiceLevel(SloTier.INTERACTIVE, ttft_target_s))
     assert step.count == count
 
 
 def test_a_tier_that_the_step_does_not_yield_to_waits() -> None:
     step = Interruption()
     step.interrupter.begin(PLAN)
-    step.interrupter.arrive(SloTier.STANDARD)
+    step.interrupter.arrive(ServiceLevel(SloTier.STANDARD, 1.0))
     assert step.count == 0
 
 
 def test_a_step_is_cut_short_once_and_only_while_it_runs() -> None:
     step = Interruption()
-    step.interrupter.arrive(SloTier.INTERACTIVE)
+    step.interrupter.arrive(CHAT)
     step.interrupter.begin(PLAN)
     step.interrupter.end()
-    step.interrupter.arrive(SloTier.INTERACTIVE)
+    step.interrupter.arrive(CHAT)
     assert step.count == 0
     step.interrupter.begin(PLAN)
-    step.interrupter.arrive(SloTier.INTERACTIVE)
-    step.interrupter.arrive(SloTier.INTERACTIVE)
+    step.interrupter.arrive(CHAT)
+    step.interrupter.arrive(CHAT)
     assert step.count == 1
 
 

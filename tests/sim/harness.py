@@ -24,6 +24,7 @@ from edged.core.types import (
     RequestId,
     ResumeEvent,
     SeqId,
+    SlotId,
     SloTier,
     TokenEvent,
 )
@@ -180,21 +181,15 @@ def simulate(
         events = loop.run_once()
         loop.check()
         if events is None:
-            moments = [r.arrival_s + start_s for r in arrivals[:1]]
-            moments += [c.at_s + start_s for c in to_cancel[:1]]
+            moments = [r.arrival_s for r in arrivals[:1]] + [c.at_s for c in to_cancel[:1]]
             if not moments:
                 break
-            clock.advance_to(min(moments) + 1e-9)
+            clock.advance_to(start_s + min(moments) + 1e-9)
             continue
         checker.on_events(events, clock.now_s())
         num_steps += 1
     assert num_steps < MAX_STEPS, "I7: the workload does not end"
-    assert loop.statistics().num_used_slots == 0, "a slot is held after the end"
-    assert loop.statistics().used_snapshot_bytes == 0, "a snapshot is held after the end"
-    for slot in range(num_slots):
-        assert not backend.cells_of(slot), f"slot {slot} holds cells after the end"  # type: ignore[arg-type]  # a bare index
-    for life in checker.lives.values():
-        assert life.rejected or life.finish, f"I4: {life.request.request_id} never ended"
+    _check_end(loop, backend, checker)
     return Run(
         checker.lives,
         checker.trace,
@@ -205,6 +200,16 @@ def simulate(
         checker.num_parked,
         checker.num_interrupted,
     )
+
+
+def _check_end(loop: EngineLoop, backend: SimBackend, checker: Checker) -> None:
+    """Every request has ended, and nothing is held for any."""
+    assert loop.statistics().num_used_slots == 0, "a slot is held after the end"
+    assert loop.statistics().used_snapshot_bytes == 0, "a snapshot is held after the end"
+    for slot in map(SlotId, range(backend.info.kv.num_slots)):
+        assert not backend.cells_of(slot), f"slot {slot} holds cells after the end"
+    for life in checker.lives.values():
+        assert life.rejected or life.finish, f"I4: {life.request.request_id} never ended"
 
 
 def interrupt_for(
@@ -223,7 +228,7 @@ def interrupt_for(
         elapsed_s = arriving.arrival_s - now_s
         if elapsed_s > step_s:
             break
-        if is_worth_interrupting(plan, arriving.service.tier, elapsed_s, cost):
+        if is_worth_interrupting(plan, arriving.service, elapsed_s, cost):
             backend.interrupt_at(arriving.arrival_s + 1e-9)  # it is in the queue when the step ends
             return True
     return False

@@ -36,12 +36,8 @@ class Strict:
 
     def __init__(self, config: SchedulerConfig) -> None:
         self._config = config
-        self._more_urgent = {
-            tier: self._worth_interrupting(TIER_RANK[tier]) for tier in config.tiers
-        }
-        self._as_urgent = {
-            tier: self._worth_interrupting(TIER_RANK[tier] + 1) for tier in config.tiers
-        }
+        self._more_urgent = {tier: _more_urgent_than(TIER_RANK[tier]) for tier in SloTier}
+        self._as_urgent = {tier: _more_urgent_than(TIER_RANK[tier] + 1) for tier in SloTier}
 
     def rank(self, seq: Sequence) -> Rank:
         return Rank(TIER_RANK[seq.tier], seq.request.arrival_s)
@@ -77,9 +73,6 @@ class Strict:
             return self._more_urgent[head.tier]
         return self._as_urgent[head.tier] if spare_s > 0 else YIELDS_TO_NOBODY
 
-    def _worth_interrupting(self, rank_below: int) -> Mapping[SloTier, float]:
-        return {
-            tier: _WORTH_WAITING * spec.ttft_target_s
-            for tier, spec in self._config.tiers.items()
-            if TIER_RANK[tier] < rank_below and spec.ttft_target_s is not None
-        }
+
+def _more_urgent_than(rank: int) -> Mapping[SloTier, float]:
+    return {tier: _WORTH_WAITING for tier in SloTier if TIER_RANK[tier] < rank}

@@ -1,4 +1,4 @@
-"""The only reader of time: everything else is handed `now_s`."""
+"""The only reader of the time that decides anything: everything else is handed `now_s`."""
 
 import time
 from typing import Protocol

@@ -7,7 +7,8 @@ every model lives in a process of its own.
 | state | while | health | new work |
 |---|---|---|---|
 | LOADING | no model serves, one is loading | NOT_SERVING | held for its model |
-| READY | a model serves, or could be loaded on demand | SERVING | taken |
+| READY | a model serves | SERVING | taken |
+| READY | none serves, one waits for LoadModel | NOT_SERVING | refused: MODEL_UNLOADED |
 | FAILED | every model has failed | NOT_SERVING | refused, with the reason |
 | DRAINING | SIGTERM, SIGINT or Drain came | NOT_SERVING | refused |
 
@@ -126,11 +127,12 @@ class Daemon:
         """Health follows the models until the daemon drains."""
         known: DaemonState | None = None
         while not self._is_draining:
-            state = daemon_state(fleet.status(), is_draining=False)
+            models = fleet.status()
+            state = daemon_state(models, is_draining=False)
             if state is not known:
                 known = state
                 self._log.info("daemon state", state=state.value)
-                server.set_serving(state is DaemonState.READY)
+            server.set_serving(any(model.state in _SERVES for model in models))
             await fleet.wait_for_change()
 
     async def _drain(self, fleet: Fleet) -> None:

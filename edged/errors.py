@@ -58,12 +58,15 @@ class EdgedError(Exception):
         *,
         retry_after_s: float | None = None,
         violations: tuple[FieldViolation, ...] = (),
+        num_further_violations: int = 0,
     ) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
         self.retry_after_s = retry_after_s
         self.violations = violations
+        self.num_further_violations = num_further_violations
+        """Beyond those that are listed."""
 
 
 class ConfigError(EdgedError):

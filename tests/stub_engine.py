@@ -188,8 +188,8 @@ class StubEngine:
                 os.kill(os.getpid(), signal.SIGKILL)
             case _:
                 raise ValueError(how)
-        geometry = KvGeometry(self._max_sequences, 4096, 4096, 1024, "q8_0", "q8_0")
-        self.send(Ready("stub", "a stub", 0, "cpu", 50_000, 4096, geometry, False, True))
+        geometry = KvGeometry(self._max_sequences, 4096, 4096, 1024, 1024, 0, "q8_0", "q8_0")
+        self.send(Ready("stub", "a stub", 0, "cpu", geometry))
 
     def serve(self) -> NoReturn:
         while True:
@@ -278,7 +278,7 @@ class StubEngine:
         items: list[StreamItem] = []
         if answer.plays("preempt") and answer.is_late and not answer.was_preempted:
             answer.was_preempted = True
-            items.append(Preempted(answer.request_id, PreemptMode.SWAP, None))
+            items.append(Preempted(answer.request_id, PreemptMode.SWAP))
             items.append(Resumed(answer.request_id, 0.125))
         index = answer.num_tokens
         if answer.plays("gap-once") and index == LATE:

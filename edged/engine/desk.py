@@ -4,7 +4,7 @@ Theory of operation: a request is first *encoding* (its prompt is being tokenize
 another thread), then *unanswered* (posted to the engine thread), then admitted, until its finish.
 Encoding and unanswered requests together are bounded by what the scheduler could hold plus
 `SPARE_REQUESTS`, so a burst is declined by the scheduler, which knows why, and a flood is declined
-here. Events of one step leave in one frame.
+here. A replay passes both: it was admitted once. Events of one step leave in one frame.
 """
 
 from collections import deque
@@ -34,8 +34,9 @@ from edged.engine.mailbox import (
     RequestStates,
     SubmitRequest,
 )
-from edged.engine.translate import FINISH_REASONS, REJECT_REASONS
+from edged.engine.translate import REJECT_REASONS
 from edged.engine.wire import (
+    FAILURE_REASONS,
     Cancel,
     Event,
     Inspect,
@@ -125,6 +126,7 @@ class Desk:
 
     def _submit(self, submit: Submit) -> None:
         request_id = submit.request_id
+        is_replay = submit.past.num_engine_losses > 0
         if self._loaded is None:
             detail = "the model is still loading"
             self._refuse(
@@ -133,7 +135,7 @@ class Desk:
         elif request_id in self._answers or request_id in self._encoding:
             detail = f"request {request_id} exists already"
             self._refuse(request_id, EdgedError(Reason.DUPLICATE_REQUEST, detail))
-        elif self._num_encodings + len(self._unanswered) >= self.max_pending:
+        elif not is_replay and self._num_encodings + len(self._unanswered) >= self.max_pending:
             detail = f"{self.max_pending} requests wait for admission already"
             self._refuse(request_id, EdgedError(Reason.QUEUE_FULL, detail, retry_after_s=RETRY_S))
         elif _is_large(submit.prompt):
@@ -181,7 +183,7 @@ class Desk:
             self._end(answer, reason, detail)
         elif (encoding := self._encoding.pop(request_id, None)) is not None:
             encoding.cancel()
-            self._refuse(request_id, EdgedError(FINISH_REASONS[reason], detail))
+            self._refuse(request_id, EdgedError(FAILURE_REASONS[reason], detail))
 
     def _end(self, answer: Answer, reason: FinishReason, detail: str = "") -> None:
         """Ask the engine, once, to end a request; its finish event follows."""
@@ -261,8 +263,8 @@ class Desk:
                 case FinishEvent():
                     delta, finished = self._answers.pop(event.request_id).end(event, at_s)
                     items.extend((finished,) if delta is None else (delta, finished))
-                case PreemptEvent(request_id, mode, cause):
-                    items.append(Preempted(request_id, mode, cause))
+                case PreemptEvent(request_id, mode):
+                    items.append(Preempted(request_id, mode))
                 case ResumeEvent(request_id, paused_s):
                     items.append(Resumed(request_id, paused_s))
                 case Answered():

@@ -2,7 +2,7 @@
 
 Theory of operation: commands come through a mailbox, which the thread empties before each step and
 waits on when there is nothing to compute. Reports leave through one callback, which hands them to
-the I/O thread. How many commands can wait is bounded by who posts them (`edged.engine.worker`);
+the I/O thread. How many commands can wait is bounded by who posts them (`edged.engine.desk`);
 reports that the I/O thread has not taken are bounded here: past `MAX_UNREAD_REPORTS` the engine
 waits, and the daemon sees an engine that makes no progress.
 
@@ -90,7 +90,7 @@ class EngineThread:
         short that is running."""
         self._mailbox.put(command)
         if self._interrupter is not None and isinstance(command, SubmitRequest):
-            self._interrupter.arrive(command.request.service.tier)
+            self._interrupter.arrive(command.request.service)
 
     def taken(self) -> None:
         """One report was taken from the I/O thread's queue."""
@@ -154,7 +154,7 @@ class EngineThread:
                 self._meter.is_settled = False
             self._measure(engine, now_s)
             wait_s = 0.0 if events is not None else self._idle_s(engine, now_s)
-        backend.close()
+        # Not closed: another thread may be tokenizing with it, and the process ends now anyway.
         self._report(Closed())
 
     def _begin_step(self, plan: StepPlan) -> None:

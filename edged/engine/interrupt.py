@@ -12,18 +12,19 @@ from collections.abc import Callable
 from edged.clock import Clock
 from edged.core.cost import StepCostModel, step_shape
 from edged.core.plan import StepPlan
-from edged.core.types import SloTier
+from edged.core.types import ServiceLevel
 
 
 def is_worth_interrupting(
-    plan: StepPlan, tier: SloTier, elapsed_s: float, cost: StepCostModel
+    plan: StepPlan, service: ServiceLevel, elapsed_s: float, cost: StepCostModel
 ) -> bool:
-    """Whether an arrival of `tier` cuts a step short that has run for `elapsed_s`. Of a step that
-    is overdue the rest is taken to be as long as it is overdue already."""
-    if tier not in plan.yields_to:
+    """Whether an arrival with that service cuts a step short that has run for `elapsed_s`. Of one
+    that is overdue the rest is taken to be as long as it is overdue already."""
+    part = plan.yields_to.get(service.tier)
+    if part is None or service.ttft_target_s is None:
         return False
     rest_s = abs(cost.predict_s(step_shape(plan.chunks)) - elapsed_s)
-    return rest_s > plan.yields_to[tier]
+    return rest_s > part * service.ttft_target_s
 
 
 class StepInterrupter:
@@ -48,13 +49,13 @@ class StepInterrupter:
         with self._lock:
             self._plan = None
 
-    def arrive(self, tier: SloTier) -> None:
+    def arrive(self, service: ServiceLevel) -> None:
         """Any thread: a request has come, and the engine thread will not see it before the step
         is over."""
         with self._lock:
             if self._plan is not None:
                 elapsed_s = self._clock.now_s() - self._began_s
-                if is_worth_interrupting(self._plan, tier, elapsed_s, self._cost):
+                if is_worth_interrupting(self._plan, service, elapsed_s, self._cost):
                     self._cut()
 
     def plan_again(self) -> None:

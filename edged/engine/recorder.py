@@ -8,9 +8,9 @@ any thread of the engine. The page begins with eight aligned words, each stored 
 |---|---|
 | 0 | version: odd while a write is under way, so that a torn read is noticed |
 | 1, 2 | steps begun, steps ended; a step executes while they differ |
-| 3, 4 | when the last of them happened, seconds of the monotonic clock that processes share |
-| 5 | bytes of the list of request ids |
-| 6, 7 | not used |
+| 3 | when the last of them began, seconds of the monotonic clock that processes share |
+| 4 | bytes of the list of request ids |
+| 5 to 7 | not used |
 
 The request ids of the last step that began follow, as msgpack. They are rewritten only when they
 changed, which while decoding they seldom do. Processors of weaker memory order than x86 may show
@@ -29,10 +29,11 @@ import msgspec
 from edged.clock import Clock
 from edged.core.types import RequestId
 
-PAGE_BYTES = 64 * 1024
+PAGE_BYTES = 128 * 1024
+"""The ids of 256 chunks and 256 evictions, of 200 bytes each, fit."""
 _HEADER_BYTES = 64
 MAX_IDS_BYTES = PAGE_BYTES - _HEADER_BYTES
-_VERSION, _BEGUN, _ENDED, _BEGUN_AT, _ENDED_AT, _IDS_BYTES = range(6)
+_VERSION, _BEGUN, _ENDED, _BEGUN_AT, _IDS_BYTES = range(5)
 _READ_ATTEMPTS = 64
 
 _encode_ids = msgspec.msgpack.Encoder().encode
@@ -46,15 +47,18 @@ class Record:
     num_steps_begun: int
     num_steps_ended: int
     begun_at_s: float
-    ended_at_s: float
     request_ids: tuple[RequestId, ...]
     """Requests of the step that began last."""
 
     @property
+    def is_executing(self) -> bool:
+        """A step has begun and not ended."""
+        return self.num_steps_begun != self.num_steps_ended
+
+    @property
     def executing(self) -> frozenset[RequestId]:
         """Requests of the step that has begun and not ended."""
-        is_executing = self.num_steps_begun != self.num_steps_ended
-        return frozenset(self.request_ids) if is_executing else frozenset()
+        return frozenset(self.request_ids) if self.is_executing else frozenset()
 
 
 def create_page() -> int:
@@ -99,7 +103,6 @@ class FlightRecorder:
         if words[_BEGUN] == words[_ENDED]:
             return
         words[_VERSION] += 1
-        self._seconds[_ENDED_AT] = self._clock.now_s()
         words[_ENDED] = words[_BEGUN]
         words[_VERSION] += 1
 
@@ -152,6 +155,5 @@ def _record(page: bytes) -> Record | None:
         num_steps_begun=words[_BEGUN],
         num_steps_ended=words[_ENDED],
         begun_at_s=seconds[_BEGUN_AT],
-        ended_at_s=seconds[_ENDED_AT],
         request_ids=tuple(RequestId(request_id) for request_id in request_ids),
     )

@@ -47,8 +47,6 @@ def _report(statistics: SchedulerStatistics, decode_tokens_per_s: float) -> Stat
         num_interrupted_steps=statistics.num_interrupted_steps,
         num_swaps=statistics.num_swaps,
         num_recomputes=statistics.num_recomputes,
-        num_prompt_tokens=statistics.num_prompt_tokens,
-        num_generated_tokens=statistics.num_generated_tokens,
         decode_tokens_per_s=decode_tokens_per_s,
         cost_model_error=statistics.cost_model_error,
         tiers=tuple(

@@ -27,7 +27,7 @@ class PromptEncoder:
         characters. A chat template that writes the BOS itself gets no second one.
 
         Raises:
-            InvalidRequestError: naming prompt.text, prompt.token_ids or prompt.chat.
+            InvalidRequestError: naming prompt.text, prompt.token_ids.ids or prompt.chat.
         """
         match prompt:
             case TextPrompt(text):
@@ -36,8 +36,8 @@ class PromptEncoder:
                 token_ids = self._tokenizer.encode(text, add_special=True, parse_special=False)
                 return _not_empty("prompt.text", token_ids)
             case TokensPrompt(token_ids=given):
-                check_token_ids("prompt.token_ids", given, self._vocab_size)
-                return _not_empty("prompt.token_ids", given)
+                check_token_ids("prompt.token_ids.ids", given, self._vocab_size)
+                return _not_empty("prompt.token_ids.ids", given)
             case ChatPrompt(messages):
                 text = self._template.render(messages)
                 has_bos = bool(self._bos_token) and text.startswith(self._bos_token)

@@ -6,7 +6,7 @@ from typing import Literal
 from edged.backend import Backend, BackendConfig
 from edged.core.policy import SchedulerConfig
 from edged.core.sequence import SequenceState
-from edged.core.types import FinishReason, RejectReason
+from edged.core.types import RejectReason
 from edged.embedded import EMBEDDED, embedded_model_path
 from edged.engine.loop import EngineLoop
 from edged.engine.wire import Ready, RequestState, Start
@@ -25,14 +25,6 @@ REJECT_REASONS: Mapping[RejectReason, Reason] = {
     RejectReason.INVALID: Reason.INVALID_ARGUMENT,
     RejectReason.DUPLICATE: Reason.DUPLICATE_REQUEST,
 }
-
-FINISH_REASONS: Mapping[FinishReason, Reason] = {
-    FinishReason.CANCELLED: Reason.CANCELLED,
-    FinishReason.DEADLINE: Reason.DEADLINE_EXCEEDED,
-    FinishReason.QUEUE_TIMEOUT: Reason.QUEUE_TIMEOUT,
-    FinishReason.ERROR: Reason.INTERNAL,
-}
-"""Reasons to cancel, as the refusal of a request that has not been admitted yet."""
 
 
 def backend_config(start: Start) -> BackendConfig:
@@ -72,11 +64,7 @@ def ready(backend: Backend) -> Ready:
         model_description=info.model_description,
         model_bytes=info.model_bytes,
         device=info.device,
-        vocab_size=info.vocab_size,
-        train_context_tokens=info.train_context_tokens,
         kv=info.kv,
-        has_chat_template=info.chat_template is not None,
-        can_swap=info.can_swap,
     )
 
 

@@ -143,11 +143,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True, array_like=True):
     model_description: str
     model_bytes: int
     device: str
-    vocab_size: int
-    train_context_tokens: int
     kv: KvGeometry
-    has_chat_template: bool
-    can_swap: bool
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -160,6 +156,15 @@ class RequestAdmitted(msgspec.Struct, frozen=True, tag=True, array_like=True):
     position: int
     predicted_ttft_s: float
     prompt_token_ids: tuple[int, ...]
+
+
+FAILURE_REASONS: Mapping[FinishReason, Reason] = {
+    FinishReason.CANCELLED: Reason.CANCELLED,
+    FinishReason.DEADLINE: Reason.DEADLINE_EXCEEDED,
+    FinishReason.QUEUE_TIMEOUT: Reason.QUEUE_TIMEOUT,
+    FinishReason.ERROR: Reason.INTERNAL,
+}
+"""What a finish is called as an error; STOP and LENGTH are none."""
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True):
@@ -209,7 +214,6 @@ class DeltaLogprob(msgspec.Struct, frozen=True, array_like=True):
 class Preempted(msgspec.Struct, frozen=True, tag=True, array_like=True):
     request_id: RequestId
     mode: PreemptMode
-    cause: RequestId | None
 
 
 class Resumed(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -274,8 +278,6 @@ class Statistics(msgspec.Struct, frozen=True, tag=True, array_like=True):
     num_interrupted_steps: int
     num_swaps: int
     num_recomputes: int
-    num_prompt_tokens: int
-    num_generated_tokens: int
     decode_tokens_per_s: float
     cost_model_error: float
     """Median of |predicted − measured| / measured over recent steps."""

@@ -3,8 +3,9 @@
 Theory of operation: the main thread runs asyncio over the inherited socket. It reads commands,
 renders and tokenizes prompts (large ones on two threads beside it, so that frames go on), decodes
 the tokens of each step and writes all events of a step as one frame. The other thread is the
-engine's (`edged.engine.engine_thread`). Every limit on what waits here is checked on arrival:
-requests that the engine has not answered, prompts being tokenized, bytes the daemon has not read.
+engine's (`edged.engine.engine_thread`). Every limit on what waits here is checked on arrival: of
+requests that the engine has not answered and prompts being tokenized by the desk, of bytes that the
+daemon has not read here.
 
 | exit code | why |
 |---|---|

@@ -116,7 +116,6 @@ class AdminFront(AdminServiceServicer):
             moments = moments_to_tell(
                 self._models, self._view.state, LOAD_INTERVAL_S, self._limits.pause
             )
-            has_begun = False
             async with aclosing(moments):
                 async for _ in moments:
                     model = self._find(name)
@@ -124,11 +123,10 @@ class AdminFront(AdminServiceServicer):
                     await write_within(context, message, self._limits.write_stall_s)
                     if model.state in (ModelState.READY, ModelState.FAILED):
                         return
-                    if model.state == ModelState.UNLOADED and has_begun:
+                    if model.state == ModelState.UNLOADED:
                         raise EdgedError(
                             Reason.MODEL_UNLOADED, f"model {name!r} was unloaded while it loaded"
                         )
-                    has_begun = has_begun or model.state == ModelState.LOADING
 
     async def UnloadModel(
         self,

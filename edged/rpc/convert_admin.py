@@ -6,7 +6,7 @@ from edged.core.types import TIER_RANK, SloTier, TierSpec
 from edged.engine.wire import RequestState, Statistics, TierStatistics
 from edged.rpc.convert import TIERS, Tiers, max_request_tokens
 from edged.rpc.view import DaemonState
-from edged.supervise.model import HeldRequest, ModelState, ModelStatus, RequestRow
+from edged.supervise.model import ModelState, ModelStatus, RequestRow, RequestView
 from edged.v1 import admin_pb2 as pb
 
 DAEMON_STATES: Mapping[DaemonState, "pb.DaemonState.ValueType"] = {
@@ -92,18 +92,18 @@ def to_requests(rows: tuple[RequestRow, ...], now_s: float) -> list[pb.RequestIn
 
 def to_request(row: RequestRow, now_s: float) -> pb.RequestInfo:
     match row.state:
-        case HeldRequest() as held:
+        case RequestView() as view:
             return pb.RequestInfo(
-                request_id=held.submission.request_id,
+                request_id=view.submission.request_id,
                 model=row.model,
-                client=held.submission.client_id,
-                tier=TIERS[held.submission.service.tier],
-                state=pb.REQUEST_STATE_HELD,
-                num_prompt_tokens=held.num_prompt_tokens,
-                num_generated_tokens=held.num_generated_tokens,
-                max_tokens=held.submission.sampling.max_tokens,
-                age_s=now_s - held.submission.arrival_s,
-                num_preemptions=held.past.num_preemptions,
+                client=view.submission.client_id,
+                tier=TIERS[view.submission.service.tier],
+                state=_state(view),
+                num_prompt_tokens=view.num_prompt_tokens,
+                num_generated_tokens=view.num_generated_tokens,
+                max_tokens=view.submission.sampling.max_tokens,
+                age_s=now_s - view.submission.arrival_s,
+                num_preemptions=view.past.num_preemptions,
             )
         case RequestState() as state:
             return pb.RequestInfo(
@@ -122,9 +122,16 @@ def to_request(row: RequestRow, now_s: float) -> pb.RequestInfo:
             )
 
 
+def _state(view: RequestView) -> "pb.RequestState.ValueType":
+    """Of a request whose engine did not say."""
+    if view.is_held:
+        return pb.REQUEST_STATE_HELD
+    return pb.REQUEST_STATE_RUNNING if view.has_run else pb.REQUEST_STATE_WAITING
+
+
 def _tier(row: RequestRow) -> SloTier:
-    held = row.state
-    return held.submission.service.tier if isinstance(held, HeldRequest) else held.tier
+    state = row.state
+    return state.submission.service.tier if isinstance(state, RequestView) else state.tier
 
 
 def _kv_type(type_k: str, type_v: str) -> str:

@@ -17,10 +17,6 @@ class CallGate:
         self._max_calls = max_calls
         self._num_calls = 0
 
-    @property
-    def num_calls(self) -> int:
-        return self._num_calls
-
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Hold one place.

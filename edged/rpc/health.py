@@ -38,6 +38,8 @@ class Health:
     def set_serving(self, serving: bool) -> None:
         """All services are of one daemon, so they serve together."""
         status = pb.HealthCheckResponse.SERVING if serving else pb.HealthCheckResponse.NOT_SERVING
+        if set(self._statuses.values()) == {status} and not self._is_closed:
+            return
         self._statuses = dict.fromkeys(self._statuses, status)
         self._wake_watchers()
 

@@ -35,7 +35,8 @@ async def with_silences(
             yield event
             coming = asyncio.create_task(_next_event(events))
     finally:
-        coming.cancel()
+        if not coming.cancel() and not coming.cancelled():
+            coming.exception()  # seen: nobody waits for this end of the stream any more
 
 
 async def _next_event(events: AsyncIterator[StreamEvent]) -> StreamEvent | None:

@@ -7,6 +7,7 @@ import grpc
 from grpc_reflection.v1alpha import reflection
 
 from edged.clock import Clock
+from edged.core.types import SloTier
 from edged.errors import ConfigError
 from edged.rpc.admin import AdminFront, AdminLimits
 from edged.rpc.convert import Tiers
@@ -31,7 +32,7 @@ class RpcSettings:
     max_message_bytes: int = 16 * 1024 * 1024
     """Of a request and of an answer."""
     max_other_calls: int = 512
-    """Calls that are no Generate, and calls that are being refused, beside `max_generate_calls`."""
+    """Calls that are no Generate, and calls that are being refused."""
     max_streams_per_connection: int = 1024
     """Further calls of one connection wait at the client."""
     keepalive_s: float = 30.0
@@ -41,6 +42,11 @@ class RpcSettings:
     """A client that asks oftener is disconnected."""
     inference: InferenceLimits = field(default_factory=InferenceLimits)
     admin: AdminLimits = field(default_factory=AdminLimits)
+
+    @property
+    def max_calls(self) -> int:
+        """What gRPC takes at all: room for everything that the front refuses by itself."""
+        return len(SloTier) * self.inference.max_generate_calls + self.max_other_calls
 
 
 class RpcServer:
@@ -55,8 +61,7 @@ class RpcServer:
         self._server = grpc.aio.server(
             interceptors=(ErrorsBecomeStatus(),),
             options=_options(settings),
-            maximum_concurrent_rpcs=settings.inference.max_generate_calls
-            + settings.max_other_calls,
+            maximum_concurrent_rpcs=settings.max_calls,
         )
         inference = InferenceFront(models, tiers, clock, settings.inference)
         admin = AdminFront(models, tiers, view, clock, settings.admin)

@@ -77,7 +77,8 @@ def from_edged_error(error: EdgedError, metadata: Mapping[str, str] | None = Non
     rich = status_pb2.Status(code=code.value[0], message=detail)
     rich.details.add().Pack(info)
     if error.violations:
-        rich.details.add().Pack(_bad_request(error.violations))
+        told = _bad_request(error.violations, error.num_further_violations)
+        rich.details.add().Pack(told)
     trailers: tuple[tuple[str, str | bytes], ...] = ()
     if error.retry_after_s is not None:
         pushback_ms = math.ceil(error.retry_after_s * 1000)
@@ -106,16 +107,21 @@ def clip(text: str, max_bytes: int) -> str:
     return encoded[: max_bytes - len("…".encode())].decode(errors="ignore") + "…"
 
 
-def _bad_request(violations: tuple[FieldViolation, ...]) -> error_details_pb2.BadRequest:
+def _bad_request(
+    violations: tuple[FieldViolation, ...], num_further: int
+) -> error_details_pb2.BadRequest:
     """As many violations as fit, and how many there were beyond them."""
     bad_request = error_details_pb2.BadRequest()
-    num_bytes = 0
-    for told, violation in enumerate(violations):
+    num_bytes = num_told = 0
+    for violation in violations:
         field, description = clip(violation.field, 128), clip(violation.description, 512)
         num_bytes += len(field.encode()) + len(description.encode())
-        if told == MAX_VIOLATIONS or num_bytes > MAX_VIOLATION_BYTES:
-            more = f"{len(violations) - told} more fields are wrong"
-            bad_request.field_violations.add(field="…", description=more)
+        if num_told == MAX_VIOLATIONS or num_bytes > MAX_VIOLATION_BYTES:
             break
         bad_request.field_violations.add(field=field, description=description)
+        num_told += 1
+    num_more = len(violations) - num_told + num_further
+    if num_more:
+        more = f"{num_more} more fields are wrong"
+        bad_request.field_violations.add(field="…", description=more)
     return bad_request

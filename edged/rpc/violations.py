@@ -36,9 +36,12 @@ class Violations:
         if not self._kept:
             return
         told = "; ".join(f"{found.field}: {found.description}" for found in self._kept)
-        if self._num_further:
-            self._kept.append(FieldViolation("…", f"{self._num_further} more fields are wrong"))
-        raise EdgedError(Reason.INVALID_ARGUMENT, told, violations=tuple(self._kept))
+        raise EdgedError(
+            Reason.INVALID_ARGUMENT,
+            told,
+            violations=tuple(self._kept),
+            num_further_violations=self._num_further,
+        )
 
 
 def shown(value: float | str | None) -> str:

@@ -9,7 +9,8 @@ the next loss has one suspect, and whoever is the only suspect of a loss and was
 taken down two engines: it is convicted.
 
 An innocent request is therefore convicted never because of a neighbour, whatever the neighbours do,
-and while a trial goes on everybody else waits: a second crash beside somebody would prove nothing.
+and while a trial goes on everybody else waits, and no text is tokenized for anybody else: a second
+crash beside somebody would prove nothing.
 """
 
 from collections.abc import Iterable, Mapping, Set
@@ -38,18 +39,20 @@ def judge(
     *,
     executing: Set[RequestId],
     unanswered: Set[RequestId],
+    has_questions: bool,
     is_blamable: bool,
 ) -> Verdict:
     """Who is blamed for a loss.
 
     `num_blames` has every request that the engine has worked on, with how often it was blamed
-    before.
+    before. With `has_questions` the engine had texts to tokenize that belong to no request: it may
+    have fallen over one of these, so nobody is convicted.
     """
     if not is_blamable or not num_blames:
         return NOBODY
     present = num_blames.keys()
     suspects = frozenset((executing | unanswered) & present) or frozenset(present)
-    if len(suspects) == 1:
+    if len(suspects) == 1 and not has_questions:
         (only,) = suspects
         if num_blames[only] > 0:
             return Verdict(frozenset(), only)

@@ -16,6 +16,7 @@ next. What a recalled request still sends is dropped: its replay draws the same 
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Set
 from typing import assert_never
 
@@ -37,7 +38,7 @@ from edged.supervise import ends
 from edged.supervise.blame import Trials, judge
 from edged.supervise.entry import Entry, Place
 from edged.supervise.exits import Loss
-from edged.supervise.model import HeldRequest, Submission
+from edged.supervise.model import RequestView, Submission
 from edged.supervise.ports import BookLimits, CallLater, CommandSink, OnEnd
 from edged.supervise.stall import EngineWork
 from edged.supervise.stream import RequestStream, StreamFinished
@@ -58,7 +59,7 @@ class RequestBook:
         self._clock = clock
         self._call_later = call_later
         self._entries: dict[RequestId, Entry] = {}
-        self._held: dict[RequestId, None] = {}
+        self._held: OrderedDict[RequestId, None] = OrderedDict()
         self._trials = Trials()
         self._sink: CommandSink | None = None
         self._work = EngineWork()
@@ -87,10 +88,15 @@ class RequestBook:
         """The suspect that has the engine for itself."""
         return self._trials.tried
 
+    @property
+    def is_trying(self) -> bool:
+        """Suspects are being tried: the engine is to be given nothing else."""
+        return not self._trials.are_over
+
     def request_ids(self) -> list[RequestId]:
         return list(self._entries)
 
-    def views(self) -> list[HeldRequest]:
+    def views(self) -> list[RequestView]:
         """What the daemon itself knows of each request, wherever it is."""
         return [entry.view() for entry in self._entries.values()]
 
@@ -192,7 +198,7 @@ class RequestBook:
         for request_id in request_ids & self._entries.keys():
             self._entries[request_id].replay.schedule(at_s)
 
-    def lose(self, loss: Loss, executing: Set[RequestId]) -> frozenset[RequestId]:
+    def lose(self, loss: Loss, executing: Set[RequestId], *, has_questions: bool) -> Set[RequestId]:
         """The engine is gone: hold its requests for the next one, but for those that end here.
 
         `executing` are the requests of the step it died in. Returns the new suspects.
@@ -209,9 +215,10 @@ class RequestBook:
             },
             executing=executing,
             unanswered=unanswered,
+            has_questions=has_questions,
             is_blamable=loss.is_blamable,
         )
-        for entry in lost:
+        for entry in reversed(lost):  # whoever was on it goes first to the next, in the same order
             request_id = entry.request_id
             if entry.end is not None:
                 self._end(entry, entry.end)
@@ -256,6 +263,8 @@ class RequestBook:
         request_id = entry.request_id
         entry.place = Place.HELD
         self._held[request_id] = None
+        if entry.was_sent:
+            self._held.move_to_end(request_id, last=False)
         submission = entry.replay.submission
         times_s = [submission.deadline_s]
         if entry.replay.past.first_scheduled_s is None:

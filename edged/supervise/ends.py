@@ -1,28 +1,26 @@
 """With which error a request ends that does not end by itself; one sentence for each."""
 
-from collections.abc import Mapping
-
 from edged.core.types import FinishEvent, FinishReason, RequestId
-from edged.engine.wire import Refusal
+from edged.engine.wire import FAILURE_REASONS, Refusal
 from edged.errors import EdgedError, FieldViolation, Reason
 from edged.supervise.exits import Loss
 from edged.supervise.replay import Replay
 
-_REASONS: Mapping[FinishReason, Reason] = {
-    FinishReason.CANCELLED: Reason.CANCELLED,
-    FinishReason.DEADLINE: Reason.DEADLINE_EXCEEDED,
-    FinishReason.QUEUE_TIMEOUT: Reason.QUEUE_TIMEOUT,
-    FinishReason.ERROR: Reason.INTERNAL,
-}
+QUEUE_RETRY_S = 1.0
 
 
 def finished(event: FinishEvent) -> EdgedError:
     """For a finish that is neither STOP nor LENGTH."""
-    return EdgedError(_REASONS[event.reason], event.detail or f"the request ended: {event.reason}")
+    detail = event.detail or f"the request ended: {event.reason}"
+    retry_after_s = QUEUE_RETRY_S if event.reason is FinishReason.QUEUE_TIMEOUT else None
+    return EdgedError(FAILURE_REASONS[event.reason], detail, retry_after_s=retry_after_s)
 
 
 def refused(refusal: Refusal) -> EdgedError:
-    violations = () if refusal.field is None else (FieldViolation(refusal.field, refusal.detail),)
+    violations: tuple[FieldViolation, ...] = ()
+    if refusal.field is not None:
+        description = refusal.detail.removeprefix(f"{refusal.field}: ")
+        violations = (FieldViolation(refusal.field, description),)
     return EdgedError(
         refusal.reason, refusal.detail, retry_after_s=refusal.retry_after_s, violations=violations
     )
@@ -41,7 +39,7 @@ def expired(replay: Replay, now_s: float) -> EdgedError:
     waited_s = now_s - submission.arrival_s
     tier = submission.service.tier
     detail = f"waited {waited_s:.3g} s for an engine, longer than the {tier} tier allows"
-    return EdgedError(Reason.QUEUE_TIMEOUT, detail)
+    return EdgedError(Reason.QUEUE_TIMEOUT, detail, retry_after_s=QUEUE_RETRY_S)
 
 
 def poisoned(request_id: RequestId, loss: Loss) -> EdgedError:

@@ -13,7 +13,7 @@ from typing import Protocol
 from edged.core.types import PreemptMode, RequestId
 from edged.engine.wire import Delta, Preempted, RequestAdmitted, Resumed
 from edged.errors import EdgedError
-from edged.supervise.model import HeldRequest, Submission
+from edged.supervise.model import RequestView, Submission
 from edged.supervise.replay import Replay
 from edged.supervise.stream import (
     PauseCause,
@@ -77,11 +77,16 @@ class Entry:
     def request_id(self) -> RequestId:
         return self.replay.request_id
 
-    def view(self) -> HeldRequest:
+    def view(self) -> RequestView:
         """What the daemon knows of the request by itself."""
         replay = self.replay
-        return HeldRequest(
-            replay.submission, replay.num_prompt_tokens, replay.num_generated_tokens, replay.past
+        return RequestView(
+            submission=replay.submission,
+            is_held=self.place is not Place.ON_ENGINE,
+            has_run=replay.has_run,
+            num_prompt_tokens=replay.num_prompt_tokens,
+            num_generated_tokens=replay.num_generated_tokens,
+            past=replay.past,
         )
 
     def admit(self, event: RequestAdmitted) -> bool:

@@ -18,10 +18,10 @@ from edged.supervise.book import RequestBook
 from edged.supervise.journal import write_end
 from edged.supervise.keeper import EngineKeeper
 from edged.supervise.model import (
-    HeldRequest,
     ModelState,
     ModelStatus,
     RequestRow,
+    RequestView,
     Submission,
 )
 from edged.supervise.ports import BookLimits
@@ -40,6 +40,7 @@ class ModelHandle:
     def __init__(self, spec: ModelSpec, clock: Clock, on_change: Callable[[], None]) -> None:
         """Must be made on a running event loop; starts nothing."""
         self._spec = spec
+        self._clock = clock
         limits = BookLimits(
             max_held=spec.max_held,
             max_backlog_tokens=spec.max_backlog_tokens,
@@ -87,9 +88,10 @@ class ModelHandle:
         """As `model.Models.tokenize`."""
         self._check_takes_work()
         engine = self._keeper.ready_engine
-        if engine is None or not engine.is_writable:
+        if engine is None or not engine.is_writable or self._book.is_trying:
             detail = f"model {self.name!r} is {self._keeper.state}; it answers when it is ready"
             raise EdgedError(Reason.MODEL_LOADING, detail, retry_after_s=LOADING_RETRY_S)
+        self._book.work.tokenize(prompt, self._clock.now_s())
         answer = await self._keeper.tokenizing.ask(
             lambda call_id: engine.send(Tokenize(call_id, prompt)), self._spec.call_s
         )
@@ -101,7 +103,7 @@ class ModelHandle:
         """What the engine has, in its order, then what only the daemon knows of."""
         states = {state.request_id: state for state in await self._inspect()}
         views = {view.submission.request_id: view for view in self._book.views()}
-        rows: list[RequestState | HeldRequest] = [
+        rows: list[RequestState | RequestView] = [
             *(state for known, state in states.items() if known in views),
             *(view for known, view in views.items() if known not in states),
         ]
@@ -188,7 +190,7 @@ class ModelHandle:
         match self._keeper.state:
             case ModelState.FAILED:
                 assert self._keeper.failure is not None, "a failed model says why"
-                raise EdgedError(Reason.MODEL_FAILED, self._keeper.failure.detail)
+                raise EdgedError(self._keeper.failure.reason, self._keeper.failure.detail)
             case ModelState.UNLOADED:
                 detail = f"model {self.name!r} is not loaded"
                 raise EdgedError(Reason.MODEL_UNLOADED, detail)

@@ -20,6 +20,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from edged.clock import Clock
+from edged.core.types import RequestId
 from edged.engine.wire import (
     Inspected,
     LoadFailed,
@@ -78,8 +79,8 @@ class EngineKeeper:
         self._num_load_crashes = 0
         self._num_progress_at_loss = 0
         self._ready_at_s = 0.0
-        self.tokenizing: PendingCalls[Tokenized] = PendingCalls("tokens")
-        self.inspecting: PendingCalls[Inspected] = PendingCalls("list of requests")
+        self.tokenizing: PendingCalls[Tokenized] = PendingCalls("tokens", clock)
+        self.inspecting: PendingCalls[Inspected] = PendingCalls("list of requests", clock)
         self.engine: EngineProcess | None = None
         self.ready_engine: EngineProcess | None = None
         """The engine, once it answers."""
@@ -176,6 +177,7 @@ class EngineKeeper:
         finally:
             self.engine = self.ready_engine = None
             self._book.detach()
+            self._fail_calls("was stopped")
             await engine.close()
 
     async def _load(self, engine: EngineProcess) -> Ready | Loss | None:
@@ -254,7 +256,10 @@ class EngineKeeper:
             if record is not None:
                 self._book.note_scheduled(record.executing, record.begun_at_s)
             num_ended = None if record is None else record.num_steps_ended
-            if watch.look(self._clock.now_s(), num_ended, self._book.work):
+            is_executing = record is not None and record.is_executing
+            self._book.work.asked_since_s = self.tokenizing.open_since_s
+            now_s, work = self._clock.now_s(), self._book.work
+            if watch.look(now_s, num_ended, work, is_executing=is_executing):
                 loss = stall_loss(stall_s, is_stopped=engine.is_stopped())
                 engine.kill()
                 return loss
@@ -275,11 +280,13 @@ class EngineKeeper:
         num_in_flight = self._book.num_in_flight
         if record is not None:
             self._book.note_scheduled(record.executing, record.begun_at_s)
-        suspects = self._book.lose(loss, frozenset() if record is None else record.executing)
+        executing = frozenset[RequestId]() if record is None else record.executing
+        has_questions = self.tokenizing.open_since_s is not None
+        suspects = self._book.lose(loss, executing, has_questions=has_questions)
         self.ready_engine = None
         self.num_losses += 1
         self.statistics = None
-        self._fail_calls(loss)
+        self._fail_calls(loss.cause)
         has_progressed = self._book.num_progress > self._num_progress_at_loss or (
             was_idle and now_s - self._ready_at_s >= STEADY_S
         )
@@ -320,7 +327,7 @@ class EngineKeeper:
             self._enter(ModelState.RESTARTING)
         return delay_s
 
-    def _fail_calls(self, loss: Loss) -> None:
-        error = EdgedError(Reason.ENGINE_LOST, f"the engine {loss.cause}", retry_after_s=1.0)
+    def _fail_calls(self, cause: str) -> None:
+        error = EdgedError(Reason.ENGINE_LOST, f"the engine {cause}", retry_after_s=1.0)
         self.tokenizing.fail_all(error)
         self.inspecting.fail_all(error)

@@ -61,10 +61,13 @@ class ModelStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldRequest:
-    """A request the daemon keeps while there is no engine to give it to."""
+class RequestView:
+    """What the daemon itself knows of a request."""
 
     submission: Submission
+    is_held: bool
+    """It waits for its engine to be replaced, or for its model to load."""
+    has_run: bool
     num_prompt_tokens: int
     num_generated_tokens: int
     past: PastService
@@ -72,10 +75,10 @@ class HeldRequest:
 
 @dataclass(frozen=True, slots=True)
 class RequestRow:
-    """One unfinished request of one model: known to its engine, or held by the daemon."""
+    """One unfinished request of one model: as its engine told, or as far as the daemon knows."""
 
     model: str
-    state: RequestState | HeldRequest
+    state: RequestState | RequestView
 
 
 class Stream(Protocol):
@@ -107,7 +110,7 @@ class Models(Protocol):
 
     async def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
         """Raises EdgedError: as `submit`, and MODEL_LOADING, INVALID_ARGUMENT, ENGINE_LOST (the
-        engine ended before it answered), INTERNAL (it did not answer in time)."""
+        engine ended before it answered), QUEUE_FULL (it did not answer in time)."""
         ...
 
     def status(self) -> tuple[ModelStatus, ...]:

@@ -63,5 +63,7 @@ class OutputTail(asyncio.Protocol):
         self._closed.set()
 
     def _write(self, line: bytearray) -> None:
-        if line.strip():
-            self._log.debug("engine output", line=line.decode(errors="replace").rstrip())
+        for start in range(0, len(line), MAX_LINE_BYTES):
+            piece = line[start : start + MAX_LINE_BYTES]
+            if piece.strip():
+                self._log.debug("engine output", line=piece.decode(errors="replace").rstrip())

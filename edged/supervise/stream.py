@@ -100,11 +100,6 @@ class RequestStream:
         self._is_ended = False
         self._changed = asyncio.Event()
 
-    @property
-    def is_ended(self) -> bool:
-        """Nothing can be put any more; the reader may still have events to take."""
-        return self._is_ended
-
     # ── The writer's side ────────────────────────────────────────────────────────────────────────
 
     def put(self, event: StreamEvent) -> bool:

@@ -31,7 +31,7 @@ class _DaemonStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_DaemonStat
     DAEMON_STATE_LOADING: _DaemonState.ValueType  # 1
     """Listening; no model is ready yet."""
     DAEMON_STATE_READY: _DaemonState.ValueType  # 2
-    """At least one model is ready."""
+    """At least one model is ready, or none was to be loaded yet."""
     DAEMON_STATE_DRAINING: _DaemonState.ValueType  # 3
     """No new work is taken."""
     DAEMON_STATE_FAILED: _DaemonState.ValueType  # 4
@@ -45,7 +45,7 @@ DAEMON_STATE_UNSPECIFIED: DaemonState.ValueType  # 0
 DAEMON_STATE_LOADING: DaemonState.ValueType  # 1
 """Listening; no model is ready yet."""
 DAEMON_STATE_READY: DaemonState.ValueType  # 2
-"""At least one model is ready."""
+"""At least one model is ready, or none was to be loaded yet."""
 DAEMON_STATE_DRAINING: DaemonState.ValueType  # 3
 """No new work is taken."""
 DAEMON_STATE_FAILED: DaemonState.ValueType  # 4

@@ -260,16 +260,20 @@ class Sampling(message.Message):
     frequency_penalty: builtins.float
     """Subtracted for each time a token was seen in the last 64, in [−2, 2]. Default 0."""
     seed: builtins.int
-    """Seed of the draw; the same seed and prompt draw the same. Absent: chosen by the server."""
+    """Seed of the draw; the same seed and prompt draw the same as far as the logits are the same, which
+    on most devices depend a little on what is computed beside them. Absent: chosen by the server.
+    """
     logprobs: builtins.int
     """Report the log-probability of each token, and of this many likeliest alternatives, 0 to 20.
     Absent: report none.
     """
     ignore_eos: builtins.bool
-    """Go on after end-of-generation tokens, up to max_tokens."""
+    """Never draw a token that ends the answer, so that it goes on up to max_tokens."""
     @builtins.property
     def stop(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The answer ends before any of these strings; at most 16, each 1 to 256 bytes."""
+        """The answer's text ends before any of these strings; at most 16, each 1 to 256 bytes. Tokens of
+        the string were drawn: their ids are sent, without text, and counted.
+        """
 
     @builtins.property
     def stop_token_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:

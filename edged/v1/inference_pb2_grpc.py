@@ -117,7 +117,7 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CountTokens(self, request, context):
-        """Returns how many tokens a prompt has, and how many still fit.
+        """Returns how many tokens a prompt has, and how many a request may have with its answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

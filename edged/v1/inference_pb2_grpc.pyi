@@ -69,7 +69,7 @@ class InferenceServiceStub:
     Tokenize: grpc.UnaryUnaryMultiCallable[inference_pb2.TokenizeRequest, inference_pb2.TokenizeResponse]
     """Returns the token ids of a prompt as Generate would see them."""
     CountTokens: grpc.UnaryUnaryMultiCallable[inference_pb2.CountTokensRequest, inference_pb2.CountTokensResponse]
-    """Returns how many tokens a prompt has, and how many still fit."""
+    """Returns how many tokens a prompt has, and how many a request may have with its answer."""
 
 @typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -109,7 +109,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Tokenize: aio.UnaryUnaryMultiCallable[inference_pb2.TokenizeRequest, inference_pb2.TokenizeResponse]  # type: ignore[assignment]
     """Returns the token ids of a prompt as Generate would see them."""
     CountTokens: aio.UnaryUnaryMultiCallable[inference_pb2.CountTokensRequest, inference_pb2.CountTokensResponse]  # type: ignore[assignment]
-    """Returns how many tokens a prompt has, and how many still fit."""
+    """Returns how many tokens a prompt has, and how many a request may have with its answer."""
 
 class InferenceServiceServicer(metaclass=abc_1.ABCMeta):
     """Generation and tokenization.
@@ -164,6 +164,6 @@ class InferenceServiceServicer(metaclass=abc_1.ABCMeta):
         request: inference_pb2.CountTokensRequest,
         context: _ServicerContext,
     ) -> typing.Union[inference_pb2.CountTokensResponse, abc.Awaitable[inference_pb2.CountTokensResponse]]:
-        """Returns how many tokens a prompt has, and how many still fit."""
+        """Returns how many tokens a prompt has, and how many a request may have with its answer."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

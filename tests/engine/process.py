@@ -10,6 +10,7 @@ from pathlib import Path
 from edged.clock import ManualClock, MonotonicClock
 from edged.core.types import (
     ClientId,
+    PastService,
     RequestId,
     SamplingParams,
     ServiceLevel,
@@ -23,6 +24,8 @@ from edged.engine.wire import (
     Delta,
     Event,
     Finished,
+    Inspect,
+    Inspected,
     Prompt,
     Ready,
     RequestAdmitted,
@@ -42,6 +45,9 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 20.0
 """A test fails when the engine says nothing for so long."""
 FAST = {"step_s": "0.001", "prefill_token_s": "0", "decode_token_s": "0"}
+SLOW_PREFILL = {"step_s": "0.001", "prefill_token_s": "0.001", "decode_token_s": "0"}
+R = RequestId("r")
+"""The request of `submit`."""
 
 
 class EngineProcess:
@@ -104,6 +110,13 @@ class EngineProcess:
 
     def answer(self, request_id: RequestId) -> list[StreamItem]:
         return self.items(request_id)[request_id]
+
+    def inspect(self) -> Inspected:
+        """The state of every request; other events until then are dropped."""
+        self.send(Inspect(1))
+        while not isinstance(event := self.receive(), Inspected):
+            pass
+        return event
 
     def exit_code(self) -> int:
         return self.process.wait(timeout=PATIENCE_S)
@@ -182,6 +195,7 @@ def submit(
     stop: tuple[str, ...] = (),
     deadline_in_s: float | None = None,
     generated: tuple[int, ...] = (),
+    num_engine_losses: int = 0,
 ) -> Submit:
     now_s = MonotonicClock().now_s()
     return Submit(
@@ -194,6 +208,7 @@ def submit(
         arrival_s=now_s,
         deadline_s=None if deadline_in_s is None else now_s + deadline_in_s,
         generated_token_ids=generated,
+        past=PastService(num_engine_losses=num_engine_losses),
     )
 
 

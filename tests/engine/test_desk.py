@@ -274,3 +274,12 @@ def test_calls_to_inspect_that_wait_for_a_busy_engine_are_bounded() -> None:
     counter.desk.take(RequestStates(()))
     answered = [event.call_id for event in counter.sent if isinstance(event, Inspected)]
     assert answered == [0, *range(2, MAX_INSPECT_CALLS + 2)]
+
+
+def test_a_replay_enters_however_many_wait() -> None:
+    counter = Counter(start_command(max_sequences=1, tiers=tiers(max_waiting=1)))
+    for i in range(counter.desk.max_pending):
+        counter.desk.obey(submit(f"r{i}", prompt="small"))
+    counter.desk.obey(submit("replay", num_engine_losses=1))
+    assert counter.refused() == []
+    assert len(counter.posted) == counter.desk.max_pending + 1

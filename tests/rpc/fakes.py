@@ -182,7 +182,8 @@ class PlayedModels:
     async def load(self, model: str) -> None:
         self._refuse()
         self._known(model)
-        self.set_status(model, state=ModelState.LOADING, load_progress=0.0)
+        if self.status()[0].state is not ModelState.RESTARTING:
+            self.set_status(model, state=ModelState.LOADING, load_progress=0.0)
         self.loads.put_nowait(model)
 
     async def unload(self, model: str) -> None:
@@ -211,18 +212,16 @@ def ready() -> Ready:
         model_description="tiny",
         model_bytes=1000,
         device="cpu",
-        vocab_size=256,
-        train_context_tokens=4096,
         kv=KvGeometry(
             num_slots=4,
             num_cells=2048,
             max_cells_per_slot=512,
             bytes_per_cell=64,
+            snapshot_bytes_per_cell=64,
+            snapshot_bytes_fixed=0,
             effective_type_k="q8_0",
             effective_type_v="q8_0",
         ),
-        has_chat_template=True,
-        can_swap=True,
     )
 
 

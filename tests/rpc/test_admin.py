@@ -17,7 +17,7 @@ from edged.core.types import (
 from edged.engine.wire import RequestState, Statistics, TextPrompt, TierStatistics
 from edged.errors import EdgedError, Reason
 from edged.rpc.view import DaemonState
-from edged.supervise.model import HeldRequest, ModelState, RequestRow, Submission
+from edged.supervise.model import ModelState, RequestRow, RequestView, Submission
 from edged.v1 import admin_pb2 as pb
 from edged.v1 import inference_pb2
 from tests.rpc.fakes import GATE_TIMEOUT_S, model_status
@@ -50,7 +50,7 @@ def request_state(
     )
 
 
-def held(request_id: str, arrival_s: float, max_tokens: int | None) -> HeldRequest:
+def held(request_id: str, arrival_s: float, max_tokens: int | None) -> RequestView:
     submission = Submission(
         request_id=RequestId(request_id),
         client_id=ClientId("app"),
@@ -61,7 +61,7 @@ def held(request_id: str, arrival_s: float, max_tokens: int | None) -> HeldReque
         arrival_s=arrival_s,
         deadline_s=None,
     )
-    return HeldRequest(submission, 4, 2, PastService(num_preemptions=3))
+    return RequestView(submission, True, False, 4, 2, PastService(num_preemptions=3))
 
 
 STATISTICS = Statistics(
@@ -72,8 +72,6 @@ STATISTICS = Statistics(
     num_interrupted_steps=3,
     num_swaps=6,
     num_recomputes=7,
-    num_prompt_tokens=80,
-    num_generated_tokens=90,
     decode_tokens_per_s=10.5,
     cost_model_error=0.125,
     tiers=(TierStatistics(SloTier.BATCH, 1, 2, 3, 4, 5),),

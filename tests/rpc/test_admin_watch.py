@@ -155,8 +155,10 @@ async def test_loading_that_fails_ends_with_why() -> None:
         assert await ended(call) == grpc.StatusCode.OK
 
 
-async def test_loading_that_is_undone_ends_with_an_error() -> None:
+@pytest.mark.parametrize("state", [ModelState.UNLOADED, ModelState.RESTARTING])
+async def test_loading_that_is_undone_ends_with_an_error(state: ModelState) -> None:
     async with paced_front() as (front, pause):
+        front.models.set_status("tiny", state=state)
         call = front.admin.LoadModel(pb.LoadModelRequest(model="tiny"))
         await read(call)
         await pause.begun_s()

@@ -31,6 +31,8 @@ from tests.rpc.front import (
     told_by,
 )
 
+ALL_TIERS = (pb.TIER_INTERACTIVE, pb.TIER_STANDARD, pb.TIER_BATCH)
+
 
 def new_server(settings: RpcSettings) -> RpcServer:
     view = Daemon().view(started_s=0.0)
@@ -246,13 +248,16 @@ async def test_calls_of_all_kinds_together_have_a_limit() -> None:
     limits = InferenceLimits(max_generate_calls=1)
     settings = replace(LOOPBACK, inference=limits, max_other_calls=1)
     async with running_front(settings) as front:
-        front.inference.Generate(text_request())
-        await front.models.next_stream()
+        generating = [front.inference.Generate(text_request(tier=tier)) for tier in ALL_TIERS]
+        for _ in generating:
+            await front.models.next_stream()
+        assert await answers(front.target), "every tier is full, and there is room for an operator"
         watching = front.admin.WatchStatus(admin_pb2.WatchStatusRequest())
         await watching.read()
         refused = front.admin.GetStatus(admin_pb2.GetStatusRequest())
         assert await refused.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        watching.cancel()
+        for call in (watching, *generating):
+            call.cancel()
 
 
 async def test_stopping_lets_running_calls_end_and_takes_no_new_ones() -> None:

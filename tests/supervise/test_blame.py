@@ -18,9 +18,16 @@ def verdict(
     executing: frozenset[RequestId] = frozenset(),
     unanswered: frozenset[RequestId] = frozenset(),
     *,
+    has_questions: bool = False,
     is_blamable: bool = True,
 ) -> Verdict:
-    return judge(num_blames, executing=executing, unanswered=unanswered, is_blamable=is_blamable)
+    return judge(
+        num_blames,
+        executing=executing,
+        unanswered=unanswered,
+        has_questions=has_questions,
+        is_blamable=is_blamable,
+    )
 
 
 def test_requests_in_the_step_are_suspects() -> None:
@@ -42,6 +49,11 @@ def test_only_suspect_is_convicted_when_it_was_blamed_before() -> None:
 
 def test_suspect_beside_others_is_not_convicted_however_often_it_was_blamed() -> None:
     assert verdict({A: 7, B: 0}, frozenset({A, B})).convicted is None
+
+
+def test_nobody_is_convicted_while_other_texts_were_tokenized() -> None:
+    blamed = verdict({A: 1, B: 0}, frozenset({A}), has_questions=True)
+    assert blamed == Verdict(frozenset({A}), None)
 
 
 def test_loss_of_an_idle_engine_blames_nobody() -> None:

@@ -215,7 +215,7 @@ class BookMachine(RuleBasedStateMachine):
         assert self.engine is not None
         request_id = data.draw(st.sampled_from(sorted(self.engine.answers)), label="victim")
         self.engine.answers[request_id].is_preempted = True
-        self.take(StepEvents((Preempted(request_id, PreemptMode.RECOMPUTE, None),)), [])
+        self.take(StepEvents((Preempted(request_id, PreemptMode.RECOMPUTE),)), [])
 
     @precondition(lambda self: self.engine is not None)
     @rule(data=st.data())
@@ -245,7 +245,7 @@ class BookMachine(RuleBasedStateMachine):
         if isinstance(outcome, Loss):
             self.engine = None
             self.num_crashes += outcome.is_blamable
-            self.book.lose(outcome, set(executing))
+            self.book.lose(outcome, set(executing), has_questions=False)
             for request_id, client in self.clients.items():
                 assert not (client.is_cancelled and self.book.knows(request_id))
         elif outcome is not None:
@@ -259,6 +259,7 @@ class BookMachine(RuleBasedStateMachine):
         if self.book.tried is not None:
             assert self.engine is not None
             assert self.engine.num_requests == 1
+            assert self.book.is_trying
 
     @invariant()
     def work_is_known_while_the_engine_has_any(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 from edged.core.types import SloTier
 from edged.engine.wire import RequestState, TextPrompt, TokensPrompt
 from edged.errors import EdgedError, Reason
-from edged.supervise.model import HeldRequest, ModelState
+from edged.supervise.model import ModelState, RequestView
 from edged.supervise.stream import (
     PauseCause,
     StreamAdmitted,
@@ -199,7 +199,7 @@ async def test_question_without_an_answer_ends_in_time() -> None:
         await engine_pid(fleet)
         with pytest.raises(EdgedError, match=r"no tokens within 0.05 s") as raised:
             await fleet.tokenize(MODEL, TextPrompt("hang"))
-        assert raised.value.reason is Reason.INTERNAL
+        assert raised.value.reason is Reason.QUEUE_FULL
 
 
 async def test_list_has_running_requests_by_the_engine_and_held_ones_by_the_daemon() -> None:
@@ -214,7 +214,7 @@ async def test_list_has_running_requests_by_the_engine_and_held_ones_by_the_daem
         running, held = await fleet.list_requests()
         assert isinstance(running.state, RequestState)
         assert (running.model, running.state.request_id) == (MODEL, "r")
-        assert isinstance(held.state, HeldRequest)
+        assert isinstance(held.state, RequestView)
         assert held.state.submission.request_id == "h"
 
 

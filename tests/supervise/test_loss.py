@@ -139,12 +139,15 @@ async def test_steps_that_go_on_are_no_stall_though_a_request_gets_no_token() ->
         assert fleet.status()[0].num_engine_losses == 0
 
 
-async def test_pause_is_as_long_as_the_time_without_tokens() -> None:
+async def test_pause_begins_with_the_loss_and_ends_with_the_next_token() -> None:
+    """How long it was, to the second: `test_entry`."""
     async with serving() as fleet:
-        stream = fleet.submit(MODEL, submission("r", "abort-once", max_tokens=5))
-        transcript = await read(stream)
+        clock = MonotonicClock()
+        began_s = clock.now_s()
+        transcript = await read(fleet.submit(MODEL, submission("r", "abort-once", max_tokens=5)))
+        assert transcript.events.count(ENGINE_LOST) == 1
         (resumed,) = [e for e in transcript.events if isinstance(e, StreamResumed)]
-        assert 0 < resumed.paused_s < 20
+        assert 0 < resumed.paused_s < clock.now_s() - began_s
 
 
 # ── Poison ───────────────────────────────────────────────────────────────────────────────────────
@@ -271,6 +274,27 @@ async def test_question_under_way_when_the_engine_dies_fails_at_once() -> None:
         await asyncio.sleep(0)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(EdgedError, match="was killed from outside") as raised:
+            await asking
+        assert raised.value.reason is Reason.ENGINE_LOST
+
+
+async def test_engine_that_owes_the_tokens_of_a_text_for_too_long_is_replaced() -> None:
+    async with serving(spec(call_s=60.0, stall_s=0.3)) as fleet:
+        os.kill(await engine_pid(fleet), signal.SIGSTOP)
+        with pytest.raises(EdgedError, match="was stopped by a signal") as raised:
+            await fleet.tokenize(MODEL, TextPrompt("abc"))
+        assert raised.value.reason is Reason.ENGINE_LOST
+        (await read(fleet.submit(MODEL, submission("r")))).check_answer("say a word", 16)
+        assert fleet.status()[0].num_engine_losses == 1
+
+
+async def test_question_under_way_when_the_model_is_unloaded_fails_with_its_engine() -> None:
+    async with serving(spec(call_s=60.0, stop_s=0.1)) as fleet:
+        os.kill(await engine_pid(fleet), signal.SIGSTOP)
+        asking = asyncio.create_task(fleet.tokenize(MODEL, TextPrompt("abc")))
+        await asyncio.sleep(0)
+        await fleet.unload(MODEL)
+        with pytest.raises(EdgedError, match="the engine was stopped") as raised:
             await asking
         assert raised.value.reason is Reason.ENGINE_LOST
 

@@ -8,15 +8,18 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
 
+from edged.clock import MonotonicClock
 from edged.core.types import FinishReason, RequestId
 from edged.engine.wire import Cancel, Inspected, TextPrompt, Tokenize
 from edged.errors import EdgedError, Reason
-from edged.log import get_logger
+from edged.log import Logger, get_logger
 from edged.supervise.calls import MAX_CALLS, PendingCalls
 from edged.supervise.channel import MAX_UNSENT_BYTES
 from edged.supervise.output import MAX_LINE_BYTES, MAX_TAIL_BYTES, OutputTail
@@ -52,10 +55,30 @@ asyncio.run(main())
 """
 
 
+@dataclass
+class OutputLog:
+    """A log that keeps the lines of output it is given, and tells when there are more."""
+
+    lines: list[str] = field(default_factory=list)
+    _written: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def debug(self, event: str, *, line: str) -> None:
+        assert event == "engine output"
+        self.lines.append(line)
+        self._written.set()
+
+    async def wait_for(self, line: str) -> None:
+        async with asyncio.timeout(20.0):
+            while line not in self.lines:
+                self._written.clear()
+                await self._written.wait()
+
+
 @asynccontextmanager
-async def engine(*argv: str) -> AsyncIterator[EngineProcess]:
+async def engine(*argv: str, log: OutputLog | None = None) -> AsyncIterator[EngineProcess]:
     before = children()
-    process = await EngineProcess.spawn(argv, get_logger("test"), lambda: None)
+    logger = get_logger("test") if log is None else cast(Logger, log)
+    process = await EngineProcess.spawn(argv, logger, lambda: None)
     try:
         yield process
     finally:
@@ -120,17 +143,11 @@ async def test_children_of_an_engine_end_with_it() -> None:
     code = (
         "import os, signal; print('child' if os.fork() else 'parent', flush=True); signal.pause()"
     )
-    async with engine(*script(code)) as process:
-        await until_output(process, "child")
-        await until_output(process, "parent")
+    log = OutputLog()
+    async with engine(*script(code), log=log) as process:
+        await log.wait_for("child")
+        await log.wait_for("parent")
         assert len(psutil.Process(process.pid).children()) == 1
-
-
-async def until_output(process: EngineProcess, text: str) -> None:
-    """There is no event for it: look again whenever the loop has done something."""
-    async with asyncio.timeout(20.0):
-        while text not in process.output:  # noqa: ASYNC110  # the output's only observer is a log
-            await asyncio.sleep(0.01)
 
 
 async def test_stopped_process_is_seen_to_be_stopped() -> None:
@@ -190,18 +207,43 @@ async def test_worker_starts_with_warnings_as_errors(monkeypatch: pytest.MonkeyP
         assert "the first command is Cancel, not Start" in process.output
 
 
-async def test_long_lines_of_output_are_cut() -> None:
+@pytest.mark.parametrize("num_bytes", [MAX_LINE_BYTES, MAX_LINE_BYTES + 1, 3 * MAX_LINE_BYTES])
+@pytest.mark.parametrize("end", ["", "\n"])
+async def test_line_of_output_is_logged_in_pieces_of_the_longest_line(
+    num_bytes: int, end: str
+) -> None:
+    """It arrives whole; its end may be that of the output, or a newline."""
+    log = OutputLog()
     read_end, write_end = os.pipe()
-    tail = await OutputTail.open(read_end, get_logger("test"))
-    os.write(write_end, b"y" * (3 * MAX_LINE_BYTES))
+    tail = await OutputTail.open(read_end, cast(Logger, log))
+    os.write(write_end, b"before\n" + b"y" * num_bytes + end.encode())
     os.close(write_end)
     await tail.wait_closed()
     tail.close()
-    assert tail.text == "y" * (3 * MAX_LINE_BYTES)
+    before, *pieces = log.lines
+    assert before == "before"
+    assert "".join(pieces) == "y" * num_bytes
+    assert len(pieces) == -(-num_bytes // MAX_LINE_BYTES)
+    assert max(map(len, pieces)) == MAX_LINE_BYTES
+
+
+async def test_line_of_output_that_never_ends_is_logged_as_it_comes() -> None:
+    log = OutputLog()
+    read_end, write_end = os.pipe()
+    tail = await OutputTail.open(read_end, cast(Logger, log))
+    os.write(write_end, b"y" * (MAX_LINE_BYTES + 1))
+    await log.wait_for("y" * MAX_LINE_BYTES)
+    os.write(write_end, b"z\n")
+    await log.wait_for("yz")
+    os.close(write_end)
+    await tail.wait_closed()
+    tail.close()
+    assert log.lines == ["y" * MAX_LINE_BYTES, "yz"]
+    assert tail.text == "y" * (MAX_LINE_BYTES + 1) + "z\n"
 
 
 async def test_calls_that_wait_are_bounded() -> None:
-    calls: PendingCalls[Inspected] = PendingCalls("list of requests")
+    calls: PendingCalls[Inspected] = PendingCalls("list of requests", MonotonicClock())
     sent: list[int] = []
     waiting = [asyncio.ensure_future(calls.ask(sent.append, 20.0)) for _ in range(MAX_CALLS)]
     await asyncio.sleep(0)

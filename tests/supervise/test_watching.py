@@ -12,13 +12,18 @@ def work(since_s: float, num_characters: int = 0) -> EngineWork:
 
 
 def look_until_stall(
-    watch: StallWatch, *, from_s: float, work: EngineWork, until_s: float
+    watch: StallWatch,
+    *,
+    from_s: float,
+    work: EngineWork,
+    until_s: float,
+    is_executing: bool = False,
 ) -> float | None:
     """Look each second; when it stalls, if it does."""
     now_s = from_s
     while now_s < until_s:
         now_s += 1.0
-        if watch.look(now_s, 0, work):
+        if watch.look(now_s, 0, work, is_executing=is_executing):
             return now_s
     return None
 
@@ -42,22 +47,19 @@ def test_time_before_the_work_came_does_not_count() -> None:
 def test_finished_step_begins_the_count_anew() -> None:
     watch = StallWatch(10.0, 2.0, now_s=0.0)
     for second in range(1, 100):
-        assert not watch.look(float(second), second // 9, work(0.0))
+        assert not watch.look(float(second), second // 9, work(0.0), is_executing=True)
 
 
 def test_page_that_cannot_be_read_is_no_progress() -> None:
     watch = StallWatch(3.0, 2.0, now_s=0.0)
-    assert [watch.look(float(second), None, work(0.0)) for second in (1, 2, 3)] == [
-        False,
-        False,
-        True,
-    ]
+    looks = [watch.look(second, None, work(0.0), is_executing=False) for second in (1.0, 2.0, 3.0)]
+    assert looks == [False, False, True]
 
 
 def test_time_in_which_nobody_looked_does_not_make_a_stall() -> None:
     watch = StallWatch(10.0, 2.0, now_s=0.0)
-    assert not watch.look(1.0, 0, work(0.0))
-    assert not watch.look(5000.0, 0, work(0.0)), "the host slept"
+    assert not watch.look(1.0, 0, work(0.0), is_executing=True)
+    assert not watch.look(5000.0, 0, work(0.0), is_executing=True), "the host slept"
     assert look_until_stall(watch, from_s=5000.0, work=work(0.0), until_s=6000.0) == 5007.0
 
 
@@ -65,6 +67,13 @@ def test_time_to_tokenize_a_large_prompt_does_not_count() -> None:
     watch = StallWatch(10.0, 2.0, now_s=0.0)
     large = work(0.0, num_characters=round(30.5 / TOKENIZE_CHARACTER_S))
     assert look_until_stall(watch, from_s=0.0, work=large, until_s=100.0) == 41.0
+
+
+def test_step_that_hangs_is_a_stall_though_a_large_prompt_is_tokenized() -> None:
+    watch = StallWatch(10.0, 2.0, now_s=0.0)
+    large = work(0.0, num_characters=round(30 / TOKENIZE_CHARACTER_S))
+    stalled_s = look_until_stall(watch, from_s=0.0, work=large, until_s=100.0, is_executing=True)
+    assert stalled_s == 10.0
 
 
 def test_work_that_has_ended_leaves_no_time_to_tokenize_behind() -> None:

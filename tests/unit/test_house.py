@@ -17,6 +17,12 @@ MODULES = sorted(
     for path in (ROOT / package).rglob("*.py")
     if "v1" not in path.relative_to(ROOT).parts
 )
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+SCRIPTS = sorted(
+    path
+    for path in (ROOT / "scripts").iterdir()
+    if path.suffix == ".py" or (path.is_file() and "python" in path.read_text().split("\n")[0])
+)
 DOCUMENTS = sorted(
     path
     for path in [*ROOT.glob("*.md"), *ROOT.glob("edged/**/*.md"), *ROOT.glob("backends/*.md")]
@@ -37,7 +43,7 @@ def _relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_relative)
+@pytest.mark.parametrize("path", [*MODULES, *TESTS, *SCRIPTS], ids=_relative)
 def test_a_module_has_one_job(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= MAX_MODULE_LINES, "a long module is a sign of two jobs"

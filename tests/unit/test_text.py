@@ -57,16 +57,16 @@ def test_a_token_outside_the_vocabulary_is_refused_with_both_numbers(token_id: i
     with pytest.raises(InvalidRequestError) as caught:
         encoder().encode(TokensPrompt((5, token_id)))
     assert caught.value.detail == (
-        f"prompt.token_ids: token {token_id} at position 1 is not in [0, 300)"
+        f"prompt.token_ids.ids: token {token_id} at position 1 is not in [0, 300)"
     )
-    assert caught.value.violations[0].field == "prompt.token_ids"
+    assert caught.value.violations[0].field == "prompt.token_ids.ids"
 
 
 @pytest.mark.parametrize(
     ("prompt", "field"),
     [
         (TextPrompt(""), "prompt.text"),
-        (TokensPrompt(()), "prompt.token_ids"),
+        (TokensPrompt(()), "prompt.token_ids.ids"),
         (ChatPrompt(()), "prompt.chat"),
     ],
 )

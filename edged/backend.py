@@ -14,11 +14,13 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Protocol, cast
 
+from edged.clock import ManualClock
 from edged.core.plan import Chunk
 from edged.core.types import KvGeometry, SampledToken, SeqId, SlotId
 from edged.errors import ModelLoadError, Reason
 
 ENTRY_POINT_GROUP = "edged.backends"
+SIMULATED_GROUP = "edged.simulated_backends"
 
 LoadProgress = Callable[[float], None]
 """Called on the loading thread with the fraction loaded, 0 … 1."""
@@ -154,6 +156,21 @@ class Backend(Protocol):
         ...
 
 
+AnswerLength = Callable[[Sequence[int]], int | None]
+"""Tokens an answer to this prompt has before its EOS; None leaves the end to the request."""
+
+
+class SimulatedBackend(Backend, Protocol):
+    """A backend whose steps move a manual clock instead of taking time."""
+
+    def interrupt_at(self, at_s: float) -> None:
+        """`interrupt` at a moment of the next step, if it lasts that long."""
+        ...
+
+
+CreateSimulated = Callable[[BackendConfig, ManualClock, AnswerLength], SimulatedBackend]
+"""The entry point of a simulated backend; `options` of the configuration say how fast it is."""
+
 CreateBackend = Callable[[BackendConfig, LoadProgress], Backend]
 """A backend's entry point: loads the model on the calling thread.
 
@@ -168,13 +185,23 @@ def find_backend(name: str) -> CreateBackend:
     Raises:
         ModelLoadError: there is none of that name, or its import fails (a missing runtime).
     """
+    return cast(CreateBackend, _find(name, ENTRY_POINT_GROUP))
+
+
+def find_simulated(name: str) -> CreateSimulated:
+    """As `find_backend`, for backends on a manual clock."""
+    return cast(CreateSimulated, _find(name, SIMULATED_GROUP))
+
+
+def _find(name: str, group: str) -> object:
     try:
         if ":" in name:
             module, _, function = name.partition(":")
-            return cast(CreateBackend, getattr(import_module(module), function))
-        found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-        if name in found:
-            return cast(CreateBackend, found[name].load())
+            found: object = getattr(import_module(module), function)
+            return found
+        points = {point.name: point for point in entry_points(group=group)}
+        if name in points:
+            return cast(object, points[name].load())
     except (ImportError, AttributeError, OSError) as error:
         raise ModelLoadError(
             Reason.MODEL_FAILED,
@@ -182,5 +209,5 @@ def find_backend(name: str) -> CreateBackend:
             f"(pip install 'edged[llama]' for llama_cpp)",
         ) from error
     raise ModelLoadError(
-        Reason.MODEL_FAILED, f"there is no backend {name!r}; installed are: {sorted(found)}"
+        Reason.MODEL_FAILED, f"there is no backend {name!r}; installed are: {sorted(points)}"
     )

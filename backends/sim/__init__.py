@@ -9,7 +9,7 @@ spent on the clock that was handed in.
 
 from backends.sim.backend import SimBackend, SimModel
 from backends.sim.faults import Faults, SeededFaults, StepFault
-from backends.sim.options import create
+from backends.sim.options import create, create_simulated
 from backends.sim.profile import StepProfile
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "StepFault",
     "StepProfile",
     "create",
+    "create_simulated",
 ]

@@ -1,7 +1,7 @@
 """The simulated backend: cells, draws and time of a model that does not exist."""
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -18,14 +18,11 @@ from backends.sim.tokenizer import (
     TURN_END_ID,
     ByteTokenizer,
 )
-from edged.backend import BackendConfig, BackendInfo, KvSnapshot
+from edged.backend import AnswerLength, BackendConfig, BackendInfo, KvSnapshot
 from edged.clock import Clock
 from edged.core.plan import Chunk, Sampling
 from edged.core.types import KvGeometry, SampledToken, SeqId, SlotId
 from edged.errors import BackendStepError, KvTransferError, StepInterruptedError
-
-AnswerLength = Callable[[Sequence[int]], int | None]
-"""Tokens an answer to this prompt has before its EOS; None leaves the end to the request."""
 
 
 @dataclass(frozen=True, slots=True)

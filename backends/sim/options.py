@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
@@ -11,8 +12,8 @@ from backends.sim.backend import SimBackend, SimModel
 from backends.sim.faults import TriggerFaults, Triggers
 from backends.sim.profile import StepProfile
 from backends.sim.tokenizer import NUM_TOKENS
-from edged.backend import BackendConfig, LoadProgress
-from edged.clock import MonotonicClock
+from edged.backend import AnswerLength, BackendConfig, LoadProgress
+from edged.clock import ManualClock, MonotonicClock
 from edged.errors import ModelLoadError, Reason
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
@@ -39,6 +40,7 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes_per_cell: Count = _MODEL.bytes_per_cell
     eos_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = _MODEL.eos_rate
     can_swap: bool = _MODEL.can_swap
+    can_interrupt: bool = _MODEL.can_interrupt
     has_chat_template: bool = _MODEL.has_chat_template
     abort_on_token: TokenId | None = None
     hang_on_token: TokenId | None = None
@@ -70,6 +72,7 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             bytes_per_cell=self.bytes_per_cell,
             eos_rate=self.eos_rate,
             can_swap=self.can_swap,
+            can_interrupt=self.can_interrupt,
             has_chat_template=self.has_chat_template,
         )
 
@@ -114,6 +117,19 @@ def create(config: BackendConfig, progress: LoadProgress) -> SimBackend:
     progress(1.0)
     faults = None if options.triggers.is_empty else TriggerFaults(options.triggers)
     return SimBackend(config, MonotonicClock(), options.profile, faults, options.model)
+
+
+def create_simulated(
+    config: BackendConfig, clock: ManualClock, length_of: AnswerLength
+) -> SimBackend:
+    """A backend whose steps move `clock`; `length_of` says how long each answer is.
+
+    Raises:
+        ModelLoadError: BAD_CONFIG for an option it does not know.
+    """
+    options = parse_options(config.options)
+    model = replace(options.model, length_of=length_of)
+    return SimBackend(config, clock, options.profile, model=model)
 
 
 def _bad(detail: str) -> ModelLoadError:

@@ -130,6 +130,63 @@ def _load_settings(flags: list[Flag], config: Path | None) -> Loaded:
         raise CommandError(error.detail, ExitCode.USAGE) from None
 
 
+@app.command()
+def simulate(
+    *,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="CSV with TIMESTAMP or seconds, ContextTokens, GeneratedTokens. Default: "
+            "requests drawn to be like an hour of a conversation service.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, max=1_000_000, metavar="N", help="Most requests.")
+    ] = 2000,
+    gap_cv: Annotated[
+        float,
+        typer.Option(min=0.01, max=100, metavar="CV", help="Of drawn gaps; 1 is Poisson."),
+    ] = 1.0,
+    rate: Annotated[
+        str, typer.Option(metavar="N,…", help="Requests per second. Default: the trace's, or 4.")
+    ] = "",
+    load: Annotated[str, typer.Option(metavar="N,…", help="Times the rate.")] = "1",
+    tier: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TIER=SHARE[,ttft=S][,tpot=S][,ttlt=S]",
+            help="A tier's share of the requests and its targets; may be repeated.",
+        ),
+    ] = None,
+    policies: Annotated[str, typer.Option(metavar="NAME,…", help="Default: all.")] = "",
+    profile: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="The device: a sample, or a JSON file.")
+    ] = "consumer-gpu",
+    slots: Annotated[int | None, typer.Option(min=1, max=4096, metavar="N")] = None,
+    kv_tokens: Annotated[int | None, typer.Option(min=16, metavar="N")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Runs to average.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON: every run.")] = False,
+) -> None:
+    """Simulate scheduling policies on a workload: the production scheduler on a manual clock."""
+    from edged.cli.simulate import simulate as run  # noqa: PLC0415
+
+    run(
+        trace=trace,
+        num_jobs=jobs,
+        gap_cv=gap_cv,
+        rate=rate,
+        load=load,
+        tiers=tier or [],
+        policies=policies,
+        profile=profile,
+        num_slots=slots,
+        num_cells=kv_tokens,
+        num_seeds=seeds,
+        json=as_json,
+    )
+
+
 @config_app.command("show")
 def config_show(
     context: typer.Context,

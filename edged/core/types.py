@@ -84,6 +84,8 @@ class ServiceLevel:
     tier: SloTier
     ttft_target_s: float | None = None
     tpot_target_s: float | None = None
+    ttlt_target_s: float | None = None
+    """Arrival to the last token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,8 @@ class Request:
     """Absolute moment at which the whole answer is worthless."""
     generated_token_ids: tuple[int, ...] = ()
     past: PastService = PastService()
+    expected_tokens: int | None = None
+    """Length of the answer, as far as the client knows it; a wrong one costs time, nothing else."""
 
 
 @dataclass(frozen=True, slots=True)

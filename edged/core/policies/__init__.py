@@ -2,11 +2,17 @@
 
 from collections.abc import Callable, Mapping
 
+from edged.core.policies.edf import Edf
 from edged.core.policies.fcfs import Fcfs
+from edged.core.policies.sjf_oracle import SjfOracle
+from edged.core.policies.srpf import Srpf
 from edged.core.policies.strict import Strict
 from edged.core.policy import Policy, SchedulerConfig
 
 POLICIES: Mapping[str, Callable[[SchedulerConfig], Policy]] = {
     "strict": Strict,
     "fcfs": Fcfs,
+    "edf": Edf,
+    "srpf": Srpf,
+    "sjf_oracle": SjfOracle,
 }

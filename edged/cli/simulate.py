@@ -1,0 +1,227 @@
+"""`edged simulate`: what each policy would do with a workload, as a table."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edged.cli.columns import Column, laid_out
+from edged.cli.exits import CommandError, ExitCode
+from edged.cli.output import emit, emit_json, note
+from edged.core.policies import POLICIES
+from edged.core.policy import SchedulerConfig
+from edged.core.types import ServiceLevel, SloTier, TierSpec
+from edged.simulate.measure import Targets, measure
+from edged.simulate.profile import DeviceProfile, find_profile
+from edged.simulate.report import Row, as_json, table
+from edged.simulate.run import run_jobs
+from edged.simulate.workload import Job, at_rate, mean_rate, mixed, read_trace, synthetic
+
+MIN_JOBS = 2
+MAX_JOBS = 1_000_000
+DEFAULT_RATE = 4.0
+MAX_SNAPSHOT_BYTES = 16 * 2**30
+_TIER = re.compile(r"(?P<tier>[a-z]+)=(?P<share>[0-9.]+)(?P<targets>(,(ttft|tpot|ttlt)=[0-9.]+)*)")
+
+
+@dataclass(frozen=True)
+class TierMix:
+    """Which part of the jobs a tier has, and what it is promised."""
+
+    share: float
+    targets: Targets
+
+
+DEFAULT_MIX: Mapping[SloTier, TierMix] = {
+    SloTier.INTERACTIVE: TierMix(50, Targets(ttft_s=1.0, tpot_s=0.1)),
+    SloTier.STANDARD: TierMix(30, Targets(ttft_s=5.0, tpot_s=0.2)),
+    SloTier.BATCH: TierMix(20, Targets()),
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is simulated: every policy at every rate with every seed."""
+
+    jobs: Sequence[Job] | None
+    """Of a trace; None draws them anew for each seed."""
+    num_jobs: int
+    gap_cv: float
+    rates: Sequence[float]
+    policies: Sequence[str]
+    mix: Mapping[SloTier, TierMix]
+    profile: DeviceProfile
+    num_seeds: int
+
+
+def simulate(
+    *,
+    trace: Path | None,
+    num_jobs: int,
+    gap_cv: float,
+    rate: str,
+    load: str,
+    tiers: Sequence[str],
+    policies: str,
+    profile: str,
+    num_slots: int | None,
+    num_cells: int | None,
+    num_seeds: int,
+    json: bool,
+) -> None:
+    """The command, from what the user typed.
+
+    Raises:
+        CommandError, ConfigError: what was typed, or a file that was named, cannot be used.
+    """
+    device = find_profile(profile)
+    device = msgspec.structs.replace(
+        device,
+        num_slots=num_slots or device.num_slots,
+        num_cells=num_cells or device.num_cells,
+    )
+    traced = None if trace is None else read_trace(trace)[:num_jobs]
+    if traced is not None and len(traced) < MIN_JOBS:
+        raise CommandError(f"--trace {trace}: has {len(traced)} requests; expected more")
+    usual_rate = DEFAULT_RATE if traced is None else mean_rate(traced)
+    rates = parse_numbers("--rate", rate) if rate else [usual_rate]
+    loads = parse_numbers("--load", load)
+    experiment = Experiment(
+        jobs=traced,
+        num_jobs=num_jobs,
+        gap_cv=gap_cv,
+        rates=[one * factor for one in rates for factor in loads],
+        policies=parse_policies(policies),
+        mix=parse_mix(tiers),
+        profile=device,
+        num_seeds=num_seeds,
+    )
+    run_experiment(experiment, json=json)
+
+
+def run_experiment(experiment: Experiment, *, json: bool) -> None:
+    """Simulate and print; progress goes to stderr, a line for each row."""
+    rows: list[Row] = []
+    for rate in experiment.rates:
+        workloads = [_workload(experiment, rate, seed) for seed in range(experiment.num_seeds)]
+        for policy in experiment.policies:
+            note(f"simulating {policy} at {rate:.2f} requests/s")
+            scheduler = _scheduler(policy, experiment.profile, experiment.mix)
+            targets = {tier: given.targets for tier, given in experiment.mix.items()}
+            services = {tier: _service(tier, targets[tier]) for tier in experiment.mix}
+            runs = [run_jobs(jobs, scheduler, services, experiment.profile) for jobs in workloads]
+            rows.append(Row(policy, rate, tuple(measure(run, targets) for run in runs)))
+    if json:
+        emit_json({"profile": experiment.profile.name, "rows": as_json(rows)})
+        return
+    heading, *lines = table(rows)
+    columns = [Column(head, is_number=place > 0) for place, head in enumerate(heading)]
+    emit(laid_out(columns, lines, colour=False))
+
+
+def _workload(experiment: Experiment, rate: float, seed: int) -> list[Job]:
+    jobs = experiment.jobs
+    if jobs is None:
+        jobs = synthetic(seed, num_jobs=experiment.num_jobs, rate=rate, gap_cv=experiment.gap_cv)
+    shares = [(tier, given.share) for tier, given in experiment.mix.items()]
+    return at_rate(mixed(_fitting(jobs, experiment.profile), shares, seed), rate)
+
+
+def _fitting(jobs: Sequence[Job], profile: DeviceProfile) -> list[Job]:
+    """Without those that no sequence could hold."""
+    return [
+        job for job in jobs if job.num_prompt_tokens + job.num_answer_tokens < profile.num_cells
+    ]
+
+
+def _service(tier: SloTier, targets: Targets) -> ServiceLevel:
+    return ServiceLevel(tier, targets.ttft_s, targets.tpot_s, targets.ttlt_s)
+
+
+def _scheduler(
+    policy: str, profile: DeviceProfile, mix: Mapping[SloTier, TierMix]
+) -> SchedulerConfig:
+    """The scheduler of a daemon that refuses nobody."""
+    tiers = {
+        tier: TierSpec(
+            tier=tier,
+            ttft_target_s=mix[tier].targets.ttft_s if tier in mix else None,
+            tpot_target_s=mix[tier].targets.tpot_s if tier in mix else None,
+            max_waiting=MAX_JOBS,
+            max_waiting_per_client=MAX_JOBS,
+            max_queue_s=None,
+            preemptible=tier is not SloTier.INTERACTIVE,
+            min_share=0.0,
+        )
+        for tier in SloTier
+    }
+    return SchedulerConfig(
+        policy=policy,
+        tiers=tiers,
+        max_step_tokens=profile.max_step_tokens,
+        max_step_s=0.5,
+        arrival_guard_s=0.06,
+        share_quantum_s=0.5,
+        max_snapshot_bytes=MAX_SNAPSHOT_BYTES,
+    )
+
+
+# ── What the user typed ──────────────────────────────────────────────────────────────────────────
+
+
+def parse_mix(texts: Sequence[str]) -> Mapping[SloTier, TierMix]:
+    """Of "interactive=50,ttft=2" and the like; none is the default mix.
+
+    Raises:
+        CommandError: not of that form, or a tier that there is not.
+    """
+    mix: dict[SloTier, TierMix] = {}
+    for text in texts:
+        found = _TIER.fullmatch(text)
+        if found is None or found["tier"] not in list(SloTier):
+            raise CommandError(
+                f"--tier {text!r}: expected TIER=SHARE[,ttft=S][,tpot=S][,ttlt=S] with one of "
+                f"{', '.join(SloTier)}",
+                ExitCode.USAGE,
+            )
+        given = dict(part.split("=") for part in found["targets"].split(",") if part)
+        targets = Targets(*(_positive(text, given.get(one)) for one in ("ttft", "tpot", "ttlt")))
+        mix[SloTier(found["tier"])] = TierMix(_positive(text, found["share"]) or 0.0, targets)
+    return mix or DEFAULT_MIX
+
+
+def _positive(text: str, number: str | None) -> float | None:
+    if number is None:
+        return None
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise CommandError(f"--tier {text!r}: {number!r}: expected a number > 0", ExitCode.USAGE)
+    return value
+
+
+def parse_policies(text: str) -> list[str]:
+    """Raises CommandError: there is no such policy."""
+    names = [name.strip() for name in text.split(",") if name.strip()] or list(POLICIES)
+    for name in names:
+        if name not in POLICIES:
+            known = ", ".join(POLICIES)
+            raise CommandError(f"--policies: {name!r}: expected some of {known}", ExitCode.USAGE)
+    return names
+
+
+def parse_numbers(option: str, text: str) -> list[float]:
+    """Raises CommandError: something is no number > 0."""
+    numbers: list[float] = []
+    for part in text.split(","):
+        try:
+            numbers.append(float(part))
+        except ValueError:
+            numbers.append(0.0)
+        if not 0 < numbers[-1] < 1e9:
+            raise CommandError(f"{option}: {part!r}: expected numbers > 0", ExitCode.USAGE)
+    return numbers

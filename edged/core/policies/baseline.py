@@ -1,0 +1,34 @@
+"""What the baselines have in common: one band, nobody preempted for another's sake, full chunks.
+
+They are to be compared with: they order prefills, and share a step as far as answers with a TPOT
+target allow.
+"""
+
+from collections.abc import Mapping
+
+from edged.core.plan import YIELDS_TO_NOBODY
+from edged.core.policy import PrefillBounds, SchedulerConfig, Tolerance
+from edged.core.sequence import Sequence
+from edged.core.types import SloTier
+
+
+class Baseline:
+    honours_shares = False
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        pass
+
+    def may_preempt(self, urgent: Sequence, victim: Sequence) -> bool:
+        return False
+
+    def prefill_bounds(self, seq: Sequence) -> PrefillBounds:
+        return PrefillBounds()
+
+    def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
+        tpot_s = seq.request.service.tpot_target_s
+        if tpot_s is None or not seq.is_decoding:
+            return Tolerance()
+        return Tolerance(tpot_s, tpot_s)
+
+    def yields_to(self, head: Sequence, spare_s: float) -> Mapping[SloTier, float]:
+        return YIELDS_TO_NOBODY

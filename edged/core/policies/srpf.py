@@ -1,0 +1,13 @@
+"""Shortest remaining prefill first: the least work until a first token.
+
+Serves the most first tokens in a time; long prompts wait for ever when short ones do not end.
+"""
+
+from edged.core.policies.baseline import Baseline
+from edged.core.sequence import Sequence
+from edged.core.types import Rank
+
+
+class Srpf(Baseline):
+    def rank(self, seq: Sequence) -> Rank:
+        return Rank(0, float(seq.num_prompt_tokens))

@@ -1,0 +1,191 @@
+"""What a run was worth: the columns of the table.
+
+A request is *violated* if one of its targets was missed, or it was refused. Token n of an answer
+with a TTFT and a TPOT target is due at arrival + TTFT + (n − 1) · TPOT, so an answer that is ahead
+may pause; it misses its TPOT when a token comes after it was due although the first one came in
+time.
+
+*Goodput* is finished requests without a violation per second. *Smooth goodput* counts tokens: one
+that came when it was due is worth 1, a later one less, down to 0 when it is as late again as the
+target allowed at all (after "Revisiting SLOs and system level metrics in LLM serving", arXiv
+2410.14257, whose tokens have deadlines too). A token's worth depends on its own moment alone, so
+neither delaying nor dropping one raises the sum.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from edged.core.types import SloTier
+from edged.simulate.run import Life, Run
+
+LONG_PART = 0.1
+"""The longest prompts, as a part of all, that have a column of their own."""
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Seconds from the arrival, but for `tpot_s`; None promises nothing."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    ttlt_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TierMeasures:
+    num_jobs: int
+    violated: float
+    ttft_s: tuple[float, ...]
+    """At `PERCENTILES`; nan where no answer has begun."""
+    tpot_s: tuple[float, ...]
+    ttlt_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    violated: float
+    """Part of all jobs."""
+    violated_long: float
+    """Part of those with the longest prompts."""
+    missed_tpot: float
+    """Part of the jobs that have such a target."""
+    goodput: float
+    """Jobs per second."""
+    smooth_goodput: float
+    """Tokens per second."""
+    tokens_per_s: float
+    num_swaps: int
+    num_recomputes: int
+    worst_wait_s: float
+    """Longest time to a first token."""
+    num_unfinished: int
+    fairness: float
+    """Jain's index over the tokens per second of waiting and being served that clients got."""
+    tiers: Mapping[SloTier, TierMeasures]
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    ttft: bool
+    tpot: bool
+    ttlt: bool
+
+    @property
+    def violated(self) -> bool:
+        return self.ttft or self.tpot or self.ttlt
+
+
+def measure(run: Run, targets: Mapping[SloTier, Targets]) -> Measures:
+    """The columns of one run, which has at least one job."""
+    lives = run.lives
+    verdicts = [_judge(life, targets[life.job.tier]) for life in lives]
+    bad = [verdict.violated for verdict in verdicts]
+    num_long = max(1, math.ceil(LONG_PART * len(lives)))
+    by_prompt = sorted(range(len(lives)), key=lambda i: -lives[i].job.num_prompt_tokens)
+    with_tpot = [
+        verdict.tpot
+        for life, verdict in zip(lives, verdicts, strict=True)
+        if targets[life.job.tier].tpot_s is not None
+    ]
+    waits_s = [_ttft_s(life) for life in lives if life.token_times_s]
+    return Measures(
+        violated=_part(bad),
+        violated_long=_part(bad[i] for i in by_prompt[:num_long]),
+        missed_tpot=_part(with_tpot),
+        goodput=(len(bad) - sum(bad)) / run.ended_s,
+        smooth_goodput=sum(_worth(life, targets[life.job.tier]) for life in lives) / run.ended_s,
+        tokens_per_s=sum(len(life.token_times_s) for life in lives) / run.ended_s,
+        num_swaps=sum(life.num_swaps for life in lives),
+        num_recomputes=sum(life.num_recomputes for life in lives),
+        worst_wait_s=max(waits_s, default=math.nan),
+        num_unfinished=sum(life.finish is None for life in lives),
+        fairness=jain(_service_rates(lives)),
+        tiers={
+            tier: _measure_tier([life for life in lives if life.job.tier is tier], targets[tier])
+            for tier in SloTier
+            if any(life.job.tier is tier for life in lives)
+        },
+    )
+
+
+def _judge(life: Life, targets: Targets) -> _Verdict:
+    if life.finish is None or not life.token_times_s:
+        return _Verdict(True, targets.tpot_s is not None, targets.ttlt_s is not None)
+    arrival_s, times_s = life.job.arrival_s, life.token_times_s
+    missed_ttft = targets.ttft_s is not None and times_s[0] - arrival_s > targets.ttft_s
+    missed_ttlt = targets.ttlt_s is not None and times_s[-1] - arrival_s > targets.ttlt_s
+    missed_tpot = False
+    if targets.tpot_s is not None and not missed_ttft:
+        first_due_s = times_s[0] if targets.ttft_s is None else arrival_s + targets.ttft_s
+        tpot_s = targets.tpot_s
+        missed_tpot = any(at_s > first_due_s + n * tpot_s for n, at_s in enumerate(times_s))
+    return _Verdict(missed_ttft, missed_tpot, missed_ttlt)
+
+
+def _worth(life: Life, targets: Targets) -> float:
+    """Tokens of the answer, each by how late it was."""
+    times_s, arrival_s = life.token_times_s, life.job.arrival_s
+    if targets.ttft_s is None and targets.ttlt_s is None:
+        return float(len(times_s))
+    allowed_s = targets.ttlt_s if targets.ttft_s is None else targets.ttft_s
+    assert allowed_s is not None, "one of the two is given"
+    step_s = targets.tpot_s or 0.0
+    if targets.ttft_s is not None and targets.tpot_s is None:
+        times_s = times_s[:1]
+    late_s = (at_s - arrival_s - allowed_s - n * step_s for n, at_s in enumerate(times_s))
+    worth = sum(max(0.0, 1.0 - max(0.0, one) / allowed_s) for one in late_s)
+    return worth + len(life.token_times_s) - len(times_s)
+
+
+def _measure_tier(lives: Sequence[Life], targets: Targets) -> TierMeasures:
+    begun = [life for life in lives if life.token_times_s]
+    gaps_s = [
+        (life.token_times_s[-1] - life.token_times_s[0]) / (len(life.token_times_s) - 1)
+        for life in begun
+        if len(life.token_times_s) > 1
+    ]
+    totals_s = [life.token_times_s[-1] - life.job.arrival_s for life in begun if life.finish]
+    return TierMeasures(
+        num_jobs=len(lives),
+        violated=_part(_judge(life, targets).violated for life in lives),
+        ttft_s=percentiles(_ttft_s(life) for life in begun),
+        tpot_s=percentiles(gaps_s),
+        ttlt_s=percentiles(totals_s),
+    )
+
+
+def _ttft_s(life: Life) -> float:
+    return life.token_times_s[0] - life.job.arrival_s
+
+
+def _service_rates(lives: Iterable[Life]) -> list[float]:
+    tokens: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    for life in lives:
+        if life.token_times_s:
+            client = life.job.client_id
+            tokens[client] = tokens.get(client, 0.0) + len(life.token_times_s)
+            spent_s = life.token_times_s[-1] - life.job.arrival_s
+            seconds[client] = seconds.get(client, 0.0) + spent_s
+    return [tokens[client] / max(seconds[client], 1e-9) for client in tokens]
+
+
+def jain(values: Sequence[float]) -> float:
+    """1 when all are equal, 1 / n when one has everything; nan for none."""
+    squares = sum(value * value for value in values)
+    return sum(values) ** 2 / (len(values) * squares) if squares else math.nan
+
+
+def percentiles(values: Iterable[float]) -> tuple[float, ...]:
+    """At `PERCENTILES`, by nearest rank."""
+    ordered = sorted(values)
+    if not ordered:
+        return (math.nan,) * len(PERCENTILES)
+    return tuple(ordered[math.ceil(len(ordered) * one / 100) - 1] for one in PERCENTILES)
+
+
+def _part(flags: Iterable[bool]) -> float:
+    known = list(flags)
+    return sum(known) / len(known) if known else 0.0

@@ -1,0 +1,80 @@
+"""A table of measures, as text and as JSON."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from edged.core.types import SloTier
+from edged.simulate.measure import PERCENTILES, Measures
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One policy at one load: the measures of every seed."""
+
+    policy: str
+    rate: float
+    """Jobs per second."""
+    runs: tuple[Measures, ...]
+
+    def mean(self, of: Callable[[Measures], float]) -> float:
+        """Over the seeds that have it; nan if none has."""
+        values = [value for value in map(of, self.runs) if not math.isnan(value)]
+        return fmean(values) if values else math.nan
+
+
+def table(rows: Sequence[Row]) -> list[list[str]]:
+    """A heading and a line for each row; parts in percent, times in seconds."""
+    tiers = [tier for tier in SloTier if any(tier in run.tiers for row in rows for run in row.runs)]
+    heading = ["POLICY", "RATE", "VIOLATED", *(f"{tier.upper()}" for tier in tiers), "LONG", "TPOT"]
+    heading += ["GOODPUT", "SMOOTH", "TOKENS/S", "WORST WAIT", "SWAPS", "RECOMPUTES", "UNFINISHED"]
+    return [heading, *([*_cells(row, tiers)] for row in rows)]
+
+
+def _cells(row: Row, tiers: Sequence[SloTier]) -> list[str]:
+    def part(of: Callable[[Measures], float]) -> str:
+        value = row.mean(of)
+        return "-" if math.isnan(value) else f"{100 * value:.1f}%"
+
+    def violated(tier: SloTier) -> Callable[[Measures], float]:
+        return lambda run: run.tiers[tier].violated if tier in run.tiers else math.nan
+
+    return [
+        row.policy,
+        f"{row.rate:.2f}",
+        part(lambda run: run.violated),
+        *(part(violated(tier)) for tier in tiers),
+        part(lambda run: run.violated_long),
+        part(lambda run: run.missed_tpot),
+        f"{row.mean(lambda run: run.goodput):.2f}",
+        f"{row.mean(lambda run: run.smooth_goodput):.0f}",
+        f"{row.mean(lambda run: run.tokens_per_s):.0f}",
+        f"{row.mean(lambda run: run.worst_wait_s):.1f}",
+        f"{row.mean(lambda run: run.num_swaps):.0f}",
+        f"{row.mean(lambda run: run.num_recomputes):.0f}",
+        f"{row.mean(lambda run: run.num_unfinished):.0f}",
+    ]
+
+
+def as_json(rows: Sequence[Row]) -> list[Mapping[str, Any]]:
+    """Every measure of every seed; percentiles are lists, at `percentiles` of each row."""
+    return [
+        {
+            "policy": row.policy,
+            "rate": row.rate,
+            "percentiles": list(PERCENTILES),
+            "runs": [_plain(asdict(run)) for run in row.runs],
+        }
+        for row in rows
+    ]
+
+
+def _plain(value: object) -> object:
+    """nan has no JSON: it becomes null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

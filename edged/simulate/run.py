@@ -1,0 +1,198 @@
+"""Runs a workload through the production engine loop on a manual clock.
+
+Theory of operation: the loop, the scheduler and the policies are those that serve. Only the backend
+is simulated, and time is moved by what its steps take. It is a device whose steps cannot be cut
+short, as a GPU's: whoever arrives in the middle of one is seen at its end.
+"""
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from edged.backend import BackendConfig, SimulatedBackend, find_simulated
+from edged.clock import ManualClock
+from edged.core.policy import SchedulerConfig
+from edged.core.types import (
+    EngineEvent,
+    FinishEvent,
+    PreemptEvent,
+    PreemptMode,
+    Rejected,
+    Request,
+    RequestId,
+    SamplingParams,
+    ServiceLevel,
+    SloTier,
+    TokenEvent,
+)
+from edged.engine.loop import EngineLoop
+from edged.simulate.profile import DeviceProfile
+from edged.simulate.workload import Job
+
+ORACLES = frozenset({"sjf_oracle"})
+"""Policies that are told how long each answer will be."""
+NUMBER_TOKENS = 4
+"""Prompt tokens, of 256 values each, that say which job a prompt is: the backend looks up how long
+its answer is, and the scheduler is not told."""
+_FILLER = 65
+_SPEEDS = (
+    "step_s",
+    "prefill_token_s",
+    "decode_token_s",
+    "cell_s",
+    "swap_byte_s",
+    "bytes_per_cell",
+)
+_SAMPLING = SamplingParams(temperature=0.0)
+
+
+@dataclass
+class Life:
+    """What one job got."""
+
+    job: Job
+    token_times_s: "array[float]" = field(default_factory=lambda: array("d"))
+    finish: FinishEvent | None = None
+    rejected: Rejected | None = None
+    num_swaps: int = 0
+    num_recomputes: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    lives: list[Life]
+    """By the job's number."""
+    num_steps: int
+    ended_s: float
+    cost_model_error: float
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    scheduler: SchedulerConfig,
+    services: Mapping[SloTier, ServiceLevel],
+    profile: DeviceProfile,
+    backend: str = "sim",
+) -> Run:
+    """Every job to its end. `jobs` are in order of arrival and numbered from 0."""
+    clock = ManualClock()
+    simulated = _backend(jobs, profile, clock, backend)
+    loop = EngineLoop(simulated, scheduler, clock)
+    loop.calibrate()
+    tells_lengths = scheduler.policy in ORACLES
+    return _Simulation(jobs, services, loop, clock, tells_lengths=tells_lengths).run()
+
+
+def _backend(
+    jobs: Sequence[Job], profile: DeviceProfile, clock: ManualClock, backend: str
+) -> SimulatedBackend:
+    lengths = [job.num_answer_tokens for job in jobs]
+
+    def length_of(prompt: Sequence[int]) -> int | None:
+        number = _number_of(prompt)
+        return lengths[number] if number < len(lengths) else None
+
+    config = BackendConfig(
+        "",
+        "q8_0",
+        profile.num_cells,
+        profile.num_slots,
+        profile.max_step_tokens,
+        options={
+            **{name: repr(getattr(profile, name)) for name in _SPEEDS},
+            "train_context_tokens": str(profile.num_cells),
+            "can_interrupt": "false",
+        },
+    )
+    return find_simulated(backend)(config, clock, length_of)
+
+
+def _number_of(prompt: Sequence[int]) -> int:
+    return sum(token_id << 8 * place for place, token_id in enumerate(prompt[:NUMBER_TOKENS]))
+
+
+def _prompt(job: Job) -> tuple[int, ...]:
+    head = tuple(job.number >> 8 * place & 255 for place in range(NUMBER_TOKENS))
+    return head + (_FILLER,) * (job.num_prompt_tokens - NUMBER_TOKENS)
+
+
+class _Simulation:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        services: Mapping[SloTier, ServiceLevel],
+        loop: EngineLoop,
+        clock: ManualClock,
+        *,
+        tells_lengths: bool,
+    ) -> None:
+        self._tells_lengths = tells_lengths
+        self._jobs = jobs
+        self._services = services
+        self._loop = loop
+        self._clock = clock
+        self._start_s = clock.now_s()
+        self._lives = [Life(job) for job in jobs]
+        self._by_id: dict[RequestId, Life] = {}
+        self._next = 0
+
+    def run(self) -> Run:
+        loop, clock = self._loop, self._clock
+        num_steps = 0
+        while True:
+            self._arrive()
+            events = loop.run_once()
+            if events is not None:
+                self._take(events)
+                num_steps += 1
+            elif self._next < len(self._jobs):
+                clock.advance_to(self._arrival_s(self._next))
+            else:
+                break
+        return Run(
+            self._lives,
+            num_steps,
+            clock.now_s() - self._start_s,
+            loop.statistics().cost_model_error,
+        )
+
+    def _arrive(self) -> None:
+        now_s = self._clock.now_s()
+        while self._next < len(self._jobs) and self._arrival_s(self._next) <= now_s:
+            life = self._lives[self._next]
+            request = self._request(life.job)
+            self._next += 1
+            answer = self._loop.submit(request)
+            if isinstance(answer, Rejected):
+                life.rejected = answer
+            else:
+                self._by_id[request.request_id] = life
+
+    def _arrival_s(self, number: int) -> float:
+        return self._start_s + self._jobs[number].arrival_s
+
+    def _request(self, job: Job) -> Request:
+        return Request(
+            request_id=RequestId(f"job-{job.number}"),
+            client_id=job.client_id,
+            prompt_token_ids=_prompt(job),
+            sampling=_SAMPLING,
+            service=self._services[job.tier],
+            arrival_s=self._start_s + job.arrival_s,
+            expected_tokens=job.num_answer_tokens if self._tells_lengths else None,
+        )
+
+    def _take(self, events: Iterable[EngineEvent]) -> None:
+        now_s = self._clock.now_s() - self._start_s
+        for event in events:
+            life = self._by_id[event.request_id]
+            if isinstance(event, TokenEvent):
+                life.token_times_s.append(now_s)
+            elif isinstance(event, FinishEvent):
+                life.finish = event
+                del self._by_id[event.request_id]
+            elif isinstance(event, PreemptEvent):
+                if event.mode is PreemptMode.SWAP:
+                    life.num_swaps += 1
+                else:
+                    life.num_recomputes += 1

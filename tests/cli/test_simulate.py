@@ -1,0 +1,85 @@
+"""`edged simulate`, as a user types it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import Program
+
+
+@pytest.fixture
+def edged(environ: dict[str, str]) -> Program:
+    return Program("edged", environ)
+
+
+def test_a_table_has_a_line_for_each_policy_and_load(edged: Program) -> None:
+    done = edged.run(
+        *("simulate", "--jobs", "30", "--rate", "2", "--load", "1,3", "--policies", "fcfs,edf")
+    )
+    assert done.returncode == 0
+    heading, *lines = done.stdout.splitlines()
+    assert heading.split()[:3] == ["POLICY", "RATE", "VIOLATED"]
+    assert [line.split()[:2] for line in lines] == [
+        ["fcfs", "2.00"],
+        ["edf", "2.00"],
+        ["fcfs", "6.00"],
+        ["edf", "6.00"],
+    ]
+    assert "simulating edf at 6.00 requests/s" in done.stderr
+
+
+def test_json_has_every_run_with_every_measure(edged: Program, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    rows = "".join(f"{number},50,5\n" for number in range(20))
+    trace.write_text("seconds,ContextTokens,GeneratedTokens\n" + rows)
+    mix = ("--tier", "interactive=1,ttft=2", "--tier", "batch=1,ttlt=60")
+    named = ("--trace", str(trace), "--policies", "strict", "--seeds", "3")
+    told = json.loads(edged.run("simulate", "--json", *named, *mix).stdout)
+    (row,) = told["rows"]
+    assert (row["policy"], row["rate"], len(row["runs"])) == ("strict", 1.0, 3)
+    for run in row["runs"]:
+        assert run["violated"] == 0.0
+        assert set(run["tiers"]) == {"interactive", "batch"}
+        assert len(run["tiers"]["batch"]["ttlt_s"]) == len(row["percentiles"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("--policies", "best"), 2, "--policies: 'best': expected some of strict, fcfs"),
+        (("--load", "0"), 2, "--load: '0': expected numbers > 0"),
+        (("--tier", "chat=3"), 2, "--tier 'chat=3': expected TIER=SHARE"),
+        (("--tier", "batch=3,ttft=0"), 2, "'0': expected a number > 0"),
+        (("--trace", "/nonexistent.csv"), 1, "trace /nonexistent.csv: cannot be read"),
+        (("--profile", "tpu"), 1, "expected a file or one of consumer-gpu"),
+    ],
+)
+def test_what_cannot_be_simulated_is_told(
+    edged: Program, arguments: tuple[str, ...], code: int, told: str
+) -> None:
+    done = edged.run("simulate", "--jobs", "10", *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert told in done.stderr
+
+
+def test_a_profile_may_be_a_file(edged: Program, tmp_path: Path) -> None:
+    path = tmp_path / "device.json"
+    fields = {
+        "name": "mine",
+        "step_s": 0.01,
+        "prefill_token_s": 0.0001,
+        "decode_token_s": 0.0001,
+        "cell_s": 0,
+        "swap_byte_s": 0,
+        "bytes_per_cell": 1000,
+        "num_slots": 8,
+        "num_cells": 65536,
+    }
+    path.write_text(json.dumps(fields))
+    named = ("simulate", "--json", "--jobs", "10", "--policies", "fcfs", "--profile", str(path))
+    assert json.loads(edged.run(*named).stdout)["profile"] == "mine"
+    path.write_text(json.dumps(fields | {"num_slots": 0}))
+    done = edged.run(*named)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "num_slots is 0; expected at least 1" in done.stderr

@@ -1,4 +1,6 @@
-"""Options of the test run."""
+"""Options of the test run, and what the programs under test inherit from it."""
+
+import signal
 
 import pytest
 
@@ -9,3 +11,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="take what the scheduling scenarios do now as right; then read the diff",
     )
+
+
+def pytest_configure() -> None:
+    """A shell that starts the tests in the background has them ignore Ctrl-C, and with them every
+    program that they start and interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

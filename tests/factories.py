@@ -10,7 +10,7 @@ from edged.backend import BackendConfig
 from edged.clock import ManualClock
 from edged.core.policy import SchedulerConfig
 from edged.core.scheduler import Scheduler
-from edged.core.sequence import Sequence
+from edged.core.sequence import Sequence, by_rank
 from edged.core.types import (
     TIER_RANK,
     ClientId,
@@ -123,14 +123,20 @@ def engine(
 
 
 def check_eviction(cause: Sequence, victim: Sequence, policy: str = "strict") -> None:
-    """I5, in the terms of the tiers: nobody yields to the less urgent, and to one that waits only
-    what is less urgent and may be preempted; under fcfs nobody does."""
+    """I5: nobody yields to the less urgent. In the terms of the tiers: to one that waits only what
+    is less urgent and may be preempted; under a baseline nobody, or who is relegated."""
+    assert by_rank(cause) < by_rank(victim), f"I5: {cause.seq_id} evicts {victim.seq_id}"
+    if policy in ("edf_relegate", "hybrid"):
+        bands = cause.rank.band, victim.rank.band
+        assert cause.slot is not None or bands == (0, 1), f"I5: {bands} preempts"
+        return
     cause_tier, victim_tier = (
         TIER_RANK[seq.tier] if policy == "strict" else 0 for seq in (cause, victim)
     )
-    cause_rank = (cause_tier, cause.request.arrival_s, cause.seq_id)
-    victim_rank = (victim_tier, victim.request.arrival_s, victim.seq_id)
-    assert cause_rank < victim_rank, f"I5: {cause.seq_id} evicts the more urgent {victim.seq_id}"
+    if policy in ("strict", "fcfs"):
+        cause_rank = (cause_tier, cause.request.arrival_s, cause.seq_id)
+        victim_rank = (victim_tier, victim.request.arrival_s, victim.seq_id)
+        assert cause_rank < victim_rank, f"I5: {victim.seq_id} is the more urgent"
     if cause.slot is None:
         assert cause_tier < victim_tier, f"I5: {cause.seq_id} evicts its equal {victim.seq_id}"
         assert TIERS[victim.tier].preemptible, f"I5: {victim.seq_id} may not be preempted"

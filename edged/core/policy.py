@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple, Protocol
 
+from edged.core.cost import StepCostModel
 from edged.core.sequence import Sequence
 from edged.core.types import Rank, SloTier, TierSpec
 
@@ -51,14 +52,23 @@ class PrefillBounds(NamedTuple):
     those that the decodes in the step take."""
 
 
+class Place(NamedTuple):
+    """Where a sequence stands, and until when that is certain."""
+
+    rank: Rank
+    until_s: float | None = None
+    """When to ask again; None: never."""
+
+
 class Policy(Protocol):
     @property
     def honours_shares(self) -> bool:
         """Whether `min_share` lifts a tier that is owed time."""
         ...
 
-    def rank(self, seq: Sequence) -> Rank:
-        """Fixed for the sequence's life, so that queues can be kept in order."""
+    def place(self, seq: Sequence, cost: StepCostModel, now_s: float) -> Place:
+        """The sequence's rank. It stays so until the moment that is named, so that queues can be
+        kept in order."""
         ...
 
     def may_preempt(self, urgent: Sequence, victim: Sequence) -> bool:

@@ -27,6 +27,11 @@ class WaitingQueue:
     def __len__(self) -> int:
         return self._length
 
+    def __contains__(self, seq: Sequence) -> bool:
+        queue = self._queues[seq.tier]
+        index = bisect_left(queue, by_rank(seq), key=by_rank)
+        return index < len(queue) and queue[index] is seq
+
     def has(self, tier: SloTier) -> bool:
         """Whether somebody of that tier waits."""
         return bool(self._queues[tier])

@@ -15,12 +15,12 @@ calls give the same answers (I10).
 
 from bisect import insort
 from collections.abc import Iterable
-from heapq import heapify, heappop, heappush
 
 from edged.core.accounts import Accounts
 from edged.core.admission import AdmissionView, predict_ttft_s, refuse
 from edged.core.kv import KvBudget
 from edged.core.metrics import SchedulerStatistics, finish_event
+from edged.core.moments import Moments
 from edged.core.plan import YIELDS_TO_NOBODY, Chunk, Evict, StepPlan, StepResult
 from edged.core.planner import PlannerView, decide, draft_plan, is_steady, plan_next_tokens
 from edged.core.policies import POLICIES
@@ -45,8 +45,6 @@ from edged.core.types import (
     TokenEvent,
 )
 
-MAX_STALE_EXPIRIES = 1024
-"""Expiries of sequences that ended already, beside those of live ones (two each)."""
 MAX_LOSSES = 2
 """A sequence whose KV was lost this often ends with ERROR."""
 
@@ -72,7 +70,9 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._to_clear: list[SlotId] = []
         self._to_discard: list[SeqId] = []
-        self._expiries: list[tuple[float, SeqId]] = []
+        self._expiries = Moments(self._by_id)
+        self._reviews = Moments(self._by_id)
+        """When the policy is to be asked again where a sequence stands."""
         self._complete_at_submit: list[Sequence] = []
         self._next_seq_id = 0
         self._step = 0
@@ -104,6 +104,7 @@ class Scheduler:
         if seq.num_generated_tokens >= seq.max_tokens:
             self._complete_at_submit.append(seq)  # a replay that lacked only its finish event
             return Admitted(seq.seq_id, 0, 0.0)
+        self._place(seq, now_s)
         self._queue.add(seq)
         self._watch_expiry(seq)
         return Admitted(seq.seq_id, self._queue.position(seq), predict_ttft_s(seq, view))
@@ -122,11 +123,10 @@ class Scheduler:
         events: list[EngineEvent] = []
         while self._complete_at_submit:
             events.append(self._finish(self._complete_at_submit[0], FinishReason.LENGTH, now_s))
-        while self._expiries and self._expiries[0][0] <= now_s:
-            _, seq_id = heappop(self._expiries)
-            seq = self._by_id.get(seq_id)
-            if seq is not None:
-                events.extend(self._expire(seq, now_s))
+        for seq_id in self._expiries.due(now_s):
+            events.extend(self._expire(self._by_id[seq_id], now_s))
+        for seq_id in self._reviews.due(now_s):
+            self._place(self._by_id[seq_id], now_s)
         return events
 
     def plan(self, now_s: float) -> StepPlan | None:
@@ -163,7 +163,7 @@ class Scheduler:
         """When `tick` next has something to do, though nothing runs."""
         if self._complete_at_submit:
             return 0.0
-        return self._expiries[0][0] if self._expiries else None
+        return self._expiries.first_s
 
     # ── Looking ──────────────────────────────────────────────────────────────────────────────────
 
@@ -239,9 +239,27 @@ class Scheduler:
             max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
             stop_token_ids=stops if params.ignore_eos else stops | self._eog_token_ids,
         )
-        seq.rank = self._policy.rank(seq)
         self._next_seq_id += 1
         return seq
+
+    def _place(self, seq: Sequence, now_s: float) -> None:
+        """Ask the policy where a sequence stands, and remember when to ask again."""
+        rank, until_s = self._policy.place(seq, self.cost, now_s)
+        if until_s is not None:
+            assert until_s > now_s, f"{seq.seq_id} stands where it does until {until_s}, which was"
+            self._reviews.add(until_s, seq.seq_id)
+        if rank == seq.rank:
+            return
+        if seq.slot is not None:
+            self._running.remove(seq)
+            seq.rank = rank
+            insort(self._running, seq, key=by_rank)
+        elif seq in self._queue:
+            self._queue.remove(seq)
+            seq.rank = rank
+            self._queue.add(seq)
+        else:
+            seq.rank = rank
 
     def _admission_view(self) -> AdmissionView:
         return AdmissionView(
@@ -251,13 +269,10 @@ class Scheduler:
     def _watch_expiry(self, seq: Sequence) -> None:
         request = seq.request
         if request.deadline_s is not None:
-            heappush(self._expiries, (request.deadline_s, seq.seq_id))
+            self._expiries.add(request.deadline_s, seq.seq_id)
         max_queue_s = self._config.tiers[seq.tier].max_queue_s
         if max_queue_s is not None and seq.first_scheduled_s is None:
-            heappush(self._expiries, (request.arrival_s + max_queue_s, seq.seq_id))
-        if len(self._expiries) > MAX_STALE_EXPIRIES + 4 * len(self._by_id):
-            self._expiries = [one for one in self._expiries if one[1] in self._by_id]
-            heapify(self._expiries)
+            self._expiries.add(request.arrival_s + max_queue_s, seq.seq_id)
 
     def _expire(self, seq: Sequence, now_s: float) -> Iterable[FinishEvent]:
         deadline_s = seq.request.deadline_s

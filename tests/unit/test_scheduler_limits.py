@@ -1,6 +1,6 @@
 """What the scheduler keeps of requests that have ended: nothing that grows."""
 
-from edged.core.scheduler import MAX_STALE_EXPIRIES
+from edged.core.moments import MAX_STALE
 from edged.core.types import Admitted, FinishReason, RequestId, SloTier
 from tests.factories import request, scheduler
 
@@ -8,18 +8,18 @@ from tests.factories import request, scheduler
 def test_expiries_of_requests_that_ended_are_forgotten() -> None:
     core = scheduler()
     a_day_s = 24 * 3600.0
-    for number in range(3 * MAX_STALE_EXPIRIES):
+    for number in range(3 * MAX_STALE):
         name = f"r{number}"
         wanted = request(name, tier=SloTier.STANDARD, deadline_s=a_day_s)
         assert isinstance(core.submit(wanted, 0.0), Admitted)
         core.cancel(RequestId(name), FinishReason.CANCELLED, 0.0)
-        assert core.num_expiries <= MAX_STALE_EXPIRIES + 4
+        assert core.num_expiries <= MAX_STALE + 4
 
 
 def test_expiries_of_live_requests_are_kept() -> None:
     core = scheduler()
     assert isinstance(core.submit(request("live", deadline_s=5.0), 0.0), Admitted)
-    for number in range(2 * MAX_STALE_EXPIRIES):
+    for number in range(2 * MAX_STALE):
         name = f"r{number}"
         core.submit(request(name, deadline_s=9.0), 0.0)
         core.cancel(RequestId(name), FinishReason.CANCELLED, 0.0)

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from edged.core.policies.edf import Edf
+from edged.core.policies.edf_relegate import EdfRelegate
 from edged.core.policies.fcfs import Fcfs
+from edged.core.policies.hybrid import Hybrid
 from edged.core.policies.sjf_oracle import SjfOracle
 from edged.core.policies.srpf import Srpf
 from edged.core.policies.strict import Strict
@@ -13,6 +15,8 @@ POLICIES: Mapping[str, Callable[[SchedulerConfig], Policy]] = {
     "strict": Strict,
     "fcfs": Fcfs,
     "edf": Edf,
+    "edf_relegate": EdfRelegate,
+    "hybrid": Hybrid,
     "srpf": Srpf,
     "sjf_oracle": SjfOracle,
 }

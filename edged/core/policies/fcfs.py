@@ -4,15 +4,16 @@ Tiers mean nothing, nobody is preempted for another's sake, and a prefill takes 
 step may have. Only when the cells run out does the latest arrival yield.
 """
 
+from edged.core.cost import StepCostModel
 from edged.core.policies.baseline import Baseline
-from edged.core.policy import Tolerance
+from edged.core.policy import Place, Tolerance
 from edged.core.sequence import Sequence
 from edged.core.types import Rank
 
 
 class Fcfs(Baseline):
-    def rank(self, seq: Sequence) -> Rank:
-        return Rank(0, seq.request.arrival_s)
+    def place(self, seq: Sequence, cost: StepCostModel, now_s: float) -> Place:
+        return Place(Rank(0, seq.request.arrival_s))
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
         return Tolerance()

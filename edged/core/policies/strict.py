@@ -11,8 +11,9 @@ it comes upon, because prefills of preemptible tiers are cut into short ones.
 
 from collections.abc import Mapping
 
+from edged.core.cost import StepCostModel
 from edged.core.plan import YIELDS_TO_NOBODY
-from edged.core.policy import PrefillBounds, SchedulerConfig, Tolerance
+from edged.core.policy import Place, PrefillBounds, SchedulerConfig, Tolerance
 from edged.core.sequence import Sequence
 from edged.core.types import TIER_RANK, Rank, SloTier
 
@@ -39,8 +40,8 @@ class Strict:
         self._more_urgent = {tier: _more_urgent_than(TIER_RANK[tier]) for tier in SloTier}
         self._as_urgent = {tier: _more_urgent_than(TIER_RANK[tier] + 1) for tier in SloTier}
 
-    def rank(self, seq: Sequence) -> Rank:
-        return Rank(TIER_RANK[seq.tier], seq.request.arrival_s)
+    def place(self, seq: Sequence, cost: StepCostModel, now_s: float) -> Place:
+        return Place(Rank(TIER_RANK[seq.tier], seq.request.arrival_s))
 
     def may_preempt(self, urgent: Sequence, victim: Sequence) -> bool:
         return (

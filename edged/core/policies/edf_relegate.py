@@ -1,0 +1,25 @@
+"""Earliest deadline first, among those that can still meet theirs.
+
+A request that has not got its first token by the latest moment at which it could be computed alone
+is relegated: it yields to all that can be served in time, and is served from what they leave.
+"""
+
+from edged.core.cost import StepCostModel
+from edged.core.policies.edf import Edf
+from edged.core.policy import Place
+from edged.core.sequence import Sequence
+from edged.core.types import Rank
+
+
+class EdfRelegate(Edf):
+    def may_preempt(self, urgent: Sequence, victim: Sequence) -> bool:
+        return urgent.rank.band < victim.rank.band
+
+    def place(self, seq: Sequence, cost: StepCostModel, now_s: float) -> Place:
+        rank, _ = super().place(seq, cost, now_s)
+        if seq.first_token_s is not None:
+            return Place(seq.rank)
+        latest_s = rank.order - cost.base_s - cost.prefill_cost_s(0, seq.num_missing_tokens)
+        if now_s >= latest_s:
+            return Place(Rank(1, seq.request.arrival_s))
+        return Place(rank, latest_s)

@@ -7,7 +7,10 @@ import pytest
 
 from edged.config import Flag, Loaded, Origin, SourceKind, load_settings
 from edged.config.sources import MAX_FILE_BYTES
+from edged.core.policies import POLICIES
 from edged.errors import ConfigError, Reason
+
+ANY_POLICY = " or ".join(f"'{name}'" for name in POLICIES)
 
 
 @pytest.fixture
@@ -271,7 +274,7 @@ def test_a_file_may_be_as_long_as_the_limit_and_no_longer(file: Path) -> None:
         ),
         (
             'scheduler.policy = "fair"',
-            "scheduler.policy = \"fair\": expected 'strict' or 'fcfs'",
+            f'scheduler.policy = "fair": expected {ANY_POLICY}',
         ),
         ("tiers.batch.max_queue_s = 0", "tiers.batch.max_queue_s = 0: expected more than 0"),
         ("[models.m]\n", "models.m.path is missing"),

@@ -9,6 +9,9 @@ from edged.core.types import SloTier, TierSpec
 from edged.engine.wire import Start
 from edged.supervise.spec import ModelSpec
 
+CALL_GRACE_S = 10.0
+"""A question outlasts the time after which the engine that owes its answer is replaced."""
+
 
 def tier_specs(settings: Settings) -> tuple[TierSpec, ...]:
     """Every tier, most urgent first."""
@@ -69,6 +72,7 @@ def model_specs(settings: Settings) -> tuple[ModelSpec, ...]:
             name=name,
             start=start_command(settings, model),
             stall_s=model.engine.stall_s,
+            call_s=model.engine.stall_s + CALL_GRACE_S,
             load_timeout_s=model.engine.load_timeout_s,
             max_restarts=model.engine.max_restarts,
             max_held=model.engine.max_held,

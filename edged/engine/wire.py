@@ -208,7 +208,7 @@ class DeltaLogprob(msgspec.Struct, frozen=True, array_like=True):
     token_id: int
     logprob: float
     piece: bytes
-    top: tuple["TopLogprob", ...]
+    top: tuple[TopLogprob, ...]
 
 
 class Preempted(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -89,7 +89,8 @@ class ModelHandle:
         self._check_takes_work()
         engine = self._keeper.ready_engine
         if engine is None or not engine.is_writable or self._book.is_trying:
-            detail = f"model {self.name!r} is {self._keeper.state}; it answers when it is ready"
+            why = "trying a request alone" if self._book.is_trying else self._keeper.state
+            detail = f"model {self.name!r} is {why}; it answers when it is ready for all"
             raise EdgedError(Reason.MODEL_LOADING, detail, retry_after_s=LOADING_RETRY_S)
         self._book.work.tokenize(prompt, self._clock.now_s())
         answer = await self._keeper.tokenizing.ask(

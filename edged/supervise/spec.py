@@ -26,7 +26,7 @@ class ModelSpec:
     """Longest time that running requests have when the model is unloaded."""
     stop_s: float = 10.0
     """Longest time that an engine has to end when it is asked to; then it is killed."""
-    call_s: float = 30.0
-    """Longest wait for the answer to a question, as tokenizing a prompt."""
+    call_s: float = 40.0
+    """Longest wait for the answer to a question, as tokenizing a prompt; longer than `stall_s`."""
     worker: tuple[str, ...] = WORKER
     """The engine's command; descriptors of the socket and the recorder are put behind it."""

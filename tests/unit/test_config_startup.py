@@ -5,7 +5,7 @@ from pathlib import Path
 from edged.config import Flag, Settings, load_settings
 from edged.core.types import SloTier, TierSpec
 from edged.engine import wire
-from edged.startup import socket_path, start_command, tier_specs
+from edged.startup import model_specs, socket_path, start_command, tier_specs
 
 
 def settings(**values: object) -> Settings:
@@ -37,6 +37,11 @@ def test_a_start_command_carries_the_models_own_engine_and_crosses_the_pipe() ->
 def test_a_step_is_never_longer_than_the_context() -> None:
     given = settings(engine__context_tokens=256)
     assert start_command(given, given.models["m"]).max_step_tokens == 256
+
+
+def test_a_question_outlasts_an_engine_that_stalls() -> None:
+    (spec,) = model_specs(settings(engine__stall_s=100.0))
+    assert spec.call_s >= spec.stall_s + 5.0
 
 
 def test_the_socket_may_be_found_named_or_off() -> None:

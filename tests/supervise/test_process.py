@@ -141,7 +141,7 @@ async def test_wait_gives_up_on_a_process_that_runs_on() -> None:
 async def test_children_of_an_engine_end_with_it() -> None:
     """The context looks for processes that are left; here is one that would be."""
     code = (
-        "import os, signal; print('child' if os.fork() else 'parent', flush=True); signal.pause()"
+        "import os, signal; os.write(1, b'child\\n' if os.fork() else b'parent\\n'); signal.pause()"
     )
     log = OutputLog()
     async with engine(*script(code), log=log) as process:

@@ -34,6 +34,7 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefill_token_s: Seconds = _PROFILE.prefill_token_s
     decode_token_s: Seconds = _PROFILE.decode_token_s
     cell_s: Seconds = _PROFILE.cell_s
+    prefill_cell_s: Seconds = _PROFILE.prefill_cell_s
     swap_byte_s: Seconds = _PROFILE.swap_byte_s
     vocab_size: Annotated[int, msgspec.Meta(ge=NUM_TOKENS, le=10**7)] = _MODEL.vocab_size
     train_context_tokens: Count = _MODEL.train_context_tokens
@@ -61,6 +62,7 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             prefill_token_s=self.prefill_token_s,
             decode_token_s=self.decode_token_s,
             cell_s=self.cell_s,
+            prefill_cell_s=self.prefill_cell_s,
             swap_byte_s=self.swap_byte_s,
         )
 

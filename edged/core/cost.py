@@ -3,9 +3,13 @@
 Theory of operation: a step costs a constant (launching, reading the weights), so much a prompt
 token, so much a decoding sequence, and so much a cell that attention reads:
 
-    seconds = base + prefill · tokens + decode · sequences + cell · cells_read
+    seconds = base + prefill · tokens + decode · sequences
+              + cell · cells of the decodes + prefill_cell · Σ over prompt tokens of their cells
 
-The four coefficients minimize the squared relative errors of recent steps, where a step counts 1 %
+A decode reads its cells from memory once for one token; the tokens of a prompt's chunk share what
+they read, so that a cell costs them far less where memory is what attention waits for, as on a GPU.
+
+The five coefficients minimize the squared relative errors of recent steps, where a step counts 1 %
 less with each one that follows, under the condition that none is negative. The normal equations are
 kept, and a few sweeps of coordinate descent after every few steps bring the coefficients to the new
 minimum (Lawson and Hanson, Solving Least Squares Problems, 1974, ch. 23, for the problem). A
@@ -21,9 +25,10 @@ from typing import NamedTuple
 
 from edged.core.plan import Chunk
 
-_SCALES = (1.0, 64.0, 8.0, 4096.0)
+_SCALES = (1.0, 64.0, 8.0, 4096.0, 65536.0)
 """Typical sizes of the features; coefficients are per that many."""
-_PRIOR_S = (0.005, 0.05, 0.005, 0.001)
+_NUM_FEATURES = len(_SCALES)
+_PRIOR_S = (0.005, 0.05, 0.005, 0.001, 0.004)
 """Seconds at those sizes before anything was measured: a slow laptop, on the safe side."""
 _FORGETTING = 0.99
 _INERTIA = 0.01
@@ -40,8 +45,10 @@ class StepShape(NamedTuple):
 
     prefill_tokens: int = 0
     decodes: int = 0
-    cells_read: float = 0.0
-    """Σ over tokens of the cells each one attends to."""
+    decode_cells: int = 0
+    """Cells that the decodes attend to."""
+    prefill_cells: float = 0.0
+    """Σ over prompt tokens of the cells each one attends to."""
 
 
 class StepCostModel:
@@ -49,8 +56,8 @@ class StepCostModel:
 
     def __init__(self) -> None:
         self._weights = list(_PRIOR_S)
-        self._products = [[0.0] * 4 for _ in range(4)]
-        self._targets = [0.0] * 4
+        self._products = [[0.0] * _NUM_FEATURES for _ in range(_NUM_FEATURES)]
+        self._targets = [0.0] * _NUM_FEATURES
         self._errors: deque[float] = deque(maxlen=_ERROR_WINDOW)
         self._usual_error = 0.0
         """The median at the last fit."""
@@ -71,7 +78,13 @@ class StepCostModel:
 
     @property
     def cell_s(self) -> float:
+        """For each cell of a decode."""
         return self._weights[3] / _SCALES[3]
+
+    @property
+    def prefill_cell_s(self) -> float:
+        """For each cell of each token of a prompt's chunk."""
+        return self._weights[4] / _SCALES[4]
 
     @property
     def median_error(self) -> float:
@@ -85,7 +98,8 @@ class StepCostModel:
             self.base_s
             + self.prefill_token_s * shape.prefill_tokens
             + self.decode_s * shape.decodes
-            + self.cell_s * shape.cells_read
+            + self.cell_s * shape.decode_cells
+            + self.prefill_cell_s * shape.prefill_cells
         )
 
     def decode_cost_s(self, num_cells: int) -> float:
@@ -94,7 +108,8 @@ class StepCostModel:
 
     def prefill_cost_s(self, start: int, num_tokens: int) -> float:
         """What a chunk `[start, start + num_tokens)` adds to a step."""
-        return self.prefill_token_s * num_tokens + self.cell_s * prefill_cells(start, num_tokens)
+        cells = attended_cells(start, num_tokens)
+        return self.prefill_token_s * num_tokens + self.prefill_cell_s * cells
 
     def prefill_tokens_within(self, seconds: float, start: int, limit: int) -> int:
         """Longest chunk from `start` that adds at most `seconds`, and at most `limit` tokens."""
@@ -104,8 +119,9 @@ class StepCostModel:
             return 0
         # The positive root of cell/2 · n² + per_token · n − seconds, in the form that stays exact
         # when the cell coefficient is next to nothing.
-        per_token_s = self.prefill_token_s + self.cell_s * start
-        divisor = per_token_s + sqrt(per_token_s * per_token_s + 2 * self.cell_s * seconds)
+        cell_s = self.prefill_cell_s
+        per_token_s = self.prefill_token_s + cell_s * (start + 0.5)
+        divisor = per_token_s + sqrt(per_token_s * per_token_s + 2 * cell_s * seconds)
         return limit if divisor * limit <= 2 * seconds else int(2 * seconds / divisor)
 
     def recompute_s(self, num_tokens: int, chunk_tokens: int) -> float:
@@ -129,7 +145,8 @@ class StepCostModel:
             1.0,
             shape.prefill_tokens / _SCALES[1],
             shape.decodes / _SCALES[2],
-            shape.cells_read / _SCALES[3],
+            shape.decode_cells / _SCALES[3],
+            shape.prefill_cells / _SCALES[4],
         )
         predicted_s = self.predict_s(shape)
         error = abs(predicted_s - seconds) / seconds
@@ -146,16 +163,16 @@ class StepCostModel:
 
     def _add(self, x: list[float]) -> None:
         """Take up the equation x · weights = 1."""
-        for i in range(4):
+        for i in range(_NUM_FEATURES):
             row, x_i = self._products[i], x[i]
-            for j in range(4):
+            for j in range(_NUM_FEATURES):
                 row[j] = _FORGETTING * row[j] + x_i * x[j]
             self._targets[i] = _FORGETTING * self._targets[i] + x_i
 
     def _descend(self) -> None:
         """Bring each coefficient to the best value that the others leave it."""
         weights = self._weights
-        for i in range(4):
+        for i in range(_NUM_FEATURES):
             row = self._products[i]
             inertia = _INERTIA / (_PRIOR_S[i] * _PRIOR_S[i])
             others = sum(a * w for a, w in zip(row, weights, strict=True)) - row[i] * weights[i]
@@ -165,17 +182,18 @@ class StepCostModel:
 
 def step_shape(chunks: Iterable[Chunk]) -> StepShape:
     """The features of a step for the cost model."""
-    prefill_tokens, decodes, cells = 0, 0, 0.0
+    prefill_tokens, decodes, decode_cells, prefill_cells = 0, 0, 0, 0.0
     for chunk in chunks:
         num_tokens = len(chunk.token_ids)
         if num_tokens == 1:
             decodes += 1
+            decode_cells += chunk.start + 1
         else:
             prefill_tokens += num_tokens
-        cells += prefill_cells(chunk.start, num_tokens)
-    return StepShape(prefill_tokens, decodes, cells)
+            prefill_cells += attended_cells(chunk.start, num_tokens)
+    return StepShape(prefill_tokens, decodes, decode_cells, prefill_cells)
 
 
-def prefill_cells(start: int, num_tokens: int) -> float:
+def attended_cells(start: int, num_tokens: int) -> float:
     """Cells read by a chunk: its k-th token attends to `start + k` cells."""
     return num_tokens * (start + (num_tokens + 1) / 2)

@@ -19,7 +19,9 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     prefill_token_s: float
     decode_token_s: float
     cell_s: float
-    """For each cell of KV that attention reads."""
+    """For each cell of KV that a decode reads."""
+    prefill_cell_s: float
+    """For each cell of KV that each token of a prompt's chunk attends to."""
     swap_byte_s: float
     """For each byte of KV that is copied to or from the host."""
     bytes_per_cell: int
@@ -32,13 +34,15 @@ SAMPLES: Mapping[str, DeviceProfile] = {
     profile.name: profile
     for profile in (
         # 8 billion parameters in 4 bits on 1 TB/s and 80 TFLOPS: 5 ms to read 5 GB of weights,
-        # 7 000 prompt tokens a second, KV of 32 layers × 8 heads × 128 in 8 bits.
+        # 7 000 prompt tokens a second, KV of 32 layers × 8 heads × 128 in 8 bits, attention of
+        # 32 layers × 4 × 4096 operations for a prompt token and a cell.
         DeviceProfile(
             name="consumer-gpu",
             step_s=0.0065,
             prefill_token_s=0.000_14,
             decode_token_s=0.000_12,
             cell_s=7.0e-8,
+            prefill_cell_s=6.5e-9,
             swap_byte_s=5.0e-11,
             bytes_per_cell=69_632,
             num_slots=64,

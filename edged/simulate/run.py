@@ -40,6 +40,7 @@ _SPEEDS = (
     "prefill_token_s",
     "decode_token_s",
     "cell_s",
+    "prefill_cell_s",
     "swap_byte_s",
     "bytes_per_cell",
 )

@@ -71,6 +71,7 @@ def test_a_profile_may_be_a_file(edged: Program, tmp_path: Path) -> None:
         "prefill_token_s": 0.0001,
         "decode_token_s": 0.0001,
         "cell_s": 0,
+        "prefill_cell_s": 0,
         "swap_byte_s": 0,
         "bytes_per_cell": 1000,
         "num_slots": 8,

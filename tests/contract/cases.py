@@ -76,6 +76,6 @@ CASES = (
         backend="sim",
         poison_token_id=7,
         options={"fail_step_on_token": "7", "step_s": "0", "prefill_token_s": "0"}
-        | {"decode_token_s": "0", "cell_s": "0", "swap_byte_s": "0"},
+        | {"decode_token_s": "0", "cell_s": "0", "prefill_cell_s": "0", "swap_byte_s": "0"},
     ),
 )

@@ -18,6 +18,7 @@ PROFILE = DeviceProfile(
     prefill_token_s=0.001,
     decode_token_s=0.002,
     cell_s=0.0,
+    prefill_cell_s=0.0,
     swap_byte_s=0.0,
     bytes_per_cell=100,
     num_slots=4,

@@ -4,14 +4,15 @@ import random
 
 import pytest
 
-from edged.core.cost import StepCostModel, StepShape, prefill_cells
+from edged.core.cost import StepCostModel, StepShape, attended_cells
 
-TRUE = (0.006, 0.0035, 0.0044, 2e-7)
+TRUE = (0.006, 0.0035, 0.0044, 2e-6, 5e-8)
 
 
 def _seconds(shape: StepShape) -> float:
-    base, prefill, decode, cell = TRUE
-    return base + prefill * shape.prefill_tokens + decode * shape.decodes + cell * shape.cells_read
+    base, prefill, decode, cell, prefill_cell = TRUE
+    decodes_s = decode * shape.decodes + cell * shape.decode_cells
+    return base + decodes_s + prefill * shape.prefill_tokens + prefill_cell * shape.prefill_cells
 
 
 def _shapes(seed: int, count: int) -> list[StepShape]:
@@ -19,8 +20,10 @@ def _shapes(seed: int, count: int) -> list[StepShape]:
     shapes = []
     for _ in range(count):
         decodes, prefill = draw.randint(0, 16), draw.choice((0, 0, 16, 64, 128))
-        cells = sum(draw.randint(20, 600) for _ in range(decodes)) + prefill_cells(0, prefill)
-        shapes.append(StepShape(prefill, max(decodes, 1 if not prefill else 0), cells))
+        decodes = max(decodes, 1 if not prefill else 0)
+        cells = sum(draw.randint(20, 600) for _ in range(decodes))
+        start = draw.choice((0, 0, 500, 4000))
+        shapes.append(StepShape(prefill, decodes, cells, attended_cells(start, prefill)))
     return shapes
 
 

@@ -171,12 +171,17 @@ def test_restoring_into_a_slot_that_is_not_empty_is_refused() -> None:
 def test_a_step_advances_the_manual_clock_as_the_profile_says() -> None:
     clock = ManualClock()
     profile = StepProfile(
-        step_s=1.0, prefill_token_s=0.1, decode_token_s=0.01, cell_s=0.001, swap_byte_s=1e-6
+        step_s=1.0,
+        prefill_token_s=0.1,
+        decode_token_s=0.01,
+        cell_s=0.001,
+        prefill_cell_s=0.0001,
+        swap_byte_s=1e-6,
     )
     model = SimModel(bytes_per_cell=1000)
     driver = Driver(sim(clock=clock, profile=profile, model=model))
     driver.step()
-    assert clock.now_s() == pytest.approx(1 + 0.1 * 19 + 0.001 * 19)
+    assert clock.now_s() == pytest.approx(1 + 0.1 * 19 + 0.0001 * 190)
     before_s = clock.now_s()
     driver.step()
     assert clock.now_s() - before_s == pytest.approx(1 + 0.01 + 0.001 * 20)

@@ -187,6 +187,24 @@ def simulate(
     )
 
 
+@app.command()
+def profile(
+    context: typer.Context,
+    *,
+    config: ConfigOption = None,
+    model: ModelsOption = None,
+    kv_type: KvTypeOption = None,
+    context_tokens: ContextOption = None,
+    max_sequences: SequencesOption = None,
+    backend: BackendOption = None,
+) -> None:
+    """Measure the default model on this device, and print a profile for `edged simulate`."""
+    loaded = _load_settings(setting_flags(context.params), config)
+    from edged.cli.profile import print_profile  # noqa: PLC0415
+
+    print_profile(loaded.settings)
+
+
 @config_app.command("show")
 def config_show(
     context: typer.Context,
@@ -256,7 +274,7 @@ def setting_flags(params: Mapping[str, object]) -> list[Flag]:
     """The settings that the parameters of `edged serve` stand for; those not given are left out."""
     flags = model_flags(cast("list[str] | None", params["model"]) or [])
     for name, section in _SECTIONS.items():
-        if params[name] is not None:
+        if params.get(name) is not None:
             flags.append(Flag((section, name), params[name], f"--{name.replace('_', '-')}"))
     return flags
 

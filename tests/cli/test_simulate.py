@@ -84,3 +84,21 @@ def test_a_profile_may_be_a_file(edged: Program, tmp_path: Path) -> None:
     done = edged.run(*named)
     assert (done.returncode, done.stdout) == (1, "")
     assert "num_slots is 0; expected at least 1" in done.stderr
+
+
+def test_a_profile_is_measured_and_simulated_with(edged: Program, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    speeds = 'step_s = "0"\nprefill_token_s = "0"\ndecode_token_s = "0"\n'
+    config.write_text(
+        f'[engine]\nbackend = "sim"\nmax_sequences = 4\n[engine.options]\n{speeds}'
+        '[models.m]\npath = "none"\n'
+    )
+    done = edged.run("profile", "--config", str(config))
+    assert done.returncode == 0
+    profile = json.loads(done.stdout)
+    assert (profile["name"], profile["num_slots"]) == ("m", 4)
+    assert "steps are predicted within" in done.stderr
+    path = tmp_path / "device.json"
+    path.write_text(done.stdout)
+    named = ("simulate", "--json", "--jobs", "5", "--policies", "fcfs", "--profile", str(path))
+    assert json.loads(edged.run(*named).stdout)["profile"] == "m"

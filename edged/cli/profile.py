@@ -1,0 +1,35 @@
+"""`edged profile`: how fast a model is on this device, for `edged simulate`."""
+
+import msgspec
+
+from edged.backend import find_backend
+from edged.cli.output import emit, note
+from edged.clock import MonotonicClock
+from edged.config.settings import Settings
+from edged.engine.translate import backend_config
+from edged.errors import EdgedError
+from edged.simulate.fit import fit_profile
+from edged.startup import start_command
+
+
+def print_profile(settings: Settings) -> None:
+    """Load the default model in this process, measure it, and print its profile as JSON.
+
+    Raises:
+        EdgedError: the model cannot be loaded, or a step fails.
+    """
+    name = settings.default_model
+    start = start_command(settings, settings.models[name])
+    note(f"loading {name}")
+    backend = find_backend(start.backend)(backend_config(start), lambda fraction: None)
+    try:
+        note("measuring; this takes a minute or two on a slow machine")
+        profile, error = fit_profile(
+            backend, MonotonicClock(), name=name, max_step_tokens=start.max_step_tokens
+        )
+    except EdgedError as failure:
+        raise EdgedError(failure.reason, f"a step failed: {failure.detail}") from failure
+    finally:
+        backend.close()
+    note(f"steps are predicted within {100 * error:.0f}% (median)")
+    emit(msgspec.json.format(msgspec.json.encode(profile), indent=2).decode() + "\n")

@@ -48,7 +48,8 @@ async def test_interactive_request_overtakes_batch_work(
 ) -> None:
     engine = {"max_sequences": 2, "snapshot_bytes": snapshot_bytes}
     async with serving(tmp_path, sim_tables(engine=engine, step_s=STEP_S)) as daemon:
-        wanted = await daemon.answers([*batch(), CHAT])
+        # One after the other: what is preempted here would be counted below.
+        wanted = [await daemon.generate(request).end() for request in (*batch(), CHAT)]
         answers, urgent = await run_over_batch(daemon)
         check_equal([*answers, urgent], wanted)
         (victim,) = preempted(answers)

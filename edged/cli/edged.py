@@ -166,6 +166,10 @@ def simulate(
     slots: Annotated[int | None, typer.Option(min=1, max=4096, metavar="N")] = None,
     kv_tokens: Annotated[int | None, typer.Option(min=16, metavar="N")] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Runs to average.")] = 1,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw targets kept and goodput against the rate."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON: every run.")] = False,
 ) -> None:
     """Simulate scheduling policies on a workload: the production scheduler on a manual clock."""
@@ -184,6 +188,7 @@ def simulate(
         num_cells=kv_tokens,
         num_seeds=seeds,
         json=as_json,
+        picture=plot,
     )
 
 

@@ -70,6 +70,7 @@ def simulate(
     num_cells: int | None,
     num_seeds: int,
     json: bool,
+    picture: Path | None,
 ) -> None:
     """The command, from what the user typed.
 
@@ -98,11 +99,11 @@ def simulate(
         profile=device,
         num_seeds=num_seeds,
     )
-    run_experiment(experiment, json=json)
+    run_experiment(experiment, json=json, picture=picture)
 
 
-def run_experiment(experiment: Experiment, *, json: bool) -> None:
-    """Simulate and print; progress goes to stderr, a line for each row."""
+def run_experiment(experiment: Experiment, *, json: bool, picture: Path | None) -> None:
+    """Simulate and print, and draw if asked to; progress goes to stderr, a line for each row."""
     rows: list[Row] = []
     for rate in experiment.rates:
         workloads = [_workload(experiment, rate, seed) for seed in range(experiment.num_seeds)]
@@ -113,12 +114,28 @@ def run_experiment(experiment: Experiment, *, json: bool) -> None:
             services = {tier: _service(tier, targets[tier]) for tier in experiment.mix}
             runs = [run_jobs(jobs, scheduler, services, experiment.profile) for jobs in workloads]
             rows.append(Row(policy, rate, tuple(measure(run, targets) for run in runs)))
+    if picture is not None:
+        _draw(rows, picture)
     if json:
         emit_json({"profile": experiment.profile.name, "rows": as_json(rows)})
         return
     heading, *lines = table(rows)
     columns = [Column(head, is_number=place > 0) for place, head in enumerate(heading)]
     emit(laid_out(columns, lines, colour=False))
+
+
+def _draw(rows: Sequence[Row], path: Path) -> None:
+    try:
+        from edged.simulate.plot import plot  # noqa: PLC0415  # is not always installed, and slow
+    except ImportError as error:
+        raise CommandError(
+            f"--plot needs matplotlib: pip install 'edged[plot]' ({error})"
+        ) from None
+    try:
+        plot(rows, path)
+    except OSError as error:
+        raise CommandError(f"--plot {path}: cannot be written: {error.strerror}") from error
+    note(f"drawn to {path}")
 
 
 def _workload(experiment: Experiment, rate: float, seed: int) -> list[Job]:

@@ -29,6 +29,17 @@ def test_a_table_has_a_line_for_each_policy_and_load(edged: Program) -> None:
     assert "simulating edf at 6.00 requests/s" in done.stderr
 
 
+def test_a_picture_is_drawn_beside_the_table(edged: Program, tmp_path: Path) -> None:
+    path = tmp_path / "policies.png"
+    named = ("simulate", "--jobs", "10", "--policies", "fcfs", "--load", "1,2")
+    done = edged.run(*named, "--plot", str(path))
+    assert done.returncode == 0
+    assert path.stat().st_size > 1000
+    done = edged.run(*named, "--plot", str(tmp_path / "no" / "where.png"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "cannot be written: No such file or directory" in done.stderr
+
+
 def test_json_has_every_run_with_every_measure(edged: Program, tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
     rows = "".join(f"{number},50,5\n" for number in range(20))

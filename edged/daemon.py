@@ -6,7 +6,7 @@ every model lives in a process of its own.
 
 | state | while | health | new work |
 |---|---|---|---|
-| LOADING | no model serves, one is loading | NOT_SERVING | held for its model |
+| LOADING | no model serves, one is loading | SERVING | held for its model |
 | READY | a model serves | SERVING | taken |
 | READY | none serves, one waits for LoadModel | NOT_SERVING | refused: MODEL_UNLOADED |
 | FAILED | every model has failed | NOT_SERVING | refused, with the reason |
@@ -38,6 +38,7 @@ STOP_GRACE_S = 2.0
 """For calls that are still open when every request has ended."""
 
 _SERVES = frozenset({ModelState.READY, ModelState.RESTARTING})
+_TAKES_WORK = _SERVES | {ModelState.LOADING}
 _MAY_SERVE = frozenset({ModelState.UNLOADED, ModelState.UNLOADING})
 
 
@@ -124,7 +125,8 @@ class Daemon:
             loop.add_signal_handler(number, self.request_drain)
 
     async def _keep_health(self, fleet: Fleet, server: RpcServer) -> None:
-        """Health follows the models until the daemon drains."""
+        """Health follows the models until the daemon drains: it says whether a Generate is taken,
+        which waits for a model that is loading or restarting."""
         known: DaemonState | None = None
         while not self._is_draining:
             models = fleet.status()
@@ -132,7 +134,7 @@ class Daemon:
             if state is not known:
                 known = state
                 self._log.info("daemon state", state=state.value)
-            server.set_serving(any(model.state in _SERVES for model in models))
+            server.set_serving(any(model.state in _TAKES_WORK for model in models))
             await fleet.wait_for_change()
 
     async def _drain(self, fleet: Fleet) -> None:

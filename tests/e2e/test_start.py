@@ -25,7 +25,6 @@ from tests.e2e.settings import sim_tables
 from tests.e2e.streams import WAIT_S, Stream, ask
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 async def test_daemon_answers_on_both_listeners_while_its_model_loads(tmp_path: Path) -> None:
@@ -45,12 +44,13 @@ async def test_daemon_answers_on_both_listeners_while_its_model_loads(tmp_path: 
         assert (await daemon.status()).state == admin_pb2.DAEMON_STATE_READY
 
 
-async def test_health_serves_when_the_model_does(tmp_path: Path) -> None:
-    async with serving(tmp_path, sim_tables(load_s=1.0)) as daemon:
+async def test_health_serves_as_soon_as_requests_are_taken(tmp_path: Path) -> None:
+    async with serving(tmp_path, sim_tables(load_s=3.0)) as daemon:
         watch = daemon.health.Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_S)
-        assert (await watch.read()).status == NOT_SERVING
+        while (await watch.read()).status != SERVING:
+            pass
         assert (await daemon.model()).state == admin_pb2.MODEL_STATE_LOADING
-        assert (await watch.read()).status == SERVING
+        assert (await daemon.generate(ask("held", max_tokens=2)).end()).finished
         assert (await daemon.model()).state == admin_pb2.MODEL_STATE_READY
         watch.cancel()
 

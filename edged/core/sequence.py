@@ -31,6 +31,7 @@ class Sequence:
     """Mutable; owned and written by the scheduler only."""
 
     __slots__ = (
+        "eta_s",
         "first_scheduled_s",
         "first_token_s",
         "last_token_s",
@@ -40,6 +41,7 @@ class Sequence:
         "num_preemptions",
         "num_prompt_tokens",
         "preempted_at_s",
+        "promised",
         "rank",
         "request",
         "sampling",
@@ -81,6 +83,10 @@ class Sequence:
         self.preempted_at_s: float | None = None
         self.num_preemptions = request.past.num_preemptions
         self.num_losses = 0
+        self.promised: bool | None = None
+        """`Admitted.promised`."""
+        self.eta_s: float | None = None
+        """Moment at which its first token is expected, while it waits for its first step."""
 
     def to(self, state: SequenceState) -> None:
         assert state in TRANSITIONS[self.state], f"{self.seq_id}: {self.state} -> {state}"

@@ -49,6 +49,30 @@ class RejectReason(StrEnum):
     PROMPT_TOO_LONG = "prompt_too_long"
     INVALID = "invalid"
     DUPLICATE = "duplicate"
+    UNATTAINABLE = "unattainable"
+    """Its targets cannot be promised, and it is worth nothing without."""
+
+
+class OnUnattainable(StrEnum):
+    """What becomes of a request whose targets cannot be promised at its arrival."""
+
+    BEST_EFFORT = "best_effort"
+    """It is served as early as promises to others allow."""
+    REJECT = "reject"
+
+
+class MissCause(StrEnum):
+    """Why a target was missed; the first that applies, in this order."""
+
+    ENGINE_LOST = "engine_lost"
+    OVERLOAD = "overload"
+    """At its arrival there was more to do in time than the engine can."""
+    RELEGATED = "relegated"
+    """Later, others whose targets could be held went first."""
+    ANSWER_LENGTH = "answer_length"
+    """The answer was longer than expected."""
+    ESTIMATE = "estimate"
+    """Steps took longer than predicted."""
 
 
 class Rank(NamedTuple):
@@ -75,6 +99,7 @@ class TierSpec:
     """Whether a more urgent tier may take this tier's slot."""
     min_share: float
     """Least fraction of engine time, in [0, 1), while the tier has work."""
+    ttlt_target_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +164,7 @@ class Request:
     past: PastService = PastService()
     expected_tokens: int | None = None
     """Length of the answer, as far as the client knows it; a wrong one costs time, nothing else."""
+    on_unattainable: OnUnattainable = OnUnattainable.BEST_EFFORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +205,8 @@ class Admitted:
     position: int
     """Requests that are more urgent and not yet running; 0 is next."""
     predicted_ttft_s: float
+    promised: bool | None = None
+    """Whether its targets will be held; None if it has none, or the policy promises nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +224,18 @@ class TokenEvent(NamedTuple):
     token_index: int
     """Position in the answer, from 0."""
     token: SampledToken
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEvent:
+    """Where a request that waits for its first step stands; from time to time."""
+
+    request_id: RequestId
+    position: int
+    eta_s: float
+    """Seconds from now until its first token, as expected."""
+    eta_bound_s: float
+    """The same, not to be exceeded in 19 of 20 cases; inf where nothing can be said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +266,19 @@ class RequestTimings:
     num_engine_losses: int
     met_ttft: bool | None
     met_tpot: bool | None
+    met_ttlt: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a request's targets."""
+
+    promised: bool | None
+    """`Admitted.promised`."""
+    held: bool
+    """Whether every target was met."""
+    miss_cause: MissCause | None
+    """Why not, if not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +290,8 @@ class FinishEvent:
     timings: RequestTimings
     detail: str = ""
     """For ERROR and DEADLINE: a sentence for the client."""
+    outcome: Outcome | None = None
+    """None if it had no targets."""
 
 
-EngineEvent = TokenEvent | PreemptEvent | ResumeEvent | FinishEvent
+EngineEvent = TokenEvent | QueueEvent | PreemptEvent | ResumeEvent | FinishEvent

@@ -17,6 +17,7 @@ from edged.core.types import (
     FinishEvent,
     FinishReason,
     PreemptEvent,
+    QueueEvent,
     Rejected,
     Request,
     RequestId,
@@ -269,6 +270,8 @@ class Desk:
                     items.append(Resumed(request_id, paused_s))
                 case Answered():
                     self._answered(event)
+                case QueueEvent():
+                    pass
                 case _:
                     assert_never(event)
         if items:

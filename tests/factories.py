@@ -15,6 +15,7 @@ from edged.core.types import (
     TIER_RANK,
     ClientId,
     KvGeometry,
+    OnUnattainable,
     PastService,
     Request,
     RequestId,
@@ -50,8 +51,12 @@ def request(
     sampling: SamplingParams | None = None,
     generated: tuple[int, ...] = (),
     past: PastService | None = None,
+    expected: int | None = None,
+    on_unattainable: OnUnattainable = OnUnattainable.BEST_EFFORT,
+    **targets: float | None,
 ) -> Request:
-    """`prompt` is the ids, or how many of them; two names give two prompts."""
+    """`prompt` is the ids, or how many of them; two names give two prompts. `targets` are fields of
+    `ServiceLevel`, put over the tier's."""
     spec = TIERS[tier]
     if isinstance(prompt, int):
         seed = sum(name.encode())
@@ -61,11 +66,16 @@ def request(
         client_id=ClientId(client),
         prompt_token_ids=prompt,
         sampling=sampling or SamplingParams(max_tokens=max_tokens, seed=len(name)),
-        service=ServiceLevel(tier, spec.ttft_target_s, spec.tpot_target_s),
+        service=replace(
+            ServiceLevel(tier, spec.ttft_target_s, spec.tpot_target_s, spec.ttlt_target_s),
+            **targets,
+        ),
         arrival_s=arrival_s,
         deadline_s=deadline_s,
         generated_token_ids=generated,
         past=past or PastService(),
+        expected_tokens=expected,
+        on_unattainable=on_unattainable,
     )
 
 
@@ -126,6 +136,10 @@ def check_eviction(cause: Sequence, victim: Sequence, policy: str = "strict") ->
     """I5: nobody yields to the less urgent. In the terms of the tiers: to one that waits only what
     is less urgent and may be preempted; under a baseline nobody, or who is relegated."""
     assert by_rank(cause) < by_rank(victim), f"I5: {cause.seq_id} evicts {victim.seq_id}"
+    if policy == "slo":
+        assert cause.slot is not None or cause.rank.band < victim.rank.band, "I5: equals preempt"
+        assert cause.slot is not None or TIERS[victim.tier].preemptible, "I5: not preemptible"
+        return
     if policy in ("edf_relegate", "hybrid"):
         bands = cause.rank.band, victim.rank.band
         assert cause.slot is not None or bands == (0, 1), f"I5: {bands} preempts"

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 
 from edged.core.cost import StepCostModel
+from edged.core.forecast import Assessment
 from edged.core.kv import KvBudget
 from edged.core.queue import WaitingQueue
 from edged.core.sequence import Sequence
-from edged.core.types import Rejected, RejectReason, Request
+from edged.core.types import OnUnattainable, Rejected, RejectReason, Request
 
 _DEFAULT_ANSWER_TOKENS = 256
 """Assumed where a running answer has no nearer end."""
+
+_LEAST_RETRY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,26 @@ def refuse(request: Request, view: AdmissionView, is_known: bool) -> Rejected | 
             retry_after_s=_slot_wait_s(view),
         )
     return None
+
+
+def is_unattainable(seq: Sequence, assessment: Assessment) -> bool:
+    """Whether a request is to be refused because its targets cannot be promised. A replay is not:
+    it was admitted."""
+    request = seq.request
+    if request.past.num_engine_losses > 0:
+        return False
+    return not assessment.promised and request.on_unattainable is OnUnattainable.REJECT
+
+
+def unattainable(seq: Sequence, assessment: Assessment, now_s: float) -> Rejected:
+    left_s = assessment.entry.due_s - now_s
+    late_s = assessment.predicted_s - left_s
+    return Rejected(
+        RejectReason.UNATTAINABLE,
+        f"its targets cannot be promised now: the first token is due in {left_s:.3g} s and can be "
+        f"expected in {assessment.predicted_s:.3g} s, without what comes meanwhile",
+        retry_after_s=max(_LEAST_RETRY_S, late_s),
+    )
 
 
 def predict_ttft_s(seq: Sequence, view: AdmissionView) -> float:

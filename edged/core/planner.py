@@ -97,7 +97,7 @@ def _place_and_allocate(
     goes on waiting, with all behind it."""
     waits: SeqId | None = None
     while True:
-        placement = _Placement(view, owed)
+        placement = _Placement(view, owed, now_s)
         placement.make_room_to_grow()
         placement.place_waiting(waits)
         allocation = _Allocation(view, owed, placement, now_s)
@@ -140,9 +140,10 @@ def plan_next_tokens(view: PlannerView, owed: frozenset[SloTier], step: int) -> 
 class _Placement:
     """Slots and cells as they will be once the plan's evictions are done; scratch of one plan."""
 
-    def __init__(self, view: PlannerView, owed: frozenset[SloTier]) -> None:
+    def __init__(self, view: PlannerView, owed: frozenset[SloTier], now_s: float) -> None:
         self._view = view
         self._owed = owed
+        self._now_s = now_s
         self._free_slots = view.kv.free_slots
         self.free_cells = view.kv.free_cells
         self._free_snapshot_bytes = view.kv.free_snapshot_bytes
@@ -213,8 +214,12 @@ class _Placement:
             return []
         victims: list[Sequence] = []
         for victim in reversed(self.running):
-            if victim.seq_id in self.slots or not self._yields(victim, seq):
+            if victim.seq_id in self.slots or urgency(seq, self._owed) >= urgency(
+                victim, self._owed
+            ):
                 break
+            if not self._view.policy.may_preempt(seq, victim, self._now_s):
+                continue
             victims.append(victim)
             missing_slots -= 1
             missing_cells -= self._cells_given_back(victim)
@@ -235,10 +240,6 @@ class _Placement:
                 missing_slots -= 1
                 missing_cells -= self._cells_given_back(other)
         return missing_slots <= 0 and missing_cells <= 0
-
-    def _yields(self, victim: Sequence, seq: Sequence) -> bool:
-        more_urgent = urgency(seq, self._owed) < urgency(victim, self._owed)
-        return more_urgent and self._view.policy.may_preempt(seq, victim)
 
     def _cells_given_back(self, victim: Sequence) -> int:
         """Its reservation, the growth it no longer needs, and its headroom."""
@@ -312,6 +313,8 @@ class _Allocation:
         """Step seconds that the band's sequences so far tolerate for their equals."""
         self._next_outer_s = inf
         """Step seconds that everybody so far tolerates for less urgent bands."""
+        self._others_part = inf
+        """What everybody so far tolerates that less urgent bands add, as a part of the step."""
         self._has_prefill = False
 
     def run(self) -> None:
@@ -327,7 +330,8 @@ class _Allocation:
         for place, band in enumerate(sorted(bands)):
             if place == 1:
                 self._head_s = self._inner_s
-            self._outer_s, self._inner_s = self._next_outer_s, inf
+            self._outer_s = min(self._next_outer_s, self._used_s * (1.0 + self._others_part))
+            self._inner_s = inf
             decodes, prefills = bands[band]
             # The first one that does not fit ends its row: a smaller one that came later does not
             # get ahead of it, step after step.
@@ -385,4 +389,5 @@ class _Allocation:
         tolerance = self._view.policy.tolerance(seq, self._now_s)
         self._inner_s = min(self._inner_s, tolerance.for_equals_s)
         self._next_outer_s = min(self._next_outer_s, tolerance.for_others_s)
+        self._others_part = min(self._others_part, tolerance.others_part)
         return True

@@ -1,18 +1,20 @@
 """What a scheduling policy decides.
 
-A policy is pure: it sees one sequence, or two, and the time; it owns no state and changes nothing.
-The planner asks it the same questions whatever the policy is, so a policy is one file in
-`policies/`, one line in its `POLICIES`, and one scenario.
+The planner asks every policy the same questions, so a policy is one file in `policies/`, one line
+in its `POLICIES`, and one scenario. Most see one sequence, or two, and the time. One that makes
+promises keeps books of its own (`edged.core.forecast`), and is told what happens; like all of the
+core it reads no clock and draws nothing at random.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple, Protocol
 
-from edged.core.cost import StepCostModel
+from edged.core.forecast import Assessment
+from edged.core.plan import StepPlan, StepResult
 from edged.core.sequence import Sequence
-from edged.core.types import Rank, SloTier, TierSpec
+from edged.core.types import FinishReason, Rank, SloTier, TierSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class SchedulerConfig:
     share_quantum_s: float
     """Credit at which a tier is owed its `min_share`."""
     max_snapshot_bytes: int
+    relegated_share: float = 0.01
+    """Least fraction of engine time for prefills that cannot be in time any more."""
     can_interrupt: bool = False
     """Whether arrivals cut steps short; the backend's, so the engine fills it in."""
 
@@ -42,6 +46,8 @@ class Tolerance(NamedTuple):
     """With prefills of its own band."""
     for_others_s: float = inf
     """With less urgent bands."""
+    others_part: float = inf
+    """What less urgent bands may add to the step, as a part of the step without them."""
 
 
 class PrefillBounds(NamedTuple):
@@ -66,12 +72,28 @@ class Policy(Protocol):
         """Whether `min_share` lifts a tier that is owed time."""
         ...
 
-    def place(self, seq: Sequence, cost: StepCostModel, now_s: float) -> Place:
+    @property
+    def ranks_progress(self) -> bool:
+        """Whether a sequence is to be placed anew with each chunk of its prompt."""
+        ...
+
+    def assess(self, seq: Sequence, now_s: float) -> Assessment | None:
+        """Whether an arrival's targets can be promised. Changes nothing. None: it has none, or
+        the policy promises nothing."""
+        ...
+
+    def admit(
+        self, seq: Sequence, assessment: Assessment | None, now_s: float
+    ) -> Iterable[Sequence]:
+        """Take an arrival in, as it was assessed; whom this moves is to be placed anew."""
+        ...
+
+    def place(self, seq: Sequence, now_s: float) -> Place:
         """The sequence's rank. It stays so until the moment that is named, so that queues can be
         kept in order."""
         ...
 
-    def may_preempt(self, urgent: Sequence, victim: Sequence) -> bool:
+    def may_preempt(self, urgent: Sequence, victim: Sequence, now_s: float) -> bool:
         """Whether `urgent`, which has no slot, may take `victim`'s. Never true both ways."""
         ...
 
@@ -88,3 +110,36 @@ class Policy(Protocol):
         its band tolerates for equals beyond the step's predicted end; 0 if nobody else shares
         the step, which is short then."""
         ...
+
+    def advanced(self, seq: Sequence) -> None:
+        """It got its slot, or its first token."""
+        ...
+
+    def ended(self, seq: Sequence, reason: FinishReason) -> None: ...
+
+    def learn(self, plan: StepPlan, result: StepResult) -> Iterable[Sequence]:
+        """A step was committed; whom this moves is to be placed anew."""
+        ...
+
+
+class WithoutBooks:
+    """What a policy does that promises nothing: nothing."""
+
+    ranks_progress = False
+
+    def assess(self, seq: Sequence, now_s: float) -> Assessment | None:
+        return None
+
+    def admit(
+        self, seq: Sequence, assessment: Assessment | None, now_s: float
+    ) -> Iterable[Sequence]:
+        return ()
+
+    def advanced(self, seq: Sequence) -> None:
+        return
+
+    def ended(self, seq: Sequence, reason: FinishReason) -> None:
+        return
+
+    def learn(self, plan: StepPlan, result: StepResult) -> Iterable[Sequence]:
+        return ()

@@ -17,7 +17,13 @@ from bisect import insort
 from collections.abc import Iterable
 
 from edged.core.accounts import Accounts
-from edged.core.admission import AdmissionView, predict_ttft_s, refuse
+from edged.core.admission import (
+    AdmissionView,
+    is_unattainable,
+    predict_ttft_s,
+    refuse,
+    unattainable,
+)
 from edged.core.kv import KvBudget
 from edged.core.metrics import SchedulerStatistics, finish_event
 from edged.core.moments import Moments
@@ -60,9 +66,9 @@ class Scheduler:
     ) -> None:
         self._config = config
         self._eog_token_ids = eog_token_ids
-        self._policy = POLICIES[config.policy](config)
         self._accounts = Accounts(config)
         self.cost = self._accounts.cost
+        self._policy = POLICIES[config.policy](config, self.cost)
         self._kv = KvBudget(geometry, config.max_snapshot_bytes)
         self._queue = WaitingQueue(config.tiers)
         self._sequences: dict[RequestId, Sequence] = {}
@@ -99,15 +105,24 @@ class Scheduler:
         if refusal is not None:
             return refusal
         seq = self._sequence(request)
+        assessment = self._policy.assess(seq, now_s)
+        if assessment is not None and is_unattainable(seq, assessment):
+            return unattainable(seq, assessment, now_s)
         self._sequences[request.request_id] = seq
         self._by_id[seq.seq_id] = seq
         if seq.num_generated_tokens >= seq.max_tokens:
             self._complete_at_submit.append(seq)  # a replay that lacked only its finish event
             return Admitted(seq.seq_id, 0, 0.0)
+        seq.promised = None if assessment is None else assessment.promised
+        moved = self._policy.admit(seq, assessment, now_s)
         self._place(seq, now_s)
         self._queue.add(seq)
+        for other in moved:
+            self._place(other, now_s)
         self._watch_expiry(seq)
-        return Admitted(seq.seq_id, self._queue.position(seq), predict_ttft_s(seq, view))
+        return Admitted(
+            seq.seq_id, self._queue.position(seq), predict_ttft_s(seq, view), seq.promised
+        )
 
     def cancel(
         self, request_id: RequestId, reason: FinishReason, now_s: float, detail: str = ""
@@ -157,6 +172,8 @@ class Scheduler:
             elif chunk.seq_id not in result.interrupted:
                 self._commit_chunk(seq, chunk, result, now_s, events)
         self._accounts.close_step(plan, result, self._running, self._queue)
+        for seq in self._policy.learn(plan, result):
+            self._place(seq, now_s)
         return events
 
     def next_wakeup_s(self) -> float | None:
@@ -244,7 +261,7 @@ class Scheduler:
 
     def _place(self, seq: Sequence, now_s: float) -> None:
         """Ask the policy where a sequence stands, and remember when to ask again."""
-        rank, until_s = self._policy.place(seq, self.cost, now_s)
+        rank, until_s = self._policy.place(seq, now_s)
         if until_s is not None:
             assert until_s > now_s, f"{seq.seq_id} stands where it does until {until_s}, which was"
             self._reviews.add(until_s, seq.seq_id)
@@ -326,6 +343,7 @@ class Scheduler:
         seq.to(SequenceState.RUNNING)
         seq.slot = chunk.slot
         insort(self._running, seq, key=by_rank)
+        self._policy.advanced(seq)
         if seq.first_scheduled_s is None:
             seq.first_scheduled_s = began_s
         if seq.preempted_at_s is not None:
@@ -359,6 +377,8 @@ class Scheduler:
             num_prompt_tokens = min(num_tokens, seq.num_prompt_tokens - start)
             self._accounts.num_prompt_tokens += num_prompt_tokens
         if chunk.sampling is None:
+            if self._policy.ranks_progress:
+                self._place(seq, now_s)
             return
         token = result.sampled[seq.seq_id]
         if token.token_id in seq.stop_token_ids:
@@ -366,6 +386,7 @@ class Scheduler:
             return
         if seq.first_token_s is None:
             seq.first_token_s = now_s
+            self._policy.advanced(seq)
         seq.last_token_s = now_s
         self._accounts.tiers[seq.tier].num_generated_tokens += 1
         index = len(seq.token_ids) - seq.num_prompt_tokens
@@ -392,6 +413,7 @@ class Scheduler:
                 self._to_discard.append(seq.seq_id)
                 seq.snapshot_bytes = 0
         seq.to(SequenceState.FINISHED)
+        self._policy.ended(seq, reason)
         del self._sequences[seq.request.request_id]
         del self._by_id[seq.seq_id]
         self._accounts.tiers[seq.tier].num_finished += 1

@@ -102,6 +102,16 @@ class Sequence:
         return len(self.token_ids) - self.num_computed_tokens
 
     @property
+    def ends_due_s(self) -> float | None:
+        """When its answer is to be complete: its TTLT target, or the end of its time."""
+        request = self.request
+        ttlt_s, deadline_s = request.service.ttlt_target_s, request.deadline_s
+        if ttlt_s is None:
+            return deadline_s
+        due_s = request.arrival_s + ttlt_s
+        return due_s if deadline_s is None else min(due_s, deadline_s)
+
+    @property
     def is_decoding(self) -> bool:
         return len(self.token_ids) - self.num_computed_tokens == 1
 

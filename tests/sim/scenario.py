@@ -24,7 +24,9 @@ from edged.core.types import (
     EngineEvent,
     FinishEvent,
     FinishReason,
+    OnUnattainable,
     PreemptEvent,
+    QueueEvent,
     Rejected,
     Request,
     RequestId,
@@ -97,6 +99,13 @@ def _command(words: list[str]) -> Command:
             arrival_s=float(when),
             deadline_s=float(deadline) if deadline else None,
             client=fields.get("client", "client"),
+            expected=int(fields["expected"]) if "expected" in fields else None,
+            on_unattainable=OnUnattainable(fields.get("on_unattainable", "best_effort")),
+            **{
+                f"{name}_target_s": float(fields[name])
+                for name in ("ttft", "tpot", "ttlt")
+                if name in fields
+            },
         ),
     )
 
@@ -149,6 +158,8 @@ def _tell(event: EngineEvent) -> str:
     match event:
         case TokenEvent(request_id=name, token_index=index):
             return f"{name} token {index}"
+        case QueueEvent(request_id=name, position=position, eta_s=eta_s):
+            return f"{name} waits (place {position}, {eta_s:.1f} s)"
         case PreemptEvent(request_id=name, mode=mode):
             return f"{name} preempted ({mode})"
         case ResumeEvent(request_id=name):
@@ -217,6 +228,8 @@ def _apply(command: Command, loop: EngineLoop, trace: _Trace, now_s: float) -> N
                 trace.note(now_s, f"{wanted.request_id} refused ({answer.reason})")
             else:
                 place = f"place {answer.position}"
+                if answer.promised is not None:
+                    place += ", promised" if answer.promised else ", not promised"
                 trace.note(now_s, f"{wanted.request_id} admitted ({place})")
 
 

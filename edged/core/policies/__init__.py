@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Mapping
 
+from edged.core.cost import StepCostModel
 from edged.core.policies.edf import Edf
 from edged.core.policies.edf_relegate import EdfRelegate
 from edged.core.policies.fcfs import Fcfs
 from edged.core.policies.hybrid import Hybrid
 from edged.core.policies.sjf_oracle import SjfOracle
+from edged.core.policies.slo import Slo
 from edged.core.policies.srpf import Srpf
 from edged.core.policies.strict import Strict
 from edged.core.policy import Policy, SchedulerConfig
 
-POLICIES: Mapping[str, Callable[[SchedulerConfig], Policy]] = {
+POLICIES: Mapping[str, Callable[[SchedulerConfig, StepCostModel], Policy]] = {
+    "slo": Slo,
     "strict": Strict,
     "fcfs": Fcfs,
     "edf": Edf,

@@ -6,19 +6,20 @@ target allow.
 
 from collections.abc import Mapping
 
+from edged.core.cost import StepCostModel
 from edged.core.plan import YIELDS_TO_NOBODY
-from edged.core.policy import PrefillBounds, SchedulerConfig, Tolerance
+from edged.core.policy import PrefillBounds, SchedulerConfig, Tolerance, WithoutBooks
 from edged.core.sequence import Sequence
 from edged.core.types import SloTier
 
 
-class Baseline:
+class Baseline(WithoutBooks):
     honours_shares = False
 
-    def __init__(self, config: SchedulerConfig) -> None:
-        pass
+    def __init__(self, config: SchedulerConfig, cost: StepCostModel) -> None:
+        self._cost = cost
 
-    def may_preempt(self, urgent: Sequence, victim: Sequence) -> bool:
+    def may_preempt(self, urgent: Sequence, victim: Sequence, now_s: float) -> bool:
         return False
 
     def prefill_bounds(self, seq: Sequence) -> PrefillBounds:

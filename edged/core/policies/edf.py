@@ -4,7 +4,6 @@ Optimal for one server as long as every deadline can be met; in overload it work
 already, and everybody is late.
 """
 
-from edged.core.cost import StepCostModel
 from edged.core.policies.baseline import Baseline
 from edged.core.policy import Place
 from edged.core.sequence import Sequence
@@ -15,7 +14,7 @@ _BEST_EFFORT_S = 1e9
 
 
 class Edf(Baseline):
-    def place(self, seq: Sequence, cost: StepCostModel, now_s: float) -> Place:
+    def place(self, seq: Sequence, now_s: float) -> Place:
         service = seq.request.service
         targets_s = (service.ttft_target_s, service.ttlt_target_s)
         first_s = min((one for one in targets_s if one is not None), default=_BEST_EFFORT_S)

@@ -4,7 +4,6 @@ Tiers mean nothing, nobody is preempted for another's sake, and a prefill takes 
 step may have. Only when the cells run out does the latest arrival yield.
 """
 
-from edged.core.cost import StepCostModel
 from edged.core.policies.baseline import Baseline
 from edged.core.policy import Place, Tolerance
 from edged.core.sequence import Sequence
@@ -12,7 +11,7 @@ from edged.core.types import Rank
 
 
 class Fcfs(Baseline):
-    def place(self, seq: Sequence, cost: StepCostModel, now_s: float) -> Place:
+    def place(self, seq: Sequence, now_s: float) -> Place:
         return Place(Rank(0, seq.request.arrival_s))
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:

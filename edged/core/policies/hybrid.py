@@ -4,7 +4,6 @@ The order is deadline + α · tokens of the prompt, so that under load short pro
 long ones; what cannot meet its deadline any more is relegated (after Niyama, arXiv 2503.22562).
 """
 
-from edged.core.cost import StepCostModel
 from edged.core.policies.edf_relegate import EdfRelegate
 from edged.core.policy import Place
 from edged.core.sequence import Sequence
@@ -15,8 +14,8 @@ _ALPHA_S = 0.008
 
 
 class Hybrid(EdfRelegate):
-    def place(self, seq: Sequence, cost: StepCostModel, now_s: float) -> Place:
-        (band, order), until_s = super().place(seq, cost, now_s)
+    def place(self, seq: Sequence, now_s: float) -> Place:
+        (band, order), until_s = super().place(seq, now_s)
         if band > 0 or seq.first_token_s is not None:
             return Place(Rank(band, order), until_s)
         return Place(Rank(band, order + _ALPHA_S * seq.num_prompt_tokens), until_s)

@@ -3,7 +3,6 @@
 What could be gained by knowing lengths, without any thought for deadlines.
 """
 
-from edged.core.cost import StepCostModel
 from edged.core.policies.baseline import Baseline
 from edged.core.policy import Place
 from edged.core.sequence import Sequence
@@ -14,7 +13,7 @@ _DECODE_WEIGHT = 2.0
 
 
 class SjfOracle(Baseline):
-    def place(self, seq: Sequence, cost: StepCostModel, now_s: float) -> Place:
+    def place(self, seq: Sequence, now_s: float) -> Place:
         expected = seq.request.expected_tokens
         num_tokens = seq.max_tokens if expected is None else expected
         return Place(Rank(0, seq.num_prompt_tokens + _DECODE_WEIGHT * num_tokens))

@@ -3,7 +3,6 @@
 Serves the most first tokens in a time; long prompts wait for ever when short ones do not end.
 """
 
-from edged.core.cost import StepCostModel
 from edged.core.policies.baseline import Baseline
 from edged.core.policy import Place
 from edged.core.sequence import Sequence
@@ -11,5 +10,7 @@ from edged.core.types import Rank
 
 
 class Srpf(Baseline):
-    def place(self, seq: Sequence, cost: StepCostModel, now_s: float) -> Place:
-        return Place(Rank(0, float(seq.num_prompt_tokens)))
+    ranks_progress = True
+
+    def place(self, seq: Sequence, now_s: float) -> Place:
+        return Place(Rank(0, float(seq.num_missing_tokens)))

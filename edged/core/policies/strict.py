@@ -13,37 +13,30 @@ from collections.abc import Mapping
 
 from edged.core.cost import StepCostModel
 from edged.core.plan import YIELDS_TO_NOBODY
-from edged.core.policy import Place, PrefillBounds, SchedulerConfig, Tolerance
+from edged.core.policies.answers import pace_tolerance, tiers_before
+from edged.core.policy import Place, PrefillBounds, SchedulerConfig, Tolerance, WithoutBooks
 from edged.core.sequence import Sequence
 from edged.core.types import TIER_RANK, Rank, SloTier
 
-_FOR_EQUALS = 0.9
-"""Part of the TPOT target that equals may use up; the rest absorbs the cost model's error."""
-_ADVANCE_TOKENS = 4
-"""Tokens' time that equals may use up before an answer has got ahead by as much."""
 _LEAST_PART_PREEMPTIBLE = 0.25
 """A prompt that nobody is in a hurry for makes the steps of a slow machine little longer."""
 _AT_STAKE_S = 0.25
 """Longest step for a prompt that an arrival may cut short: long chunks are cheaper to compute and
 dearer to lose."""
-_FOR_OTHERS = 0.7
-"""Part of the TPOT target that steps with less urgent work may take."""
-_WORTH_WAITING = 0.01
-"""Part of the TTFT target that an arrival waits for a step rather than throw its work away."""
 
 
-class Strict:
+class Strict(WithoutBooks):
     honours_shares = True
 
-    def __init__(self, config: SchedulerConfig) -> None:
+    def __init__(self, config: SchedulerConfig, cost: StepCostModel) -> None:
         self._config = config
-        self._more_urgent = {tier: _more_urgent_than(TIER_RANK[tier]) for tier in SloTier}
-        self._as_urgent = {tier: _more_urgent_than(TIER_RANK[tier] + 1) for tier in SloTier}
+        self._more_urgent = {tier: tiers_before(TIER_RANK[tier]) for tier in SloTier}
+        self._as_urgent = {tier: tiers_before(TIER_RANK[tier] + 1) for tier in SloTier}
 
-    def place(self, seq: Sequence, cost: StepCostModel, now_s: float) -> Place:
+    def place(self, seq: Sequence, now_s: float) -> Place:
         return Place(Rank(TIER_RANK[seq.tier], seq.request.arrival_s))
 
-    def may_preempt(self, urgent: Sequence, victim: Sequence) -> bool:
+    def may_preempt(self, urgent: Sequence, victim: Sequence, now_s: float) -> bool:
         return (
             self._config.tiers[victim.tier].preemptible
             and TIER_RANK[urgent.tier] < TIER_RANK[victim.tier]
@@ -57,23 +50,11 @@ class Strict:
         return PrefillBounds(config.max_step_s)
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
-        service = seq.request.service
-        if not seq.is_decoding:
-            return Tolerance() if service.ttft_target_s is None else Tolerance(0.0, 0.0)
-        if service.tpot_target_s is None:
-            return Tolerance()
-        step_s = _FOR_EQUALS * service.tpot_target_s
-        ahead_s = 0.0
-        if seq.first_token_s is not None:
-            due_s = seq.first_token_s + (seq.num_generated_tokens + _ADVANCE_TOKENS) * step_s
-            ahead_s = due_s - now_s
-        return Tolerance(max(step_s, ahead_s), _FOR_OTHERS * service.tpot_target_s)
+        if seq.is_decoding:
+            return pace_tolerance(seq, now_s)
+        return Tolerance() if seq.request.service.ttft_target_s is None else Tolerance(0.0, 0.0)
 
     def yields_to(self, head: Sequence, spare_s: float) -> Mapping[SloTier, float]:
         if self._config.tiers[head.tier].preemptible:
             return self._more_urgent[head.tier]
         return self._as_urgent[head.tier] if spare_s > 0 else YIELDS_TO_NOBODY
-
-
-def _more_urgent_than(rank: int) -> Mapping[SloTier, float]:
-    return {tier: _WORTH_WAITING for tier in SloTier if TIER_RANK[tier] < rank}

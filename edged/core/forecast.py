@@ -1,0 +1,201 @@
+"""Who can be served in time: the prefills that have a deadline, and what is still to come.
+
+Theory of operation. A prefill is due at the latest moment at which its request can still keep its
+targets. In order of those moments, the work up to each must fit in the time up to it:
+
+    now + (Σ work due until then + work still to come that is due until then) / speed ≤ due
+
+*Speed* is the part of the engine's time that prefills get beside the decodes, as it is measured
+(`edged.core.pace`), less a margin. *Work still to come*: whoever is due in a minute is passed by
+those that come meanwhile and are due sooner (`_Arrivals`).
+
+Where the sum does not fit, somebody is late whatever the order is, and one late request must not
+make many so. As Moore (Management Science 15, 1968) has it, the one with the most work of those in
+front is set aside, as often as needed: so the fewest are late. Three things temper that. Work is
+weighed with what its client had of late, so that whoever asks for more than its part loses first.
+Of each size of prompts a part is kept whatever it costs: long prompts are not to be late always.
+And who was set aside comes back when somebody larger comes whose place it can take.
+
+A request is *promised* its targets if it fits although all arrivals go on as they did, and is
+small, or there is room for all. Who is promised is never set aside.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence as Collection
+from typing import NamedTuple
+
+from edged.core.demand import Arrivals, Sizes
+from edged.core.sequence import Sequence
+from edged.core.types import SeqId
+
+_MARGIN = 0.88
+"""Part of the measured speed that is counted on."""
+_WORTH_A_CHANGE = 1.5
+"""How much dearer an arrival must be than one set aside, to give it its place."""
+_TRIED = 8
+"""How many that were set aside are tried in the place of an arrival."""
+_SMALL = 0.1
+"""Work, as a part of the time until it is due, that may be promised whatever the load."""
+_ROOM_FOR_ALL = 0.7
+"""Work that comes per second, as a part of the speed, below which anything may be promised."""
+
+
+class Entry(NamedTuple):
+    due_s: float
+    seq_id: SeqId
+    work_s: float
+    """Of the whole prefill, alone on the engine."""
+    cost_s: float
+    """`work_s`, weighed by what the client had."""
+    seq: Sequence
+
+
+class Assessment(NamedTuple):
+    """What an arrival would mean; nothing has changed yet."""
+
+    entry: Entry
+    promised: bool
+    predicted_s: float
+    """Seconds until its first token, if it is served in its turn."""
+    set_aside: tuple[Entry, ...] = ()
+    """Those that would be late; the arrival itself may be among them."""
+    taken_back: Entry | None = None
+    """One that was set aside, and takes the arrival's place."""
+
+
+class Forecast:
+    """Mutable; owned by a policy, which says what work and deadlines are."""
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._aside: list[tuple[float, SeqId, Entry]] = []
+        """Those set aside that could still be in time, the cheapest first."""
+        self._promised: set[SeqId] = set()
+        self.arrivals = Arrivals()
+        self._sizes = Sizes()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    # ── An arrival ───────────────────────────────────────────────────────────────────────────────
+
+    def assess(self, entry: Entry, speed: float, now_s: float) -> Assessment:
+        """What would become of an arrival, and of others for its sake."""
+        speed *= _MARGIN
+        taken_back = self._exchange(entry, speed, now_s)
+        if taken_back is not None:
+            return Assessment(entry, False, self._wait_s(entry, speed, now_s), (entry,), taken_back)
+        entries = self._entries.copy()
+        insort(entries, entry)
+        set_aside: list[Entry] = []
+        late = self._first_late(entries, speed, now_s)
+        while late is not None:
+            dearest = self._dearest(entries[: late + 1], set_aside)
+            if dearest is None:
+                break
+            entries.remove(dearest)
+            set_aside.append(dearest)
+            late = self._first_late(entries, speed, now_s)
+        promised = (
+            late is None and entry not in set_aside and self._may_promise(entry, speed, now_s)
+        )
+        return Assessment(entry, promised, self._wait_s(entry, speed, now_s), tuple(set_aside))
+
+    def admit(self, assessment: Assessment, now_s: float) -> None:
+        """Do as an assessment says, made at this moment."""
+        entry = assessment.entry
+        insort(self._entries, entry)
+        seq = entry.seq
+        self.arrivals.come(seq.tier, entry.work_s, entry.due_s - now_s, now_s)
+        self._sizes.come(seq.num_prompt_tokens)
+        if assessment.promised:
+            self._promised.add(entry.seq_id)
+        for one in assessment.set_aside:
+            self._entries.remove(one)
+            insort(self._aside, (one.cost_s, one.seq_id, one))
+            self.arrivals.set_aside(one.seq.tier, one.work_s, now_s)
+            self._sizes.set_aside(one.seq.num_prompt_tokens)
+        back = assessment.taken_back
+        if back is not None:
+            self._aside.remove((back.cost_s, back.seq_id, back))
+            insort(self._entries, back)
+            self.arrivals.take_back(back.seq.tier, back.work_s, now_s)
+            self._sizes.take_back(back.seq.num_prompt_tokens)
+
+    def leave(self, entry: Entry) -> None:
+        """It got its first token, ended, or is late."""
+        place = bisect_left(self._entries, entry)
+        if place < len(self._entries) and self._entries[place] is entry:
+            del self._entries[place]
+        else:
+            key = (entry.cost_s, entry.seq_id, entry)
+            place = bisect_left(self._aside, key)
+            if place < len(self._aside) and self._aside[place][2] is entry:
+                del self._aside[place]
+        self._promised.discard(entry.seq_id)
+
+    # ── Inside ───────────────────────────────────────────────────────────────────────────────────
+
+    def _exchange(self, entry: Entry, speed: float, now_s: float) -> Entry | None:
+        """One that was set aside, is much cheaper than the arrival and would be in time."""
+        if self._sizes.is_spared(entry.seq.num_prompt_tokens):
+            return None
+        for cost_s, _, other in self._aside[:_TRIED]:
+            if cost_s * _WORTH_A_CHANGE >= entry.cost_s:
+                return None
+            entries = self._entries.copy()
+            insort(entries, other)
+            if self._first_late(entries, speed, now_s) is None:
+                return other
+        return None
+
+    def _first_late(self, entries: Collection[Entry], speed: float, now_s: float) -> int | None:
+        """The first place where work does not fit before it is due."""
+        to_come = self.arrivals.expected(now_s)
+        done_s = 0.0
+        for place, (due_s, _, work_s, _, seq) in enumerate(entries):
+            if seq.num_computed_tokens:
+                done_s += work_s * seq.num_missing_tokens / len(seq.token_ids)
+            else:
+                done_s += work_s
+            left_s = due_s - now_s
+            before_s = done_s
+            for rate, horizon_s in to_come:
+                if left_s > horizon_s:
+                    before_s += rate * (left_s - horizon_s)
+            if before_s > left_s * speed:
+                return place
+        return None
+
+    def _dearest(self, entries: Collection[Entry], gone: Collection[Entry]) -> Entry | None:
+        """Whom to set aside: the one whose size may lose most, then the dearest. A prefill that has
+        begun goes on."""
+        sizes = self._sizes
+        best: Entry | None = None
+        best_key = (True, 0.0, 0.0)
+        for entry in entries:
+            if entry.seq.num_computed_tokens or entry.seq_id in self._promised:
+                continue
+            num_tokens = entry.seq.num_prompt_tokens
+            spared = sizes.is_spared(num_tokens)
+            key = (spared, sizes.lost(num_tokens) if spared else 0.0, -entry.cost_s)
+            if best is None or key < best_key:
+                best, best_key = entry, key
+        return best
+
+    def _may_promise(self, entry: Entry, speed: float, now_s: float) -> bool:
+        left_s = entry.due_s - now_s
+        small = entry.work_s < _SMALL * left_s
+        if not small and self.arrivals.offered(now_s) > _ROOM_FOR_ALL * speed:
+            return False
+        before_s = self.arrivals.offered_before(left_s, now_s)
+        return self._wait_s(entry, 1.0, now_s) + before_s <= left_s * speed
+
+    def _wait_s(self, entry: Entry, speed: float, now_s: float) -> float:
+        """Seconds until its work is done, if nothing else comes."""
+        work_s = entry.work_s
+        for due_s, seq_id, other_s, _, seq in self._entries:
+            if (due_s, seq_id) > (entry.due_s, entry.seq_id):
+                break
+            work_s += other_s * seq.num_missing_tokens / len(seq.token_ids)
+        return work_s / speed

@@ -1,0 +1,113 @@
+"""How long answers get: learned from those that ended, per client, tier and shape of the prompt.
+
+Theory of operation. Lengths are counted in geometric buckets, an older answer for less than a newer
+one. What is known of a client's answers to prompts of a size is little at first, so each level is
+put over the one above it, which counts as `_TRUST` answers: all answers, those of the tier, those
+of the tier's prompts of that size, those of the client among them. The length of an answer that has
+*n* tokens already is a quantile of those that got longer than *n*: the estimate is refined while
+tokens come. A wrong estimate costs time, never correctness.
+"""
+
+from collections import OrderedDict
+from math import log2
+
+from edged.core.types import ClientId, SloTier
+
+_PER_OCTAVE = 2
+_NUM_BUCKETS = 20 * _PER_OCTAVE
+_BORDERS: tuple[float, ...] = tuple(
+    2.0 ** (place / _PER_OCTAVE) for place in range(_NUM_BUCKETS + 1)
+)
+_FORGETTING = 0.995
+_TRUST = 8.0
+MAX_KEYS = 4096
+"""Combinations of client, tier and size that are remembered; the one unused for longest goes."""
+_PRIOR_MEDIAN = 128.0
+_PRIOR_OCTAVES = 1.5
+"""Before any answer ended: log-normal about the median."""
+
+_Key = tuple[object, ...]
+
+
+class AnswerLengths:
+    """Mutable; owned by the policy."""
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[_Key, list[float]] = OrderedDict()
+        self._prior = _normal_in_octaves(log2(_PRIOR_MEDIAN), _PRIOR_OCTAVES)
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def observe(
+        self, client_id: ClientId, tier: SloTier, num_prompt_tokens: int, num_tokens: int
+    ) -> None:
+        """An answer came to its own end, or to its limit, after so many tokens."""
+        bucket = _bucket(num_tokens)
+        for key in _keys(client_id, tier, num_prompt_tokens):
+            counts = self._counts.get(key)
+            if counts is None:
+                counts = self._counts[key] = [0.0] * _NUM_BUCKETS
+                if len(self._counts) > MAX_KEYS:
+                    self._counts.popitem(last=False)
+            else:
+                self._counts.move_to_end(key)
+                for place in range(_NUM_BUCKETS):
+                    counts[place] *= _FORGETTING
+            counts[bucket] += 1.0
+
+    def quantile(
+        self,
+        part: float,
+        client_id: ClientId,
+        tier: SloTier,
+        num_prompt_tokens: int,
+        longer_than: int = 0,
+    ) -> float:
+        """Length, in tokens, that this part of the answers like it does not exceed, out of those
+        that got longer than `longer_than`."""
+        weights = self._prior
+        for key in _keys(client_id, tier, num_prompt_tokens):
+            counts = self._counts.get(key)
+            if counts is not None:
+                total = sum(counts)
+                weights = [
+                    (count + _TRUST * prior) / (total + _TRUST)
+                    for count, prior in zip(counts, weights, strict=True)
+                ]
+        return _quantile(weights, part, longer_than)
+
+
+def _keys(client_id: ClientId, tier: SloTier, num_prompt_tokens: int) -> tuple[_Key, ...]:
+    """From the widest group of answers to the narrowest."""
+    size = num_prompt_tokens.bit_length()
+    return (), (tier,), (tier, size), (tier, size, client_id)
+
+
+def _bucket(num_tokens: int) -> int:
+    return min(_NUM_BUCKETS - 1, int(_PER_OCTAVE * log2(max(num_tokens, 1))))
+
+
+def _quantile(weights: list[float], part: float, longer_than: int) -> float:
+    """Within a bucket, lengths are evenly spread."""
+    first = _bucket(longer_than)
+    low, high = max(_BORDERS[first], float(longer_than)), _BORDERS[first + 1]
+    rest = weights[first] * (high - low) / (high - _BORDERS[first])
+    wanted = part * (rest + sum(weights[first + 1 :]))
+    for place in range(first, _NUM_BUCKETS):
+        mass = rest if place == first else weights[place]
+        if mass >= wanted > 0 or place == _NUM_BUCKETS - 1:
+            start = low if place == first else _BORDERS[place]
+            return start + (_BORDERS[place + 1] - start) * min(1.0, wanted / max(mass, 1e-12))
+        wanted -= mass
+    raise AssertionError("the last bucket takes what is left")
+
+
+def _normal_in_octaves(mean: float, deviation: float) -> list[float]:
+    """Weights of the buckets, of sum 1."""
+    raw = [
+        2.0 ** -((((place + 0.5) / _PER_OCTAVE - mean) / deviation) ** 2)
+        for place in range(_NUM_BUCKETS)
+    ]
+    total = sum(raw)
+    return [one / total for one in raw]

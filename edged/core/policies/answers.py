@@ -1,0 +1,36 @@
+"""What tiered policies have in common: how long a step answers bear, and who may cut it short."""
+
+from collections.abc import Mapping
+
+from edged.core.policy import Tolerance
+from edged.core.sequence import Sequence
+from edged.core.types import TIER_RANK, SloTier
+
+_FOR_EQUALS = 0.9
+"""Part of the TPOT target that equals may use up; the rest absorbs the cost model's error."""
+_FOR_OTHERS = 0.7
+"""Part of the TPOT target that steps with less urgent work may take."""
+_ADVANCE_TOKENS = 4
+"""Tokens' time that equals may use up before an answer has got ahead by as much."""
+_WORTH_WAITING = 0.01
+"""Part of the TTFT target that an arrival waits for a step rather than throw its work away."""
+
+
+def pace_tolerance(seq: Sequence, now_s: float) -> Tolerance:
+    """Of an answer in progress: its TPOT target, and for equals what it is ahead of it. Less urgent
+    work fills a part of the target only, so that answers get ahead, and what they are ahead is for
+    the prefills of their equals."""
+    tpot_target_s = seq.request.service.tpot_target_s
+    if tpot_target_s is None:
+        return Tolerance()
+    step_s = _FOR_EQUALS * tpot_target_s
+    ahead_s = 0.0
+    if seq.first_token_s is not None:
+        due_s = seq.first_token_s + (seq.num_generated_tokens + _ADVANCE_TOKENS) * step_s
+        ahead_s = due_s - now_s
+    return Tolerance(max(step_s, ahead_s), _FOR_OTHERS * tpot_target_s)
+
+
+def tiers_before(rank: int) -> Mapping[SloTier, float]:
+    """`StepPlan.yields_to` of a step that yields to all tiers of a smaller rank."""
+    return {tier: _WORTH_WAITING for tier in SloTier if TIER_RANK[tier] < rank}

@@ -1,0 +1,260 @@
+"""Promises: who can be served in time is, and whoever cannot be does not make others late.
+
+A request is *on time* while its targets can be kept beside those promised to others
+(`edged.core.forecast`). Bands, most urgent first:
+
+| band | who | order |
+|---|---|---|
+| 0 | on time | when its first token is due |
+| 1 | relegated, but may be in time yet | the same |
+| 2 | late | its client's turn |
+| 3 | no targets | its client's turn |
+
+The first token is due when the TTFT target says, or as long before the end as the answer will take,
+by its expected length and the engine's pace. An answer keeps the band in which it began. Each band
+yields slots and step time to those before it. Late prefills get `relegated_share` of the engine
+all the same, the longest relegated first, so that each is served at the latest when that share has
+done what was relegated before it.
+
+Prefills are as large as the answers beside them bear: an answer with a TPOT target bears what that
+says, one that is to end in time its slack over the tokens that it still lacks; one that would miss
+its end at the usual pace bears anything.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from math import inf
+
+from edged.core.cost import StepCostModel
+from edged.core.fairness import Loads, Turns
+from edged.core.forecast import Assessment, Entry, Forecast
+from edged.core.lengths import AnswerLengths
+from edged.core.pace import Pace
+from edged.core.plan import YIELDS_TO_NOBODY, StepPlan, StepResult
+from edged.core.policies.answers import pace_tolerance, tiers_before
+from edged.core.policy import Place, PrefillBounds, SchedulerConfig, Tolerance, WithoutBooks
+from edged.core.sequence import Sequence, SequenceState
+from edged.core.types import TIER_RANK, FinishReason, Rank, SeqId, SloTier
+
+ON_TIME, RELEGATED, LATE, BEST_EFFORT = range(4)
+
+_LENGTH_PART = 0.6
+"""Part of the answers like it that an answer is expected not to outgrow."""
+_ANSWER_WEIGHT = 2.0
+"""Tokens of a prompt that count as much as one of an answer when clients take turns."""
+_REFINED_AFTER = 8
+"""Tokens after which an answer's expected length is looked at again; a quarter of it, if more."""
+_STEP_PART = 0.06
+"""Part of the shortest TTFT target for which an arrival may have to wait for a step that it cannot
+cut short."""
+_FOR_OTHERS_PART = 0.1
+"""What work without promises may add to the step of a prefill that somebody waits for."""
+_LEAST_PART_BEST_EFFORT = 0.25
+"""A prompt that nobody is in a hurry for makes the steps of a slow machine little longer."""
+_AT_STAKE_S = 0.25
+"""Longest step for a prompt that an arrival may cut short: long chunks are cheaper to compute and
+dearer to lose."""
+_NEAR_ITS_END = 0.05
+"""Part of the TTFT target for which an answer's end is waited for rather than to preempt it."""
+
+
+class Slo(WithoutBooks):
+    honours_shares = True
+
+    def __init__(self, config: SchedulerConfig, cost: StepCostModel) -> None:
+        self._config = config
+        self._cost = cost
+        self._forecast = Forecast()
+        self._lengths = AnswerLengths()
+        self._pace = Pace(cost)
+        self._turns = Turns()
+        self._loads = Loads()
+        self._expected: dict[SeqId, tuple[float, int]] = {}
+        """Of each sequence: its expected length, and the length at which to look anew."""
+        self._stamps: dict[SeqId, float] = {}
+        """Of sequences that have no slot yet."""
+        self._entries: dict[SeqId, Entry] = {}
+        """Of those that have targets and no token."""
+        self._relegated: set[SeqId] = set()
+        self._lifted: set[SeqId] = set()
+        """Late ones whose turn has come by `relegated_share`."""
+        self._late: deque[Sequence] = deque()
+        self._credit_s = 0.0
+        targets_s = [spec.ttft_target_s for spec in config.tiers.values()]
+        self._shortest_ttft_s = min((one for one in targets_s if one is not None), default=inf)
+        self._before = {tier: tiers_before(TIER_RANK[tier] + 1) for tier in SloTier}
+        self._with_targets = {
+            tier: part
+            for tier, part in tiers_before(len(SloTier)).items()
+            if config.tiers[tier].ttft_target_s is not None
+        }
+
+    # ── Where a sequence stands ──────────────────────────────────────────────────────────────────
+
+    def assess(self, seq: Sequence, now_s: float) -> Assessment | None:
+        due_s = self._due_s(seq)
+        if due_s is None or seq.first_token_s is not None:
+            return None
+        work_s = self._cost.prefill_cost_s(0, len(seq.token_ids))
+        cost_s = work_s * self._loads.weight(seq.request.client_id, now_s)
+        entry = Entry(due_s, seq.seq_id, work_s, cost_s, seq)
+        return self._forecast.assess(entry, self._pace.speed, now_s)
+
+    def admit(
+        self, seq: Sequence, assessment: Assessment | None, now_s: float
+    ) -> Iterable[Sequence]:
+        client_id = seq.request.client_id
+        num_tokens = len(seq.token_ids) + _ANSWER_WEIGHT * self._expected_tokens(seq)
+        self._stamps[seq.seq_id] = self._turns.stamp(seq.tier, client_id, num_tokens)
+        if assessment is None:
+            return ()
+        self._loads.add(client_id, assessment.entry.work_s, now_s)
+        self._entries[seq.seq_id] = assessment.entry
+        self._forecast.admit(assessment, now_s)
+        moved = [entry.seq for entry in assessment.set_aside if entry.seq is not seq]
+        self._relegated.update(entry.seq_id for entry in assessment.set_aside)
+        if assessment.taken_back is not None:
+            self._relegated.discard(assessment.taken_back.seq_id)
+            moved.append(assessment.taken_back.seq)
+        return moved
+
+    def place(self, seq: Sequence, now_s: float) -> Place:
+        seq_id = seq.seq_id
+        entry = self._entries.get(seq_id)
+        if entry is None:
+            return Place(self._rank_without_entry(seq))
+        if seq_id in self._lifted:
+            return Place(Rank(ON_TIME, seq.request.arrival_s))
+        left_s = self._cost.prefill_cost_s(seq.num_computed_tokens, seq.num_missing_tokens)
+        latest_s = entry.due_s - left_s - self._cost.base_s
+        if latest_s > now_s:
+            band = RELEGATED if seq_id in self._relegated else ON_TIME
+            return Place(Rank(band, entry.due_s), latest_s)
+        if seq.rank.band != LATE:
+            self._forecast.leave(entry)
+            self._relegated.add(seq_id)
+            self._late.append(seq)
+        return Place(Rank(LATE, self._stamps.get(seq_id, seq.request.arrival_s)))
+
+    def _rank_without_entry(self, seq: Sequence) -> Rank:
+        if seq.first_token_s is None:
+            return Rank(BEST_EFFORT, self._stamps.get(seq.seq_id, 0.0))
+        if seq.num_computed_tokens or seq.num_preemptions:
+            return seq.rank
+        due_s = self._due_s(seq)  # a replay
+        return Rank(BEST_EFFORT, 0.0) if due_s is None else Rank(ON_TIME, due_s)
+
+    def _due_s(self, seq: Sequence) -> float | None:
+        """When its first token is due; None if never."""
+        service, arrival_s = seq.request.service, seq.request.arrival_s
+        due_s = inf
+        if service.ttft_target_s is not None:
+            due_s = arrival_s + service.ttft_target_s
+        ends_s = seq.ends_due_s
+        if ends_s is not None:
+            due_s = min(due_s, ends_s - self._expected_tokens(seq) * self._pace.step_s)
+        return None if due_s == inf else due_s
+
+    def _expected_tokens(self, seq: Sequence) -> float:
+        """Length of the whole answer."""
+        num_tokens = seq.num_generated_tokens
+        known = self._expected.get(seq.seq_id)
+        if known is not None and num_tokens < known[1]:
+            return known[0]
+        request = seq.request
+        given = request.expected_tokens
+        if given is not None and given > num_tokens:
+            expected, until = float(given), given
+        else:
+            expected = self._lengths.quantile(
+                _LENGTH_PART, request.client_id, seq.tier, seq.num_prompt_tokens, num_tokens
+            )
+            until = num_tokens + max(_REFINED_AFTER, num_tokens // 4)
+        expected = min(expected, seq.max_tokens)
+        self._expected[seq.seq_id] = expected, until
+        return expected
+
+    # ── A step ───────────────────────────────────────────────────────────────────────────────────
+
+    def may_preempt(self, urgent: Sequence, victim: Sequence, now_s: float) -> bool:
+        if urgent.rank.band >= victim.rank.band or urgent.rank.band == RELEGATED:
+            return False
+        if not self._config.tiers[victim.tier].preemptible:
+            return False
+        tokens_left = self._expected_tokens(victim) - victim.num_generated_tokens
+        ttft_s = urgent.request.service.ttft_target_s or 0.0
+        return tokens_left * self._pace.step_s > _NEAR_ITS_END * ttft_s
+
+    def prefill_bounds(self, seq: Sequence) -> PrefillBounds:
+        config = self._config
+        if seq.rank.band >= LATE:
+            guard_s = _AT_STAKE_S if config.can_interrupt else config.arrival_guard_s
+            return PrefillBounds(min(guard_s, config.max_step_s), _LEAST_PART_BEST_EFFORT)
+        if config.can_interrupt:
+            return PrefillBounds(config.max_step_s)
+        step_s = max(config.arrival_guard_s, _STEP_PART * self._shortest_ttft_s)
+        return PrefillBounds(min(step_s, config.max_step_s))
+
+    def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
+        if not seq.is_decoding:
+            if seq.rank.band <= RELEGATED and seq.request.service.ttft_target_s is not None:
+                return Tolerance(others_part=_FOR_OTHERS_PART)
+            return Tolerance()
+        tolerance = pace_tolerance(seq, now_s)
+        ends_s = seq.ends_due_s
+        if ends_s is not None and seq.rank.band == ON_TIME:
+            tokens_left = max(1.0, self._expected_tokens(seq) - seq.num_generated_tokens)
+            step_s = (ends_s - now_s) / tokens_left
+            if step_s > self._pace.step_s:
+                return Tolerance(
+                    min(tolerance.for_equals_s, step_s), min(tolerance.for_others_s, step_s)
+                )
+        return tolerance
+
+    def yields_to(self, head: Sequence, spare_s: float) -> Mapping[SloTier, float]:
+        if head.rank.band != ON_TIME:
+            return self._with_targets
+        return self._before[head.tier] if spare_s > 0 else YIELDS_TO_NOBODY
+
+    # ── What happened ────────────────────────────────────────────────────────────────────────────
+
+    def advanced(self, seq: Sequence) -> None:
+        seq_id = seq.seq_id
+        stamp = self._stamps.pop(seq_id, None)
+        if stamp is not None and seq.state is SequenceState.RUNNING:
+            self._turns.serve(stamp)
+        if seq.first_token_s is not None:
+            self._forget(seq_id)
+
+    def ended(self, seq: Sequence, reason: FinishReason) -> None:
+        self._forget(seq.seq_id)
+        self._stamps.pop(seq.seq_id, None)
+        self._expected.pop(seq.seq_id, None)
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            request, num_tokens = seq.request, seq.num_generated_tokens
+            self._lengths.observe(request.client_id, seq.tier, seq.num_prompt_tokens, num_tokens)
+
+    def learn(self, plan: StepPlan, result: StepResult) -> Iterable[Sequence]:
+        self._pace.observe(plan, result, has_more=len(self._forecast) > 0)
+        late = self._late
+        while late and (late[0].seq_id not in self._entries or late[0].rank.band != LATE):
+            late.popleft()
+        if not late:
+            self._credit_s = 0.0
+            return ()
+        self._credit_s += self._config.relegated_share * (result.finished_s - result.started_s)
+        work_s = self._cost.prefill_cost_s(0, late[0].num_missing_tokens)
+        if self._credit_s < work_s:
+            return ()
+        self._credit_s -= work_s
+        lifted = late.popleft()
+        self._lifted.add(lifted.seq_id)
+        return (lifted,)
+
+    def _forget(self, seq_id: SeqId) -> None:
+        """It needs no first token any more."""
+        entry = self._entries.pop(seq_id, None)
+        if entry is not None:
+            self._forecast.leave(entry)
+        self._relegated.discard(seq_id)
+        self._lifted.discard(seq_id)

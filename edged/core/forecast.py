@@ -57,6 +57,8 @@ class Assessment(NamedTuple):
     promised: bool
     predicted_s: float
     """Seconds until its first token, if it is served in its turn."""
+    expected_tokens: float = 0.0
+    """Length of its answer, as the policy expects it."""
     set_aside: tuple[Entry, ...] = ()
     """Those that would be late; the arrival itself may be among them."""
     taken_back: Entry | None = None
@@ -84,7 +86,8 @@ class Forecast:
         speed *= _MARGIN
         taken_back = self._exchange(entry, speed, now_s)
         if taken_back is not None:
-            return Assessment(entry, False, self._wait_s(entry, speed, now_s), (entry,), taken_back)
+            wait_s = self._wait_s(entry, speed)
+            return Assessment(entry, False, wait_s, set_aside=(entry,), taken_back=taken_back)
         entries = self._entries.copy()
         insort(entries, entry)
         set_aside: list[Entry] = []
@@ -96,10 +99,13 @@ class Forecast:
             entries.remove(dearest)
             set_aside.append(dearest)
             late = self._first_late(entries, speed, now_s)
-        promised = (
-            late is None and entry not in set_aside and self._may_promise(entry, speed, now_s)
+        is_in = late is None and entry not in set_aside
+        return Assessment(
+            entry,
+            is_in and self._may_promise(entry, speed, now_s),
+            self._wait_s(entry, speed),
+            set_aside=tuple(set_aside),
         )
-        return Assessment(entry, promised, self._wait_s(entry, speed, now_s), tuple(set_aside))
 
     def admit(self, assessment: Assessment, now_s: float) -> None:
         """Do as an assessment says, made at this moment."""
@@ -189,9 +195,9 @@ class Forecast:
         if not small and self.arrivals.offered(now_s) > _ROOM_FOR_ALL * speed:
             return False
         before_s = self.arrivals.offered_before(left_s, now_s)
-        return self._wait_s(entry, 1.0, now_s) + before_s <= left_s * speed
+        return self._wait_s(entry, 1.0) + before_s <= left_s * speed
 
-    def _wait_s(self, entry: Entry, speed: float, now_s: float) -> float:
+    def _wait_s(self, entry: Entry, speed: float) -> float:
         """Seconds until its work is done, if nothing else comes."""
         work_s = entry.work_s
         for due_s, seq_id, other_s, _, seq in self._entries:

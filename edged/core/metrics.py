@@ -6,6 +6,7 @@ TTFT = first token − arrival. TPOT = (last token − first token) / (n − 1),
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edged.core.outcome import outcome
 from edged.core.sequence import Sequence
 from edged.core.types import FinishEvent, FinishReason, RequestTimings, SloTier
 
@@ -37,13 +38,15 @@ class SchedulerStatistics:
 
 
 def finish_event(seq: Sequence, reason: FinishReason, now_s: float, detail: str) -> FinishEvent:
+    measured = timings(seq, now_s)
     return FinishEvent(
         request_id=seq.request.request_id,
         reason=reason,
         num_prompt_tokens=seq.num_prompt_tokens,
         num_generated_tokens=seq.num_generated_tokens,
-        timings=timings(seq, now_s),
+        timings=measured,
         detail=detail,
+        outcome=outcome(seq, reason, measured),
     )
 
 
@@ -66,6 +69,7 @@ def timings(seq: Sequence, now_s: float) -> RequestTimings:
         num_engine_losses=request.past.num_engine_losses,
         met_ttft=_met(ttft_s, service.ttft_target_s),
         met_tpot=_met(tpot_s, service.tpot_target_s),
+        met_ttlt=_met(now_s - arrival_s, service.ttlt_target_s),
     )
 
 

@@ -79,6 +79,18 @@ class WaitingQueue:
         """How many that wait are more urgent."""
         return sum(bisect_left(queue, by_rank(seq), key=by_rank) for queue in self._queues.values())
 
+    def has_in_band(self, tier: SloTier, band: int) -> bool:
+        """Whether somebody of that tier waits in that band."""
+        queue = self._queues[tier]
+        index = bisect_left(queue, band, key=_band)
+        return index < len(queue) and queue[index].rank.band == band
+
+    def ahead_in_band(self, seq: Sequence) -> int:
+        """How many of its tier and band that wait are more urgent."""
+        queue = self._queues[seq.tier]
+        first = bisect_left(queue, seq.rank.band, key=_band)
+        return bisect_left(queue, by_rank(seq), key=by_rank) - first
+
     def missing_tokens_before(self, seq: Sequence) -> int:
         """Tokens to compute for those that wait and are more urgent: exact for whole tiers, and an
         even share of the sequence's own tier."""
@@ -93,3 +105,7 @@ class WaitingQueue:
         """(never run, preempted)"""
         new = self._num_new[tier]
         return new, len(self._queues[tier]) - new
+
+
+def _band(seq: Sequence) -> int:
+    return seq.rank.band

@@ -14,21 +14,17 @@ calls give the same answers (I10).
 """
 
 from bisect import insort
-from collections.abc import Iterable
 
 from edged.core.accounts import Accounts
-from edged.core.admission import (
-    AdmissionView,
-    is_unattainable,
-    predict_ttft_s,
-    refuse,
-    unattainable,
-)
+from edged.core.admission import AdmissionView, is_unattainable, refuse, unattainable
+from edged.core.expectations import Expectations
+from edged.core.expiry import Expiries
+from edged.core.invariants import check_between_steps
 from edged.core.kv import KvBudget
 from edged.core.metrics import SchedulerStatistics, finish_event
 from edged.core.moments import Moments
 from edged.core.plan import YIELDS_TO_NOBODY, Chunk, Evict, StepPlan, StepResult
-from edged.core.planner import PlannerView, decide, draft_plan, is_steady, plan_next_tokens
+from edged.core.planner import PlannerView, draft_plan
 from edged.core.policies import POLICIES
 from edged.core.policy import SchedulerConfig
 from edged.core.queue import WaitingQueue
@@ -76,7 +72,7 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._to_clear: list[SlotId] = []
         self._to_discard: list[SeqId] = []
-        self._expiries = Moments(self._by_id)
+        self._expiries = Expiries(config.tiers, self._by_id)
         self._reviews = Moments(self._by_id)
         """When the policy is to be asked again where a sequence stands."""
         self._complete_at_submit: list[Sequence] = []
@@ -95,13 +91,16 @@ class Scheduler:
             to_clear=self._to_clear,
             to_discard=self._to_discard,
         )
+        self._admission = AdmissionView(
+            self._queue, self._running, self._kv, self.cost, config.max_step_tokens
+        )
+        self._expectations = Expectations(self._admission, self._by_id)
 
     # ── Commands ─────────────────────────────────────────────────────────────────────────────────
 
     def submit(self, request: Request, now_s: float) -> Admitted | Rejected:
         """Queue a request, or say why not; a refusal changes nothing."""
-        view = self._admission_view()
-        refusal = refuse(request, view, request.request_id in self._sequences)
+        refusal = refuse(request, self._admission, request.request_id in self._sequences)
         if refusal is not None:
             return refusal
         seq = self._sequence(request)
@@ -113,16 +112,17 @@ class Scheduler:
         if seq.num_generated_tokens >= seq.max_tokens:
             self._complete_at_submit.append(seq)  # a replay that lacked only its finish event
             return Admitted(seq.seq_id, 0, 0.0)
-        seq.promised = None if assessment is None else assessment.promised
+        if assessment is not None:
+            seq.promised = assessment.promised
+            seq.expected_tokens = assessment.expected_tokens
         moved = self._policy.admit(seq, assessment, now_s)
         self._place(seq, now_s)
         self._queue.add(seq)
         for other in moved:
             self._place(other, now_s)
-        self._watch_expiry(seq)
-        return Admitted(
-            seq.seq_id, self._queue.position(seq), predict_ttft_s(seq, view), seq.promised
-        )
+        self._expiries.watch(seq)
+        predicted_ttft_s = self._expectations.arrived(seq, assessment, now_s)
+        return Admitted(seq.seq_id, self._queue.position(seq), predicted_ttft_s, seq.promised)
 
     def cancel(
         self, request_id: RequestId, reason: FinishReason, now_s: float, detail: str = ""
@@ -134,14 +134,15 @@ class Scheduler:
     # ── The step ─────────────────────────────────────────────────────────────────────────────────
 
     def tick(self, now_s: float) -> list[EngineEvent]:
-        """End what has waited or lived too long."""
+        """End what has waited or lived too long, and tell others how long they will."""
         events: list[EngineEvent] = []
         while self._complete_at_submit:
             events.append(self._finish(self._complete_at_submit[0], FinishReason.LENGTH, now_s))
-        for seq_id in self._expiries.due(now_s):
-            events.extend(self._expire(self._by_id[seq_id], now_s))
+        for seq, reason, detail in self._expiries.due(now_s):
+            events.append(self._finish(seq, reason, now_s, detail))
         for seq_id in self._reviews.due(now_s):
             self._place(self._by_id[seq_id], now_s)
+        events.extend(self._expectations.notices(now_s))
         return events
 
     def plan(self, now_s: float) -> StepPlan | None:
@@ -227,22 +228,9 @@ class Scheduler:
         )
 
     def check(self) -> None:
-        """Assert the invariants that hold between steps (I1, I2, I8); for tests and simulations."""
-        self._kv.check()
-        for seq in self._running:
-            assert seq.state is SequenceState.RUNNING, f"{seq.seq_id} is {seq.state} in the running"
-            assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"
-            held = self._kv.cells[seq.slot]
-            assert seq.num_computed_tokens <= held, f"I2: {seq.seq_id} outgrew its {held} cells"
-        swapped = {seq.seq_id for seq in self._by_id.values() if seq.snapshot_bytes}
-        assert swapped == set(self._kv.snapshots), f"I8: {swapped} != {set(self._kv.snapshots)}"
-        assert self._kv.num_used_slots == len(self._running), "I1: a slot is held by nobody"
+        """Assert what holds between steps; for tests and simulations."""
         assert len(self._sequences) == len(self._by_id), "a sequence is known by one name only"
-        if is_steady(self._view, self.owed):
-            quick = plan_next_tokens(self._view, self.owed, self._step)
-            thorough = decide(self._view, self.owed, self._step, 0.0)
-            assert thorough is not None, "I7: decodes, and no plan"
-            assert quick == thorough, "the quick plan is another one"
+        check_between_steps(self._view, self._by_id.values(), self.owed, self._step)
 
     # ── Inside ───────────────────────────────────────────────────────────────────────────────────
 
@@ -267,6 +255,8 @@ class Scheduler:
             self._reviews.add(until_s, seq.seq_id)
         if rank == seq.rank:
             return
+        if rank.band > seq.rank.band and seq.promised is not None:
+            seq.was_relegated = True
         if seq.slot is not None:
             self._running.remove(seq)
             seq.rank = rank
@@ -277,33 +267,6 @@ class Scheduler:
             self._queue.add(seq)
         else:
             seq.rank = rank
-
-    def _admission_view(self) -> AdmissionView:
-        return AdmissionView(
-            self._queue, self._running, self._kv, self.cost, self._config.max_step_tokens
-        )
-
-    def _watch_expiry(self, seq: Sequence) -> None:
-        request = seq.request
-        if request.deadline_s is not None:
-            self._expiries.add(request.deadline_s, seq.seq_id)
-        max_queue_s = self._config.tiers[seq.tier].max_queue_s
-        if max_queue_s is not None and seq.first_scheduled_s is None:
-            self._expiries.add(request.arrival_s + max_queue_s, seq.seq_id)
-
-    def _expire(self, seq: Sequence, now_s: float) -> Iterable[FinishEvent]:
-        deadline_s = seq.request.deadline_s
-        if deadline_s is not None and deadline_s <= now_s:
-            allowed_s = deadline_s - seq.request.arrival_s
-            detail = (
-                f"the deadline of {allowed_s:.3g} s passed after "
-                f"{seq.num_generated_tokens} of at most {seq.max_tokens} tokens"
-            )
-            yield self._finish(seq, FinishReason.DEADLINE, now_s, detail)
-        elif seq.first_scheduled_s is None:
-            max_queue_s = self._config.tiers[seq.tier].max_queue_s
-            detail = f"waited longer than the {seq.tier} tier allows ({max_queue_s:.3g} s)"
-            yield self._finish(seq, FinishReason.QUEUE_TIMEOUT, now_s, detail)
 
     def _commit_evict(self, evict: Evict, result: StepResult, events: list[EngineEvent]) -> None:
         seq = self._by_id[evict.seq_id]
@@ -346,6 +309,7 @@ class Scheduler:
         self._policy.advanced(seq)
         if seq.first_scheduled_s is None:
             seq.first_scheduled_s = began_s
+            self._expectations.started(seq, began_s)
         if seq.preempted_at_s is not None:
             paused_s = began_s - seq.preempted_at_s
             events.append(ResumeEvent(seq.request.request_id, paused_s))

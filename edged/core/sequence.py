@@ -32,6 +32,7 @@ class Sequence:
 
     __slots__ = (
         "eta_s",
+        "expected_tokens",
         "first_scheduled_s",
         "first_token_s",
         "last_token_s",
@@ -52,6 +53,7 @@ class Sequence:
         "stop_token_ids",
         "tier",
         "token_ids",
+        "was_relegated",
     )
 
     def __init__(
@@ -85,6 +87,10 @@ class Sequence:
         self.num_losses = 0
         self.promised: bool | None = None
         """`Admitted.promised`."""
+        self.expected_tokens: float | None = None
+        """Length of the answer, as it was expected when the sequence came."""
+        self.was_relegated = False
+        """Whether it lost its place to others whose targets could be held."""
         self.eta_s: float | None = None
         """Moment at which its first token is expected, while it waits for its first step."""
 

@@ -11,6 +11,7 @@ from edged.core.types import (
     EngineEvent,
     FinishEvent,
     FinishReason,
+    OnUnattainable,
     PastService,
     PreemptMode,
     RejectReason,
@@ -28,11 +29,17 @@ NUM_SLOTS, NUM_CELLS, BYTES_PER_CELL = 3, 96, 1024
 class SchedulerMachine(RuleBasedStateMachine):
     """Plays the engine and the clients; the backend is a table of cells per slot."""
 
+    policy = "strict"
+
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
         self.scheduler: Scheduler = scheduler(
-            num_slots=NUM_SLOTS, num_cells=NUM_CELLS, max_step_tokens=24, max_snapshot_bytes=64_000
+            num_slots=NUM_SLOTS,
+            num_cells=NUM_CELLS,
+            max_step_tokens=24,
+            max_snapshot_bytes=64_000,
+            policy=self.policy,
         )
         self.num_submitted = 0
         self.was_cut = False
@@ -45,10 +52,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt=st.integers(1, 100),
         max_tokens=st.integers(1, 20),
         generated=st.integers(0, 4),
+        ttlt_s=st.one_of(st.none(), st.floats(0.01, 2)),
+        expected=st.one_of(st.none(), st.integers(1, 30)),
+        on_unattainable=st.sampled_from(OnUnattainable),
         deadline_s=st.one_of(st.none(), st.floats(0, 2)),
     )
     def submit(
-        self, tier: SloTier, prompt: int, max_tokens: int, generated: int, deadline_s: float | None
+        self,
+        tier: SloTier,
+        prompt: int,
+        max_tokens: int,
+        generated: int,
+        ttlt_s: float | None,
+        expected: int | None,
+        on_unattainable: OnUnattainable,
+        deadline_s: float | None,
     ) -> None:
         name = f"r{self.num_submitted}"
         self.num_submitted += 1
@@ -61,12 +79,18 @@ class SchedulerMachine(RuleBasedStateMachine):
             deadline_s=None if deadline_s is None else self.now_s + deadline_s,
             generated=tuple(range(generated)),
             past=PastService(num_engine_losses=1) if generated else None,
+            expected=expected,
+            on_unattainable=on_unattainable,
+            ttlt_target_s=ttlt_s,
         )
         answer = self.scheduler.submit(wanted, self.now_s)
         if isinstance(answer, Admitted):
             self.next_index[wanted.request_id] = generated
         elif prompt >= NUM_CELLS:
             assert answer.reason is RejectReason.PROMPT_TOO_LONG
+        elif answer.reason is RejectReason.UNATTAINABLE:
+            assert on_unattainable is OnUnattainable.REJECT
+            assert not generated
         else:
             assert answer.reason is RejectReason.CLIENT_SHARE
             assert len(self.next_index) >= TIERS[tier].max_waiting_per_client
@@ -140,7 +164,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for evict in plan.evict:
             assert evict.cause is not None
             cause, victim = by_request[evict.cause], known[evict.seq_id]
-            check_eviction(cause, victim)
+            check_eviction(cause, victim, self.policy)
 
     def take(self, events: list[EngineEvent] | list[FinishEvent]) -> None:
         for event in events:
@@ -159,11 +183,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert unfinished <= set(self.next_index)
 
 
-TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(
+class SloMachine(SchedulerMachine):
+    policy = "slo"
+
+
+SETTINGS = settings(
     max_examples=150,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     derandomize=True,
 )
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = SETTINGS
+TestSlo = SloMachine.TestCase
+TestSlo.settings = SETTINGS

@@ -1,0 +1,66 @@
+"""When the first token of those who wait can be expected, and when they are told.
+
+A request is told when it comes, and while it waits each time when half of what was expected has
+passed, so that a wait of an hour makes a dozen events and a thousand waits no flood.
+"""
+
+from collections.abc import Iterator, Mapping
+from math import inf
+
+from edged.core.admission import AdmissionView, predict_ttft_s
+from edged.core.forecast import Assessment
+from edged.core.moments import Moments
+from edged.core.sequence import Sequence
+from edged.core.types import QueueEvent, SeqId
+from edged.core.waits import Waits
+
+LEAST_NOTICE_S = 1.0
+"""Shortest time between two notices of a request."""
+_OWN_PREFILL_MARGIN = 1.5
+"""By how much a request's own prefill may be longer for what shares its steps."""
+
+
+class Expectations:
+    """Mutable; owned by the scheduler."""
+
+    def __init__(self, view: AdmissionView, live: Mapping[SeqId, Sequence]) -> None:
+        self._view = view
+        self._live = live
+        self._notices = Moments(live)
+        self._waits = Waits(view.queue)
+
+    def arrived(self, seq: Sequence, assessment: Assessment | None, now_s: float) -> float:
+        """Seconds until the first token of one that was just queued."""
+        eta_s, _ = self._expect(seq, now_s)
+        if assessment is not None and assessment.promised:
+            eta_s = assessment.predicted_s + self._view.cost.base_s
+        self._remember(seq, eta_s, now_s)
+        return eta_s
+
+    def started(self, seq: Sequence, now_s: float) -> None:
+        """It got its slot, for the first time."""
+        seq.eta_s = None
+        self._waits.started(seq, now_s)
+
+    def notices(self, now_s: float) -> Iterator[QueueEvent]:
+        """What is to be told now."""
+        for seq_id in self._notices.due(now_s):
+            seq = self._live[seq_id]
+            if seq.first_scheduled_s is None and seq in self._view.queue:
+                eta_s, bound_s = self._expect(seq, now_s)
+                self._remember(seq, eta_s, now_s)
+                position = self._view.queue.position(seq)
+                yield QueueEvent(seq.request.request_id, position, eta_s, bound_s)
+
+    def _remember(self, seq: Sequence, eta_s: float, now_s: float) -> None:
+        seq.eta_s = now_s + eta_s
+        self._notices.add(now_s + max(LEAST_NOTICE_S, eta_s / 2), seq.seq_id)
+
+    def _expect(self, seq: Sequence, now_s: float) -> tuple[float, float]:
+        """Seconds until its first token, as expected and at most."""
+        wait = self._waits.expect(seq, now_s)
+        if wait is None:
+            return predict_ttft_s(seq, self._view), inf
+        view = self._view
+        prefill_s = view.cost.recompute_s(seq.num_missing_tokens, view.max_step_tokens)
+        return wait.expected_s + prefill_s, wait.bound_s + _OWN_PREFILL_MARGIN * prefill_s

@@ -1,0 +1,36 @@
+"""What became of a request's targets, and why one was missed."""
+
+from edged.core.sequence import Sequence
+from edged.core.types import FinishReason, MissCause, Outcome, RequestTimings
+
+_ENDED_BY_ITSELF = frozenset({FinishReason.STOP, FinishReason.LENGTH})
+_ENDED_LATE = frozenset({FinishReason.DEADLINE, FinishReason.QUEUE_TIMEOUT})
+
+
+def outcome(seq: Sequence, reason: FinishReason, timings: RequestTimings) -> Outcome | None:
+    """None for a request without targets, and for one that was cancelled or failed."""
+    service = seq.request.service
+    targets = (service.ttft_target_s, service.tpot_target_s, service.ttlt_target_s)
+    if all(target is None for target in targets) and seq.request.deadline_s is None:
+        return None
+    if reason not in _ENDED_BY_ITSELF and reason not in _ENDED_LATE:
+        return None
+    met = (timings.met_ttft, timings.met_tpot, timings.met_ttlt)
+    held = reason in _ENDED_BY_ITSELF and False not in met
+    return Outcome(seq.promised, held, None if held else _miss_cause(seq, timings))
+
+
+def _miss_cause(seq: Sequence, timings: RequestTimings) -> MissCause:
+    if timings.num_engine_losses > 0:
+        return MissCause.ENGINE_LOST
+    if seq.was_relegated:
+        return MissCause.OVERLOAD if seq.promised is False else MissCause.RELEGATED
+    if timings.met_ttft is not False and _outgrew(seq):
+        return MissCause.ANSWER_LENGTH
+    return MissCause.OVERLOAD if seq.promised is False else MissCause.ESTIMATE
+
+
+def _outgrew(seq: Sequence) -> bool:
+    """Whether the answer got longer than was expected when it was to end in time."""
+    expected = seq.expected_tokens
+    return expected is not None and seq.num_generated_tokens > expected

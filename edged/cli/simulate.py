@@ -15,7 +15,7 @@ from edged.core.policy import SchedulerConfig
 from edged.core.types import ServiceLevel, SloTier, TierSpec
 from edged.simulate.measure import Targets, measure
 from edged.simulate.profile import DeviceProfile, find_profile
-from edged.simulate.report import Row, as_json, table
+from edged.simulate.report import Row, as_json, table, tier_table
 from edged.simulate.run import run_jobs
 from edged.simulate.workload import Job, at_rate, mean_rate, mixed, read_trace, synthetic
 
@@ -119,9 +119,16 @@ def run_experiment(experiment: Experiment, *, json: bool, picture: Path | None) 
     if json:
         emit_json({"profile": experiment.profile.name, "rows": as_json(rows)})
         return
-    heading, *lines = table(rows)
-    columns = [Column(head, is_number=place > 0) for place, head in enumerate(heading)]
-    emit(laid_out(columns, lines, colour=False))
+    _print(table(rows), num_words=1)
+    emit("")
+    _print(tier_table(rows), num_words=3)
+
+
+def _print(lines: Sequence[Sequence[str]], num_words: int) -> None:
+    """Words are aligned to the left, numbers to the right."""
+    heading, *rest = lines
+    columns = [Column(head, is_number=place >= num_words) for place, head in enumerate(heading)]
+    emit(laid_out(columns, rest, colour=False))
 
 
 def _draw(rows: Sequence[Row], path: Path) -> None:

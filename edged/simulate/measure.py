@@ -16,12 +16,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edged.core.types import SloTier
+from edged.core.types import MissCause, SloTier
 from edged.simulate.run import Life, Run
 
 LONG_PART = 0.1
 """The longest prompts, as a part of all, that have a column of their own."""
 PERCENTILES = (50, 95, 99)
+_FOR_OTHERS = frozenset({MissCause.OVERLOAD, MissCause.RELEGATED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,14 @@ class Measures:
     smooth_goodput: float
     """Tokens per second."""
     tokens_per_s: float
+    promised: float
+    """Part of all jobs that were promised their targets."""
+    broken: float
+    """Part of those whose first token came too late all the same."""
+    num_relegated: int
+    """Jobs that missed a target for the sake of others."""
+    relegated_p99_s: float
+    """Their time to a first token."""
     num_swaps: int
     num_recomputes: int
     worst_wait_s: float
@@ -90,6 +99,13 @@ def measure(run: Run, targets: Mapping[SloTier, Targets]) -> Measures:
         if targets[life.job.tier].tpot_s is not None
     ]
     waits_s = [_ttft_s(life) for life in lives if life.token_times_s]
+    kept = [
+        not verdict.ttft
+        for life, verdict in zip(lives, verdicts, strict=True)
+        if life.promised is True
+    ]
+    relegated = [life for life in lives if _was_relegated(life)]
+    relegated_s = percentiles(_ttft_s(life) for life in relegated if life.token_times_s)
     return Measures(
         violated=_part(bad),
         violated_long=_part(bad[i] for i in by_prompt[:num_long]),
@@ -97,6 +113,10 @@ def measure(run: Run, targets: Mapping[SloTier, Targets]) -> Measures:
         goodput=(len(bad) - sum(bad)) / run.ended_s,
         smooth_goodput=sum(_worth(life, targets[life.job.tier]) for life in lives) / run.ended_s,
         tokens_per_s=sum(len(life.token_times_s) for life in lives) / run.ended_s,
+        promised=len(kept) / len(lives),
+        broken=1.0 - _part(kept) if kept else 0.0,
+        num_relegated=len(relegated),
+        relegated_p99_s=relegated_s[PERCENTILES.index(99)],
         num_swaps=sum(life.num_swaps for life in lives),
         num_recomputes=sum(life.num_recomputes for life in lives),
         worst_wait_s=max(waits_s, default=math.nan),
@@ -154,6 +174,11 @@ def _measure_tier(lives: Sequence[Life], targets: Targets) -> TierMeasures:
         tpot_s=percentiles(gaps_s),
         ttlt_s=percentiles(totals_s),
     )
+
+
+def _was_relegated(life: Life) -> bool:
+    outcome = None if life.finish is None else life.finish.outcome
+    return outcome is not None and outcome.miss_cause in _FOR_OTHERS
 
 
 def _ttft_s(life: Life) -> float:

@@ -1,7 +1,7 @@
 """A table of measures, as text and as JSON."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -21,7 +21,7 @@ class Row:
 
     def mean(self, of: Callable[[Measures], float]) -> float:
         """Over the seeds that have it; nan if none has."""
-        values = [value for value in map(of, self.runs) if not math.isnan(value)]
+        values = _known(map(of, self.runs))
         return fmean(values) if values else math.nan
 
 
@@ -29,8 +29,26 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
     """A heading and a line for each row; parts in percent, times in seconds."""
     tiers = [tier for tier in SloTier if any(tier in run.tiers for row in rows for run in row.runs)]
     heading = ["POLICY", "RATE", "VIOLATED", *(f"{tier.upper()}" for tier in tiers), "LONG", "TPOT"]
-    heading += ["GOODPUT", "SMOOTH", "TOKENS/S", "WORST WAIT", "SWAPS", "RECOMPUTES", "UNFINISHED"]
+    heading += ["GOODPUT", "SMOOTH", "TOKENS/S", "WORST WAIT", "PROMISED", "BROKEN", "RELEGATED"]
+    heading += ["THEIR P99", "SWAPS", "RECOMPUTES", "UNFINISHED", "JAIN"]
     return [heading, *([*_cells(row, tiers)] for row in rows)]
+
+
+def tier_table(rows: Sequence[Row]) -> list[list[str]]:
+    """Percentiles in seconds, a line for each row and tier."""
+    spans = ("TTFT", "TPOT", "TTLT")
+    heading = ["POLICY", "RATE", "TIER", *(f"{span} P{p}" for span in spans for p in PERCENTILES)]
+    lines = [heading]
+    for row in rows:
+        for tier in SloTier:
+            runs = [run.tiers[tier] for run in row.runs if tier in run.tiers]
+            if runs:
+                columns = zip(
+                    *([*run.ttft_s, *run.tpot_s, *run.ttlt_s] for run in runs), strict=True
+                )
+                times_s = [fmean(known) if (known := _known(one)) else math.nan for one in columns]
+                lines.append([row.policy, f"{row.rate:.2f}", tier, *map(_seconds, times_s)])
+    return lines
 
 
 def _cells(row: Row, tiers: Sequence[SloTier]) -> list[str]:
@@ -52,10 +70,23 @@ def _cells(row: Row, tiers: Sequence[SloTier]) -> list[str]:
         f"{row.mean(lambda run: run.smooth_goodput):.0f}",
         f"{row.mean(lambda run: run.tokens_per_s):.0f}",
         f"{row.mean(lambda run: run.worst_wait_s):.1f}",
+        part(lambda run: run.promised),
+        part(lambda run: run.broken),
+        f"{row.mean(lambda run: run.num_relegated):.0f}",
+        _seconds(row.mean(lambda run: run.relegated_p99_s)),
         f"{row.mean(lambda run: run.num_swaps):.0f}",
         f"{row.mean(lambda run: run.num_recomputes):.0f}",
         f"{row.mean(lambda run: run.num_unfinished):.0f}",
+        f"{row.mean(lambda run: run.fairness):.2f}",
     ]
+
+
+def _seconds(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"
+
+
+def _known(values: Iterable[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]
 
 
 def as_json(rows: Sequence[Row]) -> list[Mapping[str, Any]]:

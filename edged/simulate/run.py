@@ -55,6 +55,7 @@ class Life:
     token_times_s: "array[float]" = field(default_factory=lambda: array("d"))
     finish: FinishEvent | None = None
     rejected: Rejected | None = None
+    promised: bool | None = None
     num_swaps: int = 0
     num_recomputes: int = 0
 
@@ -168,6 +169,7 @@ class _Simulation:
                 life.rejected = answer
             else:
                 self._by_id[request.request_id] = life
+                life.promised = answer.promised
 
     def _arrival_s(self, number: int) -> float:
         return self._start_s + self._jobs[number].arrival_s

@@ -120,7 +120,7 @@ def run_experiment(experiment: Experiment, *, json: bool, picture: Path | None) 
         emit_json({"profile": experiment.profile.name, "rows": as_json(rows)})
         return
     _print(table(rows), num_words=1)
-    emit("")
+    emit("\n")
     _print(tier_table(rows), num_words=3)
 
 

@@ -21,6 +21,7 @@ small, or there is room for all. Who is promised is never set aside.
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Iterator
 from collections.abc import Sequence as Collection
 from typing import NamedTuple
 
@@ -36,6 +37,8 @@ _TRIED = 8
 """How many that were set aside are tried in the place of an arrival."""
 _SMALL = 0.1
 """Work, as a part of the time until it is due, that may be promised whatever the load."""
+_SURE = 0.8
+"""Part of the time until it is due within which work must fit to be promised."""
 _ROOM_FOR_ALL = 0.7
 """Work that comes per second, as a part of the speed, below which anything may be promised."""
 
@@ -140,6 +143,13 @@ class Forecast:
                 del self._aside[place]
         self._promised.discard(entry.seq_id)
 
+    def due_before(self, entry: Entry) -> Iterator[Entry]:
+        """Those expected to be in time that are due sooner."""
+        for other in self._entries:
+            if (other.due_s, other.seq_id) >= (entry.due_s, entry.seq_id):
+                return
+            yield other
+
     # ── Inside ───────────────────────────────────────────────────────────────────────────────────
 
     def _exchange(self, entry: Entry, speed: float, now_s: float) -> Entry | None:
@@ -195,13 +205,11 @@ class Forecast:
         if not small and self.arrivals.offered(now_s) > _ROOM_FOR_ALL * speed:
             return False
         before_s = self.arrivals.offered_before(left_s, now_s)
-        return self._wait_s(entry, 1.0) + before_s <= left_s * speed
+        return self._wait_s(entry, 1.0) + before_s <= _SURE * left_s * speed
 
     def _wait_s(self, entry: Entry, speed: float) -> float:
         """Seconds until its work is done, if nothing else comes."""
         work_s = entry.work_s
-        for due_s, seq_id, other_s, _, seq in self._entries:
-            if (due_s, seq_id) > (entry.due_s, entry.seq_id):
-                break
-            work_s += other_s * seq.num_missing_tokens / len(seq.token_ids)
+        for other in self.due_before(entry):
+            work_s += other.work_s * other.seq.num_missing_tokens / len(other.seq.token_ids)
         return work_s / speed

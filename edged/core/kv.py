@@ -34,6 +34,10 @@ class KvBudget:
         return self._free_slots.copy()
 
     @property
+    def num_free_slots(self) -> int:
+        return len(self._free_slots)
+
+    @property
     def free_cells(self) -> int:
         return self.geometry.num_cells - self._used_cells
 

@@ -6,12 +6,13 @@ promises keeps books of its own (`edged.core.forecast`), and is told what happen
 core it reads no clock and draws nothing at random.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple, Protocol
 
 from edged.core.forecast import Assessment
+from edged.core.kv import KvBudget
 from edged.core.plan import StepPlan, StepResult
 from edged.core.sequence import Sequence
 from edged.core.types import FinishReason, Rank, SloTier, TierSpec
@@ -74,10 +75,13 @@ class Policy(Protocol):
 
     @property
     def ranks_progress(self) -> bool:
-        """Whether a sequence is to be placed anew with each chunk of its prompt."""
+        """Whether a sequence is to be placed anew with each chunk of its prompt and with the first
+        token of its answer."""
         ...
 
-    def assess(self, seq: Sequence, now_s: float) -> Assessment | None:
+    def assess(
+        self, seq: Sequence, running: Collection[Sequence], kv: KvBudget, now_s: float
+    ) -> Assessment | None:
         """Whether an arrival's targets can be promised. Changes nothing. None: it has none, or
         the policy promises nothing."""
         ...
@@ -127,7 +131,9 @@ class WithoutBooks:
 
     ranks_progress = False
 
-    def assess(self, seq: Sequence, now_s: float) -> Assessment | None:
+    def assess(
+        self, seq: Sequence, running: Collection[Sequence], kv: KvBudget, now_s: float
+    ) -> Assessment | None:
         return None
 
     def admit(

@@ -104,7 +104,7 @@ class Scheduler:
         if refusal is not None:
             return refusal
         seq = self._sequence(request)
-        assessment = self._policy.assess(seq, now_s)
+        assessment = self._policy.assess(seq, self._running, self._kv, now_s)
         if assessment is not None and is_unattainable(seq, assessment):
             return unattainable(seq, assessment, now_s)
         self._sequences[request.request_id] = seq
@@ -356,6 +356,8 @@ class Scheduler:
         index = len(seq.token_ids) - seq.num_prompt_tokens
         events.append(TokenEvent(seq.request.request_id, index, token))
         seq.token_ids.append(token.token_id)
+        if index == 0 and self._policy.ranks_progress:
+            self._place(seq, now_s)
         if index + 1 >= seq.max_tokens:
             events.append(self._finish(seq, FinishReason.LENGTH, now_s))
 

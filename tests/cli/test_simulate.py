@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edged.core.types import SloTier
 from tests.cli.program import Program
 
 
@@ -18,7 +19,8 @@ def test_a_table_has_a_line_for_each_policy_and_load(edged: Program) -> None:
         *("simulate", "--jobs", "30", "--rate", "2", "--load", "1,3", "--policies", "fcfs,edf")
     )
     assert done.returncode == 0
-    heading, *lines = done.stdout.splitlines()
+    table, tiers = done.stdout.split("\n\n")
+    heading, *lines = table.splitlines()
     assert heading.split()[:3] == ["POLICY", "RATE", "VIOLATED"]
     assert [line.split()[:2] for line in lines] == [
         ["fcfs", "2.00"],
@@ -26,6 +28,9 @@ def test_a_table_has_a_line_for_each_policy_and_load(edged: Program) -> None:
         ["fcfs", "6.00"],
         ["edf", "6.00"],
     ]
+    heading, *lines = tiers.splitlines()
+    assert heading.split()[2:6] == ["TIER", "TTFT", "P50", "TTFT"]
+    assert len(lines) == 4 * len(SloTier)
     assert "simulating edf at 6.00 requests/s" in done.stderr
 
 

@@ -2,12 +2,21 @@
 
 import math
 from array import array
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.core.types import FinishEvent, FinishReason, RequestId, RequestTimings, SloTier
+from edged.core.types import (
+    FinishEvent,
+    FinishReason,
+    MissCause,
+    Outcome,
+    RequestId,
+    RequestTimings,
+    SloTier,
+)
 from edged.simulate.measure import Measures, Targets, jain, measure, percentiles
 from edged.simulate.run import Life, Run
 from edged.simulate.workload import Job
@@ -93,3 +102,19 @@ def test_percentiles_are_nearest_ranks() -> None:
 def test_jains_index_is_one_among_equals() -> None:
     assert jain([2.0, 2.0, 2.0]) == pytest.approx(1.0)
     assert jain([1.0, 0.0, 0.0, 0.0]) == pytest.approx(0.25)
+
+
+def test_a_promise_is_broken_by_a_first_token_that_comes_too_late() -> None:
+    lives = [life(0.5), life(1.5), life(1.5)]
+    lives[0].promised, lives[1].promised, lives[2].promised = True, True, False
+    run = measured(*lives)
+    assert run.promised == pytest.approx(2 / 3)
+    assert run.broken == pytest.approx(1 / 2)
+
+
+def test_who_missed_a_target_for_the_sake_of_others_is_counted() -> None:
+    lives = [life(0.5), life(1.5), life(4.5)]
+    for one, cause in zip(lives[1:], (MissCause.ESTIMATE, MissCause.OVERLOAD), strict=True):
+        one.finish = replace(FINISH, outcome=Outcome(None, False, cause))
+    run = measured(*lives)
+    assert (run.num_relegated, run.relegated_p99_s) == (1, 4.5)

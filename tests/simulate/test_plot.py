@@ -8,7 +8,24 @@ from edged.simulate.report import Row
 
 
 def measures(violated: float, goodput: float) -> Measures:
-    return Measures(violated, 0.0, 0.0, goodput, 1.0, 1.0, 0, 0, 1.0, 0, 1.0, {})
+    return Measures(
+        violated=violated,
+        violated_long=0.0,
+        missed_tpot=0.0,
+        goodput=goodput,
+        smooth_goodput=1.0,
+        tokens_per_s=1.0,
+        promised=0.0,
+        broken=0.0,
+        num_relegated=0,
+        relegated_p99_s=0.0,
+        num_swaps=0,
+        num_recomputes=0,
+        worst_wait_s=1.0,
+        num_unfinished=0,
+        fairness=1.0,
+        tiers={},
+    )
 
 
 def test_a_picture_has_a_line_for_each_policy_that_rates_change(tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ its end at the usual pace bears anything.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import inf
 
 from edged.core.cost import StepCostModel
 from edged.core.fairness import Loads, Turns
 from edged.core.forecast import Assessment, Entry, Forecast
+from edged.core.kv import KvBudget
 from edged.core.lengths import AnswerLengths
 from edged.core.pace import Pace
 from edged.core.plan import YIELDS_TO_NOBODY, StepPlan, StepResult
@@ -54,12 +55,15 @@ _LEAST_PART_BEST_EFFORT = 0.25
 _AT_STAKE_S = 0.25
 """Longest step for a prompt that an arrival may cut short: long chunks are cheaper to compute and
 dearer to lose."""
+_AT_RISK_STEPS = 8
+"""Steps before it must begin at which a prefill may take the slot of an answer that is on time."""
 _NEAR_ITS_END = 0.05
 """Part of the TTFT target for which an answer's end is waited for rather than to preempt it."""
 
 
 class Slo(WithoutBooks):
     honours_shares = True
+    ranks_progress = True
 
     def __init__(self, config: SchedulerConfig, cost: StepCostModel) -> None:
         self._config = config
@@ -91,7 +95,9 @@ class Slo(WithoutBooks):
 
     # ── Where a sequence stands ──────────────────────────────────────────────────────────────────
 
-    def assess(self, seq: Sequence, now_s: float) -> Assessment | None:
+    def assess(
+        self, seq: Sequence, running: Collection[Sequence], kv: KvBudget, now_s: float
+    ) -> Assessment | None:
         due_s = self._due_s(seq)
         if due_s is None or seq.first_token_s is not None:
             return None
@@ -99,7 +105,10 @@ class Slo(WithoutBooks):
         cost_s = work_s * self._loads.weight(seq.request.client_id, now_s)
         entry = Entry(due_s, seq.seq_id, work_s, cost_s, seq)
         assessment = self._forecast.assess(entry, self._pace.speed, now_s)
-        return assessment._replace(expected_tokens=self._expected_tokens(seq))
+        return assessment._replace(
+            promised=assessment.promised and self._has_room(entry, running, kv, now_s),
+            expected_tokens=self._expected_tokens(seq),
+        )
 
     def admit(
         self, seq: Sequence, assessment: Assessment | None, now_s: float
@@ -119,6 +128,22 @@ class Slo(WithoutBooks):
             moved.append(assessment.taken_back.seq)
         return moved
 
+    def _has_room(
+        self, entry: Entry, running: Collection[Sequence], kv: KvBudget, now_s: float
+    ) -> bool:
+        """Whether slots and cells can be had for it, and before it for those that are due sooner,
+        without anybody's answer ending first."""
+        num_slots, num_cells = kv.num_free_slots, kv.free_cells
+        for seq in running:
+            if self._would_yield(seq, entry.due_s, now_s):
+                num_slots += 1
+                num_cells += seq.num_computed_tokens
+        for other in self._forecast.due_before(entry):
+            if other.seq.slot is None:
+                num_slots -= 1
+                num_cells -= len(other.seq.token_ids)
+        return num_slots > 0 and num_cells >= len(entry.seq.token_ids)
+
     def place(self, seq: Sequence, now_s: float) -> Place:
         seq_id = seq.seq_id
         entry = self._entries.get(seq_id)
@@ -126,8 +151,7 @@ class Slo(WithoutBooks):
             return Place(self._rank_without_entry(seq))
         if seq_id in self._lifted:
             return Place(Rank(ON_TIME, seq.request.arrival_s))
-        left_s = self._cost.prefill_cost_s(seq.num_computed_tokens, seq.num_missing_tokens)
-        latest_s = entry.due_s - left_s - self._cost.base_s
+        latest_s = entry.due_s - self._left_s(seq) - self._cost.base_s
         if latest_s > now_s:
             band = RELEGATED if seq_id in self._relegated else ON_TIME
             return Place(Rank(band, entry.due_s), latest_s)
@@ -140,10 +164,19 @@ class Slo(WithoutBooks):
     def _rank_without_entry(self, seq: Sequence) -> Rank:
         if seq.first_token_s is None:
             return Rank(BEST_EFFORT, self._stamps.get(seq.seq_id, 0.0))
+        ends_s = seq.ends_due_s
+        if seq.num_generated_tokens == 1 and seq.rank.band == ON_TIME and ends_s is not None:
+            # It may pause until then, and be complete in time.
+            answer_s = self._expected_tokens(seq) * self._pace.step_s
+            return Rank(ON_TIME, max(seq.rank.order, ends_s - answer_s))
         if seq.num_computed_tokens or seq.num_preemptions:
             return seq.rank
         due_s = self._due_s(seq)  # a replay
         return Rank(BEST_EFFORT, 0.0) if due_s is None else Rank(ON_TIME, due_s)
+
+    def _left_s(self, seq: Sequence) -> float:
+        """Seconds of its prefill, alone on the engine."""
+        return self._cost.prefill_cost_s(seq.num_computed_tokens, seq.num_missing_tokens)
 
     def _due_s(self, seq: Sequence) -> float | None:
         """When its first token is due; None if never."""
@@ -178,13 +211,28 @@ class Slo(WithoutBooks):
     # ── A step ───────────────────────────────────────────────────────────────────────────────────
 
     def may_preempt(self, urgent: Sequence, victim: Sequence, now_s: float) -> bool:
-        if urgent.rank.band >= victim.rank.band or urgent.rank.band == RELEGATED:
+        band = urgent.rank.band
+        if band == RELEGATED or not self._would_yield(victim, urgent.rank.order, now_s, band):
             return False
-        if not self._config.tiers[victim.tier].preemptible:
-            return False
+        if victim.rank.band == ON_TIME:
+            entry = self._entries.get(urgent.seq_id)
+            left_s = self._left_s(urgent) if entry is None else entry.work_s
+            return urgent.rank.order - left_s - now_s < _AT_RISK_STEPS * self._pace.step_s
         tokens_left = self._expected_tokens(victim) - victim.num_generated_tokens
         ttft_s = urgent.request.service.ttft_target_s or 0.0
         return tokens_left * self._pace.step_s > _NEAR_ITS_END * ttft_s
+
+    def _would_yield(
+        self, victim: Sequence, due_s: float, now_s: float, band: int = ON_TIME
+    ) -> bool:
+        """Whether a running sequence can give its slot to one of that band that is due then: one of
+        a later band, or an answer that may pause for longer."""
+        if not self._config.tiers[victim.tier].preemptible:
+            return False
+        if victim.rank.band > band:
+            return True
+        is_answer = victim.is_decoding and victim.request.service.tpot_target_s is None
+        return band == victim.rank.band == ON_TIME and is_answer and victim.rank.order > due_s
 
     def prefill_bounds(self, seq: Sequence) -> PrefillBounds:
         config = self._config

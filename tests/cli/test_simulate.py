@@ -63,7 +63,7 @@ def test_json_has_every_run_with_every_measure(edged: Program, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("--policies", "best"), 2, "--policies: 'best': expected some of strict, fcfs"),
+        (("--policies", "best"), 2, "--policies: 'best': expected some of slo, strict, fcfs"),
         (("--load", "0"), 2, "--load: '0': expected numbers > 0"),
         (("--tier", "chat=3"), 2, "--tier 'chat=3': expected TIER=SHARE"),
         (("--tier", "batch=3,ttft=0"), 2, "'0': expected a number > 0"),

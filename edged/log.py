@@ -15,7 +15,7 @@ from typing import TextIO, cast
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-from edged.core.types import ClientId, FinishEvent, FinishReason, SloTier
+from edged.core.types import ClientId, FinishEvent, FinishReason, Outcome, SloTier
 
 Logger = FilteringBoundLogger
 
@@ -78,7 +78,7 @@ def log_finished(
     Seconds are rounded to milliseconds, per-token seconds to tenths of one. A request that ended
     in an error is a warning and tells why.
     """
-    timings = event.timings
+    timings, outcome = event.timings, event.outcome
     write = logger.warning if event.reason is FinishReason.ERROR else logger.info
     write(
         "request finished",
@@ -95,8 +95,16 @@ def log_finished(
         total_s=_rounded(timings.total_s, 3),
         preemptions=timings.num_preemptions,
         losses=timings.num_engine_losses,
+        **({} if outcome is None else _told(outcome)),
         **({"detail": event.detail} if event.detail else {}),
     )
+
+
+def _told(outcome: Outcome) -> dict[str, object]:
+    told: dict[str, object] = {"promised": outcome.promised, "held": outcome.held}
+    if outcome.miss_cause is not None:
+        told["miss_cause"] = outcome.miss_cause.value
+    return told
 
 
 def _rounded(seconds: float | None, digits: int) -> float | None:

@@ -29,6 +29,7 @@ def _tier_spec(settings: Settings, tier: SloTier) -> TierSpec:
         max_queue_s=given.max_queue_s,
         preemptible=given.preemptible,
         min_share=given.min_share,
+        ttlt_target_s=given.ttlt_target_s,
     )
 
 
@@ -52,6 +53,7 @@ def start_command(settings: Settings, model: ModelSettings) -> Start:
         max_step_s=settings.scheduler.max_step_s,
         arrival_guard_s=settings.scheduler.arrival_guard_s,
         share_quantum_s=settings.scheduler.share_quantum_s,
+        relegated_share=settings.scheduler.relegated_share,
         snapshot_bytes=engine.snapshot_bytes,
         tiers=tier_specs(settings),
     )

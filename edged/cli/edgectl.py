@@ -14,10 +14,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edged.cli.address import HOST_VARIABLE, choose_address
+from edged.cli.address import choose_address
 from edged.cli.complete import model_names, request_ids
 from edged.cli.entry import run_command
 from edged.cli.exits import EXIT_CODES_HELP
+from edged.cli.options import (
+    ClientOption,
+    ExpectedTokensOption,
+    HostOption,
+    JsonOption,
+    LimitOption,
+    MaxTokensOption,
+    MinPOption,
+    ModelOption,
+    OrRejectOption,
+    SeedOption,
+    StopOption,
+    SystemOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    TpotOption,
+    TtftOption,
+    TtltOption,
+    VerboseOption,
+)
 from edged.core.types import SloTier
 
 if TYPE_CHECKING:
@@ -41,74 +62,6 @@ class Global:
 
     host: str | None
     timeout_s: float | None
-
-
-HostOption = Annotated[
-    str | None,
-    typer.Option(
-        "--host",
-        metavar="HOST:PORT|unix:PATH",
-        help=f"The daemon. Default: ${HOST_VARIABLE}, else the usual unix socket where a daemon "
-        "listens on it, else 127.0.0.1:7411.",
-    ),
-]
-JsonOption = Annotated[
-    bool,
-    typer.Option(
-        "--json", help="JSON with the field names of proto/edged/v1; streams give a line each."
-    ),
-]
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME",
-        help="Default: the daemon's default model.",
-        autocompletion=model_names,
-    ),
-]
-MaxTokensOption = Annotated[
-    int | None,
-    typer.Option("--max-tokens", "-n", min=1, max=2**32 - 1, help="Most tokens to generate."),
-]
-TemperatureOption = Annotated[
-    float | None, typer.Option(min=0, help="0 takes the likeliest token always.")
-]
-TopKOption = Annotated[
-    int | None, typer.Option(min=0, max=2**32 - 1, help="Keep the k likeliest tokens; 0: all.")
-]
-TopPOption = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Keep this much probability; 0 is refused.")
-]
-MinPOption = Annotated[
-    float | None,
-    typer.Option(min=0, max=1, help="Keep tokens this likely next to the likeliest."),
-]
-SeedOption = Annotated[
-    int | None, typer.Option(min=0, max=2**64 - 1, help="Same seed, same prompt: same answer.")
-]
-StopOption = Annotated[
-    list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be repeated.")
-]
-SystemOption = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="How the model shall behave.")
-]
-LimitOption = Annotated[
-    float | None,
-    typer.Option(
-        "--timeout",
-        min=0.001,
-        metavar="SECONDS",
-        help="Longest time to the end of an answer; then it is cancelled.",
-    ),
-]
-ClientOption = Annotated[
-    str, typer.Option(metavar="NAME", help="App that the request counts for, as `ps` shows it.")
-]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Tell the request's events and times on stderr.")
-]
 
 
 @app.callback()
@@ -253,6 +206,11 @@ def run(
     raw: Annotated[
         bool, typer.Option("--raw", help="Give the prompt to the model without its chat template.")
     ] = False,
+    ttft: TtftOption = None,
+    tpot: TpotOption = None,
+    ttlt: TtltOption = None,
+    expected_tokens: ExpectedTokensOption = None,
+    or_reject: OrRejectOption = False,
     timeout: LimitOption = None,
     client: ClientOption = "edgectl",
     verbose: VerboseOption = False,
@@ -260,7 +218,7 @@ def run(
     """Ask once and stream the answer to stdout. Ctrl-C cancels it on the server."""
     if raw and system:
         raise typer.BadParameter("--raw takes the prompt as it is, so --system has no place in it")
-    from edged.cli.generate import Answer, Asker, Asking
+    from edged.cli.generate import Answer, Asker, Asking, Targets
     from edged.cli.talk import prompt_of
 
     asking = Asking(
@@ -274,6 +232,9 @@ def run(
         seed=seed,
         stop=tuple(stop or ()),
         client=client,
+        targets=Targets(ttft_s=ttft, tpot_s=tpot, ttlt_s=ttlt),
+        expected_tokens=expected_tokens,
+        or_reject=or_reject,
         limit_s=_limit_s(context, timeout),
         json=json,
         verbose=verbose,

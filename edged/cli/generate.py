@@ -27,6 +27,15 @@ _TIERS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Targets:
+    """Put over the tier's, in seconds."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    ttlt_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Asking:
     """How to ask, the same for every turn. None leaves a thing to the server."""
 
@@ -40,6 +49,10 @@ class Asking:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     client: str = "edgectl"
+    targets: Targets = Targets()
+    expected_tokens: int | None = None
+    or_reject: bool = False
+    """Whether it is to be refused if its targets cannot be promised."""
     limit_s: float | None = None
     """Longest time from now to the end of the answer, loading included."""
     json: bool = False
@@ -162,7 +175,18 @@ class Asker:
                 stop=asking.stop,
             ),
             tier=tier,
+            targets=inference_pb2.Targets(
+                ttft_s=asking.targets.ttft_s,
+                tpot_s=asking.targets.tpot_s,
+                ttlt_s=asking.targets.ttlt_s,
+            ),
             client=asking.client,
+            expected_tokens=asking.expected_tokens,
+            on_unattainable=(
+                inference_pb2.ON_UNATTAINABLE_REJECT
+                if asking.or_reject
+                else inference_pb2.ON_UNATTAINABLE_BEST_EFFORT
+            ),
         )
 
 
@@ -190,7 +214,14 @@ def _told(response: inference_pb2.GenerateResponse) -> Iterator[str]:
             yield (
                 f"request {admitted.request_id}: {admitted.num_prompt_tokens} prompt tokens, "
                 f"position {admitted.position}, first token expected after "
-                f"{admitted.predicted_ttft_s:.2f} s"
+                f"{admitted.predicted_ttft_s:.2f} s{_promise(admitted)}"
+            )
+        case "queued":
+            queued = response.queued
+            most = f", at most {queued.eta_bound_s:.1f} s" if queued.HasField("eta_bound_s") else ""
+            yield (
+                f"waiting at position {queued.position}, first token expected in "
+                f"{queued.eta_s:.1f} s{most}"
             )
         case "preempted":
             descriptor = inference_pb2.PreemptionCause.DESCRIPTOR
@@ -200,6 +231,22 @@ def _told(response: inference_pb2.GenerateResponse) -> Iterator[str]:
         case "finished":
             reason = enum_name(inference_pb2.FinishReason.DESCRIPTOR, response.finished.reason)
             yield f"finished ({reason}): {_figures(response.finished)}"
+            if response.finished.HasField("outcome"):
+                yield _outcome(response.finished.outcome)
+
+
+def _promise(admitted: inference_pb2.Admitted) -> str:
+    if not admitted.HasField("promised"):
+        return ""
+    return ", targets promised" if admitted.promised else ", targets not promised"
+
+
+def _outcome(outcome: inference_pb2.Outcome) -> str:
+    if outcome.held:
+        return "targets held"
+    cause = enum_name(inference_pb2.MissCause.DESCRIPTOR, outcome.miss_cause)
+    promised = ", though promised" if outcome.promised else ""
+    return f"targets missed{promised}: {cause}"
 
 
 def _figures(finished: inference_pb2.Finished) -> str:

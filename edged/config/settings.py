@@ -252,8 +252,8 @@ class SchedulerSettings(BaseModel):
     )
     max_step_s: PositiveSeconds = Field(
         default=0.5,
-        description="Longest predicted step that a prefill chunk may make, in seconds; policy "
-        "strict.",
+        description="Longest predicted step that a prefill chunk may make, in seconds; policies "
+        "slo and strict.",
     )
     arrival_guard_s: PositiveSeconds = Field(
         default=0.06,
@@ -264,6 +264,11 @@ class SchedulerSettings(BaseModel):
         default=0.5,
         description="Engine time that a tier must be owed under min_share before it is served out "
         "of turn, in seconds.",
+    )
+    relegated_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.01,
+        description="Least fraction of engine time for prompts that cannot be in time any more "
+        "while others still can; policy slo.",
     )
 
 
@@ -277,6 +282,9 @@ class TierSettings(BaseModel):
     )
     tpot_target_s: OptionalSeconds = Field(
         description='Target of the mean time per further token, in seconds; "none" has no target.'
+    )
+    ttlt_target_s: OptionalSeconds = Field(
+        description='Target of the time to the last token, in seconds; "none" has no target.'
     )
     max_waiting: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         description="Most requests that may wait, for each model; more are refused."
@@ -352,6 +360,7 @@ DEFAULT_TIERS: Mapping[SloTier, TierSettings] = {
     SloTier.INTERACTIVE: TierSettings(
         ttft_target_s=1.0,
         tpot_target_s=0.1,
+        ttlt_target_s=None,
         max_waiting=64,
         max_waiting_per_client=16,
         max_queue_s=30.0,
@@ -361,6 +370,7 @@ DEFAULT_TIERS: Mapping[SloTier, TierSettings] = {
     SloTier.STANDARD: TierSettings(
         ttft_target_s=5.0,
         tpot_target_s=0.2,
+        ttlt_target_s=None,
         max_waiting=256,
         max_waiting_per_client=64,
         max_queue_s=120.0,
@@ -370,6 +380,7 @@ DEFAULT_TIERS: Mapping[SloTier, TierSettings] = {
     SloTier.BATCH: TierSettings(
         ttft_target_s=None,
         tpot_target_s=None,
+        ttlt_target_s=None,
         max_waiting=4096,
         max_waiting_per_client=4096,
         max_queue_s=None,

@@ -113,7 +113,8 @@ class Scheduler:
             self._complete_at_submit.append(seq)  # a replay that lacked only its finish event
             return Admitted(seq.seq_id, 0, 0.0)
         if assessment is not None:
-            seq.promised = assessment.promised
+            is_replay = request.past.num_engine_losses > 0
+            seq.promised = request.past.promised if is_replay else assessment.promised
             seq.expected_tokens = assessment.expected_tokens
         moved = self._policy.admit(seq, assessment, now_s)
         self._place(seq, now_s)

@@ -146,6 +146,8 @@ class PastService:
     last_token_s: float | None = None
     num_preemptions: int = 0
     num_engine_losses: int = 0
+    promised: bool | None = None
+    """What its client was told when it was admitted first."""
 
 
 @dataclass(frozen=True, slots=True)

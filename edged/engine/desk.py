@@ -45,6 +45,7 @@ from edged.engine.wire import (
     Loading,
     Preempted,
     Prompt,
+    Queued,
     Refusal,
     RequestAdmitted,
     RequestRefused,
@@ -270,8 +271,8 @@ class Desk:
                     items.append(Resumed(request_id, paused_s))
                 case Answered():
                     self._answered(event)
-                case QueueEvent():
-                    pass
+                case QueueEvent(request_id, position, eta_s, eta_bound_s):
+                    items.append(Queued(request_id, position, eta_s, eta_bound_s))
                 case _:
                     assert_never(event)
         if items:
@@ -298,7 +299,11 @@ class Desk:
         prompt_token_ids = self._answers[request_id].prompt_token_ids
         self._send(
             RequestAdmitted(
-                request_id, outcome.position, outcome.predicted_ttft_s, prompt_token_ids
+                request_id,
+                outcome.position,
+                outcome.predicted_ttft_s,
+                prompt_token_ids,
+                outcome.promised,
             )
         )
 
@@ -323,4 +328,6 @@ def _request(submit: Submit, prompt_token_ids: tuple[int, ...]) -> Request:
         deadline_s=submit.deadline_s,
         generated_token_ids=submit.generated_token_ids,
         past=submit.past,
+        expected_tokens=submit.expected_tokens,
+        on_unattainable=submit.on_unattainable,
     )

@@ -24,6 +24,7 @@ REJECT_REASONS: Mapping[RejectReason, Reason] = {
     RejectReason.PROMPT_TOO_LONG: Reason.PROMPT_TOO_LONG,
     RejectReason.INVALID: Reason.INVALID_ARGUMENT,
     RejectReason.DUPLICATE: Reason.DUPLICATE_REQUEST,
+    RejectReason.UNATTAINABLE: Reason.UNATTAINABLE,
 }
 
 
@@ -53,6 +54,7 @@ def scheduler_config(start: Start) -> SchedulerConfig:
         max_step_s=start.max_step_s,
         arrival_guard_s=start.arrival_guard_s,
         share_quantum_s=start.share_quantum_s,
+        relegated_share=start.relegated_share,
         max_snapshot_bytes=start.snapshot_bytes,
     )
 
@@ -82,6 +84,8 @@ def request_states(engine: EngineLoop, now_s: float) -> tuple[RequestState, ...]
             max_tokens=seq.max_tokens,
             age_s=now_s - seq.request.arrival_s,
             num_preemptions=seq.num_preemptions,
+            promised=seq.promised,
+            eta_s=None if seq.eta_s is None else max(0.0, seq.eta_s - now_s),
         )
         for seq, position in engine.sequences()
     )

@@ -17,6 +17,7 @@ from edged.core.types import (
     FinishEvent,
     FinishReason,
     KvGeometry,
+    OnUnattainable,
     PastService,
     PreemptMode,
     RequestId,
@@ -91,6 +92,7 @@ class Start(msgspec.Struct, frozen=True, tag=True, array_like=True):
     share_quantum_s: float
     snapshot_bytes: int
     tiers: tuple[TierSpec, ...]
+    relegated_share: float = 0.01
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -104,6 +106,8 @@ class Submit(msgspec.Struct, frozen=True, tag=True, array_like=True):
     deadline_s: float | None
     generated_token_ids: tuple[int, ...] = ()
     past: PastService = PastService()
+    expected_tokens: int | None = None
+    on_unattainable: OnUnattainable = OnUnattainable.BEST_EFFORT
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -156,6 +160,7 @@ class RequestAdmitted(msgspec.Struct, frozen=True, tag=True, array_like=True):
     position: int
     predicted_ttft_s: float
     prompt_token_ids: tuple[int, ...]
+    promised: bool | None = None
 
 
 FAILURE_REASONS: Mapping[FinishReason, Reason] = {
@@ -211,6 +216,16 @@ class DeltaLogprob(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[TopLogprob, ...]
 
 
+class Queued(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Where a request that waits for its first step stands; from time to time."""
+
+    request_id: RequestId
+    position: int
+    eta_s: float
+    eta_bound_s: float
+    """inf where nothing can be said."""
+
+
 class Preempted(msgspec.Struct, frozen=True, tag=True, array_like=True):
     request_id: RequestId
     mode: PreemptMode
@@ -226,7 +241,7 @@ class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):
     stop_string: str | None = None
 
 
-StreamItem = Delta | Preempted | Resumed | Finished
+StreamItem = Delta | Queued | Preempted | Resumed | Finished
 
 
 class StepEvents(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -252,6 +267,9 @@ class RequestState(msgspec.Struct, frozen=True, array_like=True):
     max_tokens: int
     age_s: float
     num_preemptions: int
+    promised: bool | None = None
+    eta_s: float | None = None
+    """Seconds until its first token is expected; None once it runs."""
 
 
 class Inspected(msgspec.Struct, frozen=True, tag=True, array_like=True):

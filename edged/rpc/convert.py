@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from edged.core.types import (
     ClientId,
     KvGeometry,
+    OnUnattainable,
     RequestId,
     SamplingParams,
     ServiceLevel,
@@ -50,6 +51,11 @@ TIERS: Mapping[SloTier, "pb.Tier.ValueType"] = {
     SloTier.INTERACTIVE: pb.TIER_INTERACTIVE,
     SloTier.STANDARD: pb.TIER_STANDARD,
     SloTier.BATCH: pb.TIER_BATCH,
+}
+_ON_UNATTAINABLE: Mapping["pb.OnUnattainable.ValueType", OnUnattainable] = {
+    pb.ON_UNATTAINABLE_UNSPECIFIED: OnUnattainable.BEST_EFFORT,
+    pb.ON_UNATTAINABLE_BEST_EFFORT: OnUnattainable.BEST_EFFORT,
+    pb.ON_UNATTAINABLE_REJECT: OnUnattainable.REJECT,
 }
 _TIER_OF = {number: tier for tier, number in TIERS.items()}
 _DEFAULT = SamplingParams()
@@ -93,6 +99,14 @@ def to_submission(request: pb.GenerateRequest, call: Call, tiers: Tiers) -> Subm
     service = _service(request, tiers, violations)
     deadline_s = _deadline_s(request.targets, call, violations)
     client_id = _client_id(request.client, call.peer, violations)
+    expected_tokens = request.expected_tokens if request.HasField("expected_tokens") else None
+    holds = expected_tokens is None or expected_tokens >= 1
+    violations.require(holds, "expected_tokens", expected_tokens, "at least 1")
+    on_unattainable = _ON_UNATTAINABLE.get(request.on_unattainable)
+    expected = "one of 0 to 2"
+    violations.require(
+        on_unattainable is not None, "on_unattainable", request.on_unattainable, expected
+    )
     violations.raise_if_any()
     assert prompt is not None, "a prompt that is missing is a violation"
     return Submission(
@@ -104,6 +118,8 @@ def to_submission(request: pb.GenerateRequest, call: Call, tiers: Tiers) -> Subm
         stop=stop,
         arrival_s=call.now_s,
         deadline_s=deadline_s,
+        expected_tokens=expected_tokens,
+        on_unattainable=on_unattainable or OnUnattainable.BEST_EFFORT,
     )
 
 
@@ -248,10 +264,12 @@ def _service(request: pb.GenerateRequest, tiers: Tiers, violations: Violations) 
     own = request.targets
     _require_positive(own.HasField("ttft_s"), "ttft_s", own.ttft_s, violations)
     _require_positive(own.HasField("tpot_s"), "tpot_s", own.tpot_s, violations)
+    _require_positive(own.HasField("ttlt_s"), "ttlt_s", own.ttlt_s, violations)
     return ServiceLevel(
         tier=tier,
         ttft_target_s=own.ttft_s if own.HasField("ttft_s") else spec.ttft_target_s,
         tpot_target_s=own.tpot_s if own.HasField("tpot_s") else spec.tpot_target_s,
+        ttlt_target_s=own.ttlt_s if own.HasField("ttlt_s") else spec.ttlt_target_s,
     )
 
 

@@ -69,6 +69,7 @@ def to_tier(spec: TierSpec, tiers: Tiers) -> pb.TierInfo:
         max_queue_s=spec.max_queue_s,
         preemptible=spec.preemptible,
         min_share=spec.min_share,
+        ttlt_target_s=spec.ttlt_target_s,
         is_default=spec.tier == tiers.default,
     )
 
@@ -104,6 +105,7 @@ def to_request(row: RequestRow, now_s: float) -> pb.RequestInfo:
                 max_tokens=view.submission.sampling.max_tokens,
                 age_s=now_s - view.submission.arrival_s,
                 num_preemptions=view.past.num_preemptions,
+                promised=view.past.promised,
             )
         case RequestState() as state:
             return pb.RequestInfo(
@@ -119,6 +121,8 @@ def to_request(row: RequestRow, now_s: float) -> pb.RequestInfo:
                 max_tokens=state.max_tokens,
                 age_s=state.age_s,
                 num_preemptions=state.num_preemptions,
+                promised=state.promised,
+                eta_s=state.eta_s,
             )
 
 

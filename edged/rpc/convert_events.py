@@ -1,9 +1,10 @@
 """Events of an answer as the client is sent them: `StreamEvent` in, protobuf out."""
 
+import math
 from collections.abc import Mapping
 from typing import assert_never
 
-from edged.core.types import FinishReason
+from edged.core.types import FinishReason, MissCause, Outcome
 from edged.engine.wire import DeltaLogprob, TopLogprob
 from edged.supervise.stream import (
     PauseCause,
@@ -12,6 +13,7 @@ from edged.supervise.stream import (
     StreamEvent,
     StreamFinished,
     StreamPaused,
+    StreamQueued,
     StreamResumed,
 )
 from edged.v1 import inference_pb2 as pb
@@ -24,6 +26,13 @@ _CAUSES: Mapping[PauseCause, "pb.PreemptionCause.ValueType"] = {
     PauseCause.SWAP: pb.PREEMPTION_CAUSE_SWAP,
     PauseCause.RECOMPUTE: pb.PREEMPTION_CAUSE_RECOMPUTE,
     PauseCause.ENGINE_LOST: pb.PREEMPTION_CAUSE_ENGINE_LOST,
+}
+_MISS_CAUSES: Mapping[MissCause, "pb.MissCause.ValueType"] = {
+    MissCause.ENGINE_LOST: pb.MISS_CAUSE_ENGINE_LOST,
+    MissCause.OVERLOAD: pb.MISS_CAUSE_OVERLOAD,
+    MissCause.RELEGATED: pb.MISS_CAUSE_RELEGATED,
+    MissCause.ANSWER_LENGTH: pb.MISS_CAUSE_ANSWER_LENGTH,
+    MissCause.ESTIMATE: pb.MISS_CAUSE_ESTIMATE,
 }
 HEARTBEAT = pb.GenerateResponse(heartbeat=pb.Heartbeat())
 
@@ -47,7 +56,13 @@ def to_response(event: StreamEvent) -> pb.GenerateResponse:
                     position=event.position,
                     predicted_ttft_s=event.predicted_ttft_s,
                     num_prompt_tokens=event.num_prompt_tokens,
+                    promised=event.promised,
                 )
+            )
+        case StreamQueued():
+            bound_s = None if math.isinf(event.eta_bound_s) else event.eta_bound_s
+            return pb.GenerateResponse(
+                queued=pb.Queued(position=event.position, eta_s=event.eta_s, eta_bound_s=bound_s)
             )
         case StreamPaused():
             return pb.GenerateResponse(preempted=pb.Preempted(cause=_CAUSES[event.cause]))
@@ -85,5 +100,16 @@ def _finished(event: StreamFinished) -> pb.Finished:
             num_engine_losses=timings.num_engine_losses,
             met_ttft=timings.met_ttft,
             met_tpot=timings.met_tpot,
+            met_ttlt=timings.met_ttlt,
         ),
+        outcome=None if finish.outcome is None else _outcome(finish.outcome),
+    )
+
+
+def _outcome(outcome: Outcome) -> pb.Outcome:
+    cause = outcome.miss_cause
+    return pb.Outcome(
+        promised=outcome.promised,
+        held=outcome.held,
+        miss_cause=pb.MISS_CAUSE_UNSPECIFIED if cause is None else _MISS_CAUSES[cause],
     )

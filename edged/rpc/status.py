@@ -38,6 +38,7 @@ CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.UNKNOWN_REQUEST: grpc.StatusCode.NOT_FOUND,
     Reason.DUPLICATE_REQUEST: grpc.StatusCode.ALREADY_EXISTS,
     Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.UNATTAINABLE: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.CLIENT_SHARE: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.SLOW_READER: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.OUT_OF_MEMORY: grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -27,6 +27,7 @@ from edged.engine.wire import (
     Delta,
     Finished,
     Preempted,
+    Queued,
     RequestAdmitted,
     RequestRefused,
     Resumed,
@@ -364,10 +365,8 @@ class RequestBook:
         match item:
             case Delta():
                 self._delta(entry, item)
-            case Preempted():
-                self._heed(entry, entry.preempt(item, self._clock.now_s()))
-            case Resumed():
-                self._heed(entry, entry.resume(item))
+            case Queued() | Preempted() | Resumed():
+                self._heed(entry, entry.tell(item, self._clock.now_s()))
             case _:
                 assert_never(item)
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from edged.core.types import PreemptMode, RequestId
-from edged.engine.wire import Delta, Preempted, RequestAdmitted, Resumed
+from edged.engine.wire import Delta, Preempted, Queued, RequestAdmitted, Resumed
 from edged.errors import EdgedError
 from edged.supervise.model import RequestView, Submission
 from edged.supervise.replay import Replay
@@ -21,6 +21,7 @@ from edged.supervise.stream import (
     StreamAdmitted,
     StreamDelta,
     StreamPaused,
+    StreamQueued,
     StreamResumed,
 )
 
@@ -92,13 +93,19 @@ class Entry:
     def admit(self, event: RequestAdmitted) -> bool:
         """Raises EngineGarbageError: the prompt's ids are none."""
         is_new = not self.replay.is_admitted
-        self.replay.admit(event.prompt_token_ids)
+        self.replay.admit(event.prompt_token_ids, event.promised)
         self.is_answered = True
         if not is_new:
             return True
         num_tokens = self.replay.num_prompt_tokens
         return self.stream.put(
-            StreamAdmitted(event.request_id, event.position, event.predicted_ttft_s, num_tokens)
+            StreamAdmitted(
+                event.request_id,
+                event.position,
+                event.predicted_ttft_s,
+                num_tokens,
+                event.promised,
+            )
         )
 
     def deliver(self, delta: Delta, now_s: float) -> bool:
@@ -116,18 +123,24 @@ class Entry:
         event = StreamDelta(delta.index, delta.token_ids, delta.text, delta.logprobs)
         return self.stream.put(event) and is_read
 
-    def preempt(self, event: Preempted, now_s: float) -> bool:
-        self.replay.preempt()
-        if self._paused_at_s is not None:
-            return True
-        self._paused_at_s = now_s
-        return self.stream.put(StreamPaused(_PAUSE_CAUSES[event.mode]))
-
-    def resume(self, event: Resumed) -> bool:
-        if self._paused_at_s is None or self._is_engine_lost:
-            return True
-        self._paused_at_s = None
-        return self.stream.put(StreamResumed(event.paused_s))
+    def tell(self, event: Queued | Preempted | Resumed, now_s: float) -> bool:
+        """Pass on what became of it on the engine."""
+        match event:
+            case Queued(_, position, eta_s, eta_bound_s):
+                if self._paused_at_s is not None:
+                    return True
+                return self.stream.put(StreamQueued(position, eta_s, eta_bound_s))
+            case Preempted(_, mode):
+                self.replay.preempt()
+                if self._paused_at_s is not None:
+                    return True
+                self._paused_at_s = now_s
+                return self.stream.put(StreamPaused(_PAUSE_CAUSES[mode]))
+            case Resumed(_, paused_s):
+                if self._paused_at_s is None or self._is_engine_lost:
+                    return True
+                self._paused_at_s = None
+                return self.stream.put(StreamResumed(paused_s))
 
     def lose_engine(self, now_s: float) -> bool:
         """The engine was lost, or let it go so that a suspect can be tried alone."""

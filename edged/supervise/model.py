@@ -10,6 +10,7 @@ from typing import Protocol
 
 from edged.core.types import (
     ClientId,
+    OnUnattainable,
     PastService,
     RequestId,
     SamplingParams,
@@ -41,6 +42,8 @@ class Submission:
     arrival_s: float
     deadline_s: float | None
     """Absolute; the nearer of the request's own deadline and the call's."""
+    expected_tokens: int | None = None
+    on_unattainable: OnUnattainable = OnUnattainable.BEST_EFFORT
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class Replay:
         self._last_token_s: float | None = None
         self._num_preemptions = 0
         self._num_engine_losses = 0
+        self._promised: bool | None = None
 
     @property
     def request_id(self) -> RequestId:
@@ -64,16 +65,19 @@ class Replay:
             last_token_s=self._last_token_s,
             num_preemptions=self._num_preemptions,
             num_engine_losses=self._num_engine_losses,
+            promised=self._promised,
         )
 
-    def admit(self, prompt_token_ids: tuple[int, ...]) -> None:
-        """An engine reported the prompt's ids; a later engine is given them.
+    def admit(self, prompt_token_ids: tuple[int, ...], promised: bool | None = None) -> None:
+        """An engine reported the prompt's ids; a later engine is given them, and what the first one
+        promised.
 
         Raises:
             EngineGarbageError: there is a number that is no token id. Nothing is remembered.
         """
         if self._prompt_token_ids is None:
             self._prompt_token_ids = _compact(prompt_token_ids)
+            self._promised = promised
             self._submission = replace(self._submission, prompt=TokensPrompt(()))
 
     def schedule(self, at_s: float) -> None:
@@ -128,6 +132,8 @@ class Replay:
             deadline_s=submission.deadline_s,
             generated_token_ids=tuple(self._generated),
             past=self.past,
+            expected_tokens=submission.expected_tokens,
+            on_unattainable=submission.on_unattainable,
         )
 
 

@@ -30,6 +30,15 @@ class StreamAdmitted:
     position: int
     predicted_ttft_s: float
     num_prompt_tokens: int
+    promised: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamQueued:
+    position: int
+    eta_s: float
+    eta_bound_s: float
+    """inf where nothing can be said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,9 @@ class StreamFinished:
     stop_string: str
 
 
-StreamEvent = StreamAdmitted | StreamDelta | StreamPaused | StreamResumed | StreamFinished
+StreamEvent = (
+    StreamAdmitted | StreamQueued | StreamDelta | StreamPaused | StreamResumed | StreamFinished
+)
 
 
 @dataclass(slots=True)
@@ -111,7 +122,9 @@ class RequestStream:
         if self._is_ended:
             return True
         last = self._waiting[-1] if self._waiting else None
-        if not isinstance(event, StreamDelta):
+        if isinstance(event, StreamQueued) and isinstance(last, StreamQueued):
+            self._waiting[-1] = event  # only the latest counts
+        elif not isinstance(event, StreamDelta):
             self._waiting.append(event)
             self._num_waiting_tokens += 1
         else:

@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from edged.v1 import inference_pb2 as edged_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x65\x64ged/v1/admin.proto\x12\x08\x65\x64ged.v1\x1a\x18\x65\x64ged/v1/inference.proto\"\xc9\x01\n\x08KvStatus\x12\x16\n\x0e\x65\x66\x66\x65\x63tive_type\x18\x01 \x01(\t\x12\x17\n\x0f\x62ytes_per_token\x18\x02 \x01(\x04\x12\x17\n\x0f\x63\x61pacity_tokens\x18\x03 \x01(\x04\x12\x1f\n\x17max_tokens_per_sequence\x18\x04 \x01(\x04\x12\x13\n\x0bused_tokens\x18\x05 \x01(\x04\x12\x11\n\tnum_slots\x18\x06 \x01(\r\x12\x12\n\nused_slots\x18\x07 \x01(\r\x12\x16\n\x0esnapshot_bytes\x18\x08 \x01(\x04\"\x9f\x01\n\nTierStatus\x12\x1c\n\x04tier\x18\x01 \x01(\x0e\x32\x0e.edged.v1.Tier\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x13\n\x0bnum_running\x18\x03 \x01(\r\x12\x15\n\rnum_preempted\x18\x04 \x01(\r\x12\x14\n\x0cnum_finished\x18\x05 \x01(\x04\x12\x1c\n\x14num_generated_tokens\x18\x06 \x01(\x04\"\xc7\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.edged.v1.ModelState\x12\x15\n\rload_progress\x18\x04 \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x05 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x06 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x07 \x01(\t\x12\x11\n\tnum_bytes\x18\x08 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\t \x01(\t\x12\x12\n\nengine_pid\x18\n \x01(\r\x12\x19\n\x11num_engine_losses\x18\x0b \x01(\r\x12\x1e\n\x02kv\x18\x0c \x01(\x0b\x32\x12.edged.v1.KvStatus\x12#\n\x05tiers\x18\r \x03(\x0b\x32\x14.edged.v1.TierStatus\x12\x1b\n\x13\x64\x65\x63ode_tokens_per_s\x18\x0e \x01(\x01\x12\x11\n\tnum_swaps\x18\x0f \x01(\x04\x12\x16\n\x0enum_recomputes\x18\x10 \x01(\x04\x12\x11\n\tnum_steps\x18\x11 \x01(\x04\x12\x18\n\x10\x63ost_model_error\x18\x12 \x01(\x01\x12\x1d\n\x15num_interrupted_steps\x18\x13 \x01(\x04\"\xad\x01\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.edged.v1.DaemonState\x12\x10\n\x08uptime_s\x18\x03 \x01(\x01\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x11\n\tlisteners\x18\x05 \x03(\t\x12\x16\n\x0eresident_bytes\x18\x06 \x01(\x04\x12\x1f\n\x06models\x18\x07 \x03(\x0b\x32\x0f.edged.v1.Model\"\x12\n\x10GetStatusRequest\"5\n\x11GetStatusResponse\x12 \n\x06status\x18\x01 \x01(\x0b\x32\x10.edged.v1.Status\"(\n\x12WatchStatusRequest\x12\x12\n\ninterval_s\x18\x01 \x01(\x01\"7\n\x13WatchStatusResponse\x12 \n\x06status\x18\x01 \x01(\x0b\x32\x10.edged.v1.Status\"\xcf\x02\n\x0bRequestInfo\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\x1c\n\x04tier\x18\x04 \x01(\x0e\x32\x0e.edged.v1.Tier\x12%\n\x05state\x18\x05 \x01(\x0e\x32\x16.edged.v1.RequestState\x12\x15\n\x08position\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x11num_prompt_tokens\x18\x07 \x01(\r\x12\x1b\n\x13num_computed_tokens\x18\x08 \x01(\r\x12\x1c\n\x14num_generated_tokens\x18\t \x01(\r\x12\x17\n\nmax_tokens\x18\n \x01(\rH\x01\x88\x01\x01\x12\r\n\x05\x61ge_s\x18\x0b \x01(\x01\x12\x17\n\x0fnum_preemptions\x18\x0c \x01(\rB\x0b\n\t_positionB\r\n\x0b_max_tokens\"\x15\n\x13ListRequestsRequest\"?\n\x14ListRequestsResponse\x12\'\n\x08requests\x18\x01 \x03(\x0b\x32\x15.edged.v1.RequestInfo\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"$\n\x0e\x43\x61ncelResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.edged.v1.Model\"!\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"3\n\x11LoadModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.edged.v1.Model\"#\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"5\n\x13UnloadModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.edged.v1.Model\"\x12\n\x10ListTiersRequest\"\x9f\x02\n\x08TierInfo\x12\x1c\n\x04tier\x18\x01 \x01(\x0e\x32\x0e.edged.v1.Tier\x12\x1a\n\rttft_target_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rtpot_target_s\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0bmax_waiting\x18\x04 \x01(\r\x12\x1e\n\x16max_waiting_per_client\x18\x05 \x01(\r\x12\x18\n\x0bmax_queue_s\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x0bpreemptible\x18\x07 \x01(\x08\x12\x11\n\tmin_share\x18\x08 \x01(\x01\x12\x12\n\nis_default\x18\t \x01(\x08\x42\x10\n\x0e_ttft_target_sB\x10\n\x0e_tpot_target_sB\x0e\n\x0c_max_queue_s\"6\n\x11ListTiersResponse\x12!\n\x05tiers\x18\x01 \x03(\x0b\x32\x12.edged.v1.TierInfo\"0\n\x0c\x44rainRequest\x12\x14\n\x07\x64rain_s\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_drain_s\"%\n\rDrainResponse\x12\x14\n\x0cnum_requests\x18\x01 \x01(\r*\x91\x01\n\x0b\x44\x61\x65monState\x12\x1c\n\x18\x44\x41\x45MON_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44\x41\x45MON_STATE_LOADING\x10\x01\x12\x16\n\x12\x44\x41\x45MON_STATE_READY\x10\x02\x12\x19\n\x15\x44\x41\x45MON_STATE_DRAINING\x10\x03\x12\x17\n\x13\x44\x41\x45MON_STATE_FAILED\x10\x04*\xc2\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x1a\n\x16MODEL_STATE_RESTARTING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x06*\x98\x01\n\x0cRequestState\x12\x1d\n\x19REQUEST_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REQUEST_STATE_WAITING\x10\x01\x12\x19\n\x15REQUEST_STATE_RUNNING\x10\x02\x12\x1b\n\x17REQUEST_STATE_PREEMPTED\x10\x03\x12\x16\n\x12REQUEST_STATE_HELD\x10\x04\x32\x8b\x05\n\x0c\x41\x64minService\x12\x44\n\tGetStatus\x12\x1a.edged.v1.GetStatusRequest\x1a\x1b.edged.v1.GetStatusResponse\x12L\n\x0bWatchStatus\x12\x1c.edged.v1.WatchStatusRequest\x1a\x1d.edged.v1.WatchStatusResponse0\x01\x12M\n\x0cListRequests\x12\x1d.edged.v1.ListRequestsRequest\x1a\x1e.edged.v1.ListRequestsResponse\x12;\n\x06\x43\x61ncel\x12\x17.edged.v1.CancelRequest\x1a\x18.edged.v1.CancelResponse\x12G\n\nListModels\x12\x1b.edged.v1.ListModelsRequest\x1a\x1c.edged.v1.ListModelsResponse\x12\x46\n\tLoadModel\x12\x1a.edged.v1.LoadModelRequest\x1a\x1b.edged.v1.LoadModelResponse0\x01\x12J\n\x0bUnloadModel\x12\x1c.edged.v1.UnloadModelRequest\x1a\x1d.edged.v1.UnloadModelResponse\x12\x44\n\tListTiers\x12\x1a.edged.v1.ListTiersRequest\x1a\x1b.edged.v1.ListTiersResponse\x12\x38\n\x05\x44rain\x12\x16.edged.v1.DrainRequest\x1a\x17.edged.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x65\x64ged/v1/admin.proto\x12\x08\x65\x64ged.v1\x1a\x18\x65\x64ged/v1/inference.proto\"\xc9\x01\n\x08KvStatus\x12\x16\n\x0e\x65\x66\x66\x65\x63tive_type\x18\x01 \x01(\t\x12\x17\n\x0f\x62ytes_per_token\x18\x02 \x01(\x04\x12\x17\n\x0f\x63\x61pacity_tokens\x18\x03 \x01(\x04\x12\x1f\n\x17max_tokens_per_sequence\x18\x04 \x01(\x04\x12\x13\n\x0bused_tokens\x18\x05 \x01(\x04\x12\x11\n\tnum_slots\x18\x06 \x01(\r\x12\x12\n\nused_slots\x18\x07 \x01(\r\x12\x16\n\x0esnapshot_bytes\x18\x08 \x01(\x04\"\x9f\x01\n\nTierStatus\x12\x1c\n\x04tier\x18\x01 \x01(\x0e\x32\x0e.edged.v1.Tier\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x13\n\x0bnum_running\x18\x03 \x01(\r\x12\x15\n\rnum_preempted\x18\x04 \x01(\r\x12\x14\n\x0cnum_finished\x18\x05 \x01(\x04\x12\x1c\n\x14num_generated_tokens\x18\x06 \x01(\x04\"\xc7\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.edged.v1.ModelState\x12\x15\n\rload_progress\x18\x04 \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x05 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x06 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x07 \x01(\t\x12\x11\n\tnum_bytes\x18\x08 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\t \x01(\t\x12\x12\n\nengine_pid\x18\n \x01(\r\x12\x19\n\x11num_engine_losses\x18\x0b \x01(\r\x12\x1e\n\x02kv\x18\x0c \x01(\x0b\x32\x12.edged.v1.KvStatus\x12#\n\x05tiers\x18\r \x03(\x0b\x32\x14.edged.v1.TierStatus\x12\x1b\n\x13\x64\x65\x63ode_tokens_per_s\x18\x0e \x01(\x01\x12\x11\n\tnum_swaps\x18\x0f \x01(\x04\x12\x16\n\x0enum_recomputes\x18\x10 \x01(\x04\x12\x11\n\tnum_steps\x18\x11 \x01(\x04\x12\x18\n\x10\x63ost_model_error\x18\x12 \x01(\x01\x12\x1d\n\x15num_interrupted_steps\x18\x13 \x01(\x04\"\xad\x01\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.edged.v1.DaemonState\x12\x10\n\x08uptime_s\x18\x03 \x01(\x01\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x11\n\tlisteners\x18\x05 \x03(\t\x12\x16\n\x0eresident_bytes\x18\x06 \x01(\x04\x12\x1f\n\x06models\x18\x07 \x03(\x0b\x32\x0f.edged.v1.Model\"\x12\n\x10GetStatusRequest\"5\n\x11GetStatusResponse\x12 \n\x06status\x18\x01 \x01(\x0b\x32\x10.edged.v1.Status\"(\n\x12WatchStatusRequest\x12\x12\n\ninterval_s\x18\x01 \x01(\x01\"7\n\x13WatchStatusResponse\x12 \n\x06status\x18\x01 \x01(\x0b\x32\x10.edged.v1.Status\"\x91\x03\n\x0bRequestInfo\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\x1c\n\x04tier\x18\x04 \x01(\x0e\x32\x0e.edged.v1.Tier\x12%\n\x05state\x18\x05 \x01(\x0e\x32\x16.edged.v1.RequestState\x12\x15\n\x08position\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x11num_prompt_tokens\x18\x07 \x01(\r\x12\x1b\n\x13num_computed_tokens\x18\x08 \x01(\r\x12\x1c\n\x14num_generated_tokens\x18\t \x01(\r\x12\x17\n\nmax_tokens\x18\n \x01(\rH\x01\x88\x01\x01\x12\r\n\x05\x61ge_s\x18\x0b \x01(\x01\x12\x17\n\x0fnum_preemptions\x18\x0c \x01(\r\x12\x15\n\x08promised\x18\r \x01(\x08H\x02\x88\x01\x01\x12\x12\n\x05\x65ta_s\x18\x0e \x01(\x01H\x03\x88\x01\x01\x42\x0b\n\t_positionB\r\n\x0b_max_tokensB\x0b\n\t_promisedB\x08\n\x06_eta_s\"\x15\n\x13ListRequestsRequest\"?\n\x14ListRequestsResponse\x12\'\n\x08requests\x18\x01 \x03(\x0b\x32\x15.edged.v1.RequestInfo\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"$\n\x0e\x43\x61ncelResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.edged.v1.Model\"!\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"3\n\x11LoadModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.edged.v1.Model\"#\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"5\n\x13UnloadModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.edged.v1.Model\"\x12\n\x10ListTiersRequest\"\xcd\x02\n\x08TierInfo\x12\x1c\n\x04tier\x18\x01 \x01(\x0e\x32\x0e.edged.v1.Tier\x12\x1a\n\rttft_target_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rtpot_target_s\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0bmax_waiting\x18\x04 \x01(\r\x12\x1e\n\x16max_waiting_per_client\x18\x05 \x01(\r\x12\x18\n\x0bmax_queue_s\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x0bpreemptible\x18\x07 \x01(\x08\x12\x11\n\tmin_share\x18\x08 \x01(\x01\x12\x12\n\nis_default\x18\t \x01(\x08\x12\x1a\n\rttlt_target_s\x18\n \x01(\x01H\x03\x88\x01\x01\x42\x10\n\x0e_ttft_target_sB\x10\n\x0e_tpot_target_sB\x0e\n\x0c_max_queue_sB\x10\n\x0e_ttlt_target_s\"6\n\x11ListTiersResponse\x12!\n\x05tiers\x18\x01 \x03(\x0b\x32\x12.edged.v1.TierInfo\"0\n\x0c\x44rainRequest\x12\x14\n\x07\x64rain_s\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_drain_s\"%\n\rDrainResponse\x12\x14\n\x0cnum_requests\x18\x01 \x01(\r*\x91\x01\n\x0b\x44\x61\x65monState\x12\x1c\n\x18\x44\x41\x45MON_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44\x41\x45MON_STATE_LOADING\x10\x01\x12\x16\n\x12\x44\x41\x45MON_STATE_READY\x10\x02\x12\x19\n\x15\x44\x41\x45MON_STATE_DRAINING\x10\x03\x12\x17\n\x13\x44\x41\x45MON_STATE_FAILED\x10\x04*\xc2\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x1a\n\x16MODEL_STATE_RESTARTING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x06*\x98\x01\n\x0cRequestState\x12\x1d\n\x19REQUEST_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REQUEST_STATE_WAITING\x10\x01\x12\x19\n\x15REQUEST_STATE_RUNNING\x10\x02\x12\x1b\n\x17REQUEST_STATE_PREEMPTED\x10\x03\x12\x16\n\x12REQUEST_STATE_HELD\x10\x04\x32\x8b\x05\n\x0c\x41\x64minService\x12\x44\n\tGetStatus\x12\x1a.edged.v1.GetStatusRequest\x1a\x1b.edged.v1.GetStatusResponse\x12L\n\x0bWatchStatus\x12\x1c.edged.v1.WatchStatusRequest\x1a\x1d.edged.v1.WatchStatusResponse0\x01\x12M\n\x0cListRequests\x12\x1d.edged.v1.ListRequestsRequest\x1a\x1e.edged.v1.ListRequestsResponse\x12;\n\x06\x43\x61ncel\x12\x17.edged.v1.CancelRequest\x1a\x18.edged.v1.CancelResponse\x12G\n\nListModels\x12\x1b.edged.v1.ListModelsRequest\x1a\x1c.edged.v1.ListModelsResponse\x12\x46\n\tLoadModel\x12\x1a.edged.v1.LoadModelRequest\x1a\x1b.edged.v1.LoadModelResponse0\x01\x12J\n\x0bUnloadModel\x12\x1c.edged.v1.UnloadModelRequest\x1a\x1d.edged.v1.UnloadModelResponse\x12\x44\n\tListTiers\x12\x1a.edged.v1.ListTiersRequest\x1a\x1b.edged.v1.ListTiersResponse\x12\x38\n\x05\x44rain\x12\x16.edged.v1.DrainRequest\x1a\x17.edged.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edged.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DAEMONSTATE']._serialized_start=2447
-  _globals['_DAEMONSTATE']._serialized_end=2592
-  _globals['_MODELSTATE']._serialized_start=2595
-  _globals['_MODELSTATE']._serialized_end=2789
-  _globals['_REQUESTSTATE']._serialized_start=2792
-  _globals['_REQUESTSTATE']._serialized_end=2944
+  _globals['_DAEMONSTATE']._serialized_start=2559
+  _globals['_DAEMONSTATE']._serialized_end=2704
+  _globals['_MODELSTATE']._serialized_start=2707
+  _globals['_MODELSTATE']._serialized_end=2901
+  _globals['_REQUESTSTATE']._serialized_start=2904
+  _globals['_REQUESTSTATE']._serialized_end=3056
   _globals['_KVSTATUS']._serialized_start=61
   _globals['_KVSTATUS']._serialized_end=262
   _globals['_TIERSTATUS']._serialized_start=265
@@ -55,37 +55,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHSTATUSRESPONSE']._serialized_start=1177
   _globals['_WATCHSTATUSRESPONSE']._serialized_end=1232
   _globals['_REQUESTINFO']._serialized_start=1235
-  _globals['_REQUESTINFO']._serialized_end=1570
-  _globals['_LISTREQUESTSREQUEST']._serialized_start=1572
-  _globals['_LISTREQUESTSREQUEST']._serialized_end=1593
-  _globals['_LISTREQUESTSRESPONSE']._serialized_start=1595
-  _globals['_LISTREQUESTSRESPONSE']._serialized_end=1658
-  _globals['_CANCELREQUEST']._serialized_start=1660
-  _globals['_CANCELREQUEST']._serialized_end=1695
-  _globals['_CANCELRESPONSE']._serialized_start=1697
-  _globals['_CANCELRESPONSE']._serialized_end=1733
-  _globals['_LISTMODELSREQUEST']._serialized_start=1735
-  _globals['_LISTMODELSREQUEST']._serialized_end=1754
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1756
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1809
-  _globals['_LOADMODELREQUEST']._serialized_start=1811
-  _globals['_LOADMODELREQUEST']._serialized_end=1844
-  _globals['_LOADMODELRESPONSE']._serialized_start=1846
-  _globals['_LOADMODELRESPONSE']._serialized_end=1897
-  _globals['_UNLOADMODELREQUEST']._serialized_start=1899
-  _globals['_UNLOADMODELREQUEST']._serialized_end=1934
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=1936
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=1989
-  _globals['_LISTTIERSREQUEST']._serialized_start=1991
-  _globals['_LISTTIERSREQUEST']._serialized_end=2009
-  _globals['_TIERINFO']._serialized_start=2012
-  _globals['_TIERINFO']._serialized_end=2299
-  _globals['_LISTTIERSRESPONSE']._serialized_start=2301
-  _globals['_LISTTIERSRESPONSE']._serialized_end=2355
-  _globals['_DRAINREQUEST']._serialized_start=2357
-  _globals['_DRAINREQUEST']._serialized_end=2405
-  _globals['_DRAINRESPONSE']._serialized_start=2407
-  _globals['_DRAINRESPONSE']._serialized_end=2444
-  _globals['_ADMINSERVICE']._serialized_start=2947
-  _globals['_ADMINSERVICE']._serialized_end=3598
+  _globals['_REQUESTINFO']._serialized_end=1636
+  _globals['_LISTREQUESTSREQUEST']._serialized_start=1638
+  _globals['_LISTREQUESTSREQUEST']._serialized_end=1659
+  _globals['_LISTREQUESTSRESPONSE']._serialized_start=1661
+  _globals['_LISTREQUESTSRESPONSE']._serialized_end=1724
+  _globals['_CANCELREQUEST']._serialized_start=1726
+  _globals['_CANCELREQUEST']._serialized_end=1761
+  _globals['_CANCELRESPONSE']._serialized_start=1763
+  _globals['_CANCELRESPONSE']._serialized_end=1799
+  _globals['_LISTMODELSREQUEST']._serialized_start=1801
+  _globals['_LISTMODELSREQUEST']._serialized_end=1820
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1822
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1875
+  _globals['_LOADMODELREQUEST']._serialized_start=1877
+  _globals['_LOADMODELREQUEST']._serialized_end=1910
+  _globals['_LOADMODELRESPONSE']._serialized_start=1912
+  _globals['_LOADMODELRESPONSE']._serialized_end=1963
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1965
+  _globals['_UNLOADMODELREQUEST']._serialized_end=2000
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=2002
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=2055
+  _globals['_LISTTIERSREQUEST']._serialized_start=2057
+  _globals['_LISTTIERSREQUEST']._serialized_end=2075
+  _globals['_TIERINFO']._serialized_start=2078
+  _globals['_TIERINFO']._serialized_end=2411
+  _globals['_LISTTIERSRESPONSE']._serialized_start=2413
+  _globals['_LISTTIERSRESPONSE']._serialized_end=2467
+  _globals['_DRAINREQUEST']._serialized_start=2469
+  _globals['_DRAINREQUEST']._serialized_end=2517
+  _globals['_DRAINRESPONSE']._serialized_start=2519
+  _globals['_DRAINRESPONSE']._serialized_end=2556
+  _globals['_ADMINSERVICE']._serialized_start=3059
+  _globals['_ADMINSERVICE']._serialized_end=3710
 # @@protoc_insertion_point(module_scope)

@@ -450,6 +450,8 @@ class RequestInfo(message.Message):
     MAX_TOKENS_FIELD_NUMBER: builtins.int
     AGE_S_FIELD_NUMBER: builtins.int
     NUM_PREEMPTIONS_FIELD_NUMBER: builtins.int
+    PROMISED_FIELD_NUMBER: builtins.int
+    ETA_S_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Its id."""
     model: builtins.str
@@ -474,6 +476,10 @@ class RequestInfo(message.Message):
     """Seconds since it arrived."""
     num_preemptions: builtins.int
     """Times it was preempted."""
+    promised: builtins.bool
+    """Whether its targets were promised; absent if it has none, or nothing is promised."""
+    eta_s: builtins.float
+    """Seconds until its first token is expected; absent once it has begun."""
     def __init__(
         self,
         *,
@@ -489,19 +495,29 @@ class RequestInfo(message.Message):
         max_tokens: builtins.int | None = ...,
         age_s: builtins.float = ...,
         num_preemptions: builtins.int = ...,
+        promised: builtins.bool | None = ...,
+        eta_s: builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_max_tokens", b"_max_tokens", "_position", b"_position", "max_tokens", b"max_tokens", "position", b"position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_eta_s", b"_eta_s", "_max_tokens", b"_max_tokens", "_position", b"_position", "_promised", b"_promised", "eta_s", b"eta_s", "max_tokens", b"max_tokens", "position", b"position", "promised", b"promised"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_max_tokens", b"_max_tokens", "_position", b"_position", "age_s", b"age_s", "client", b"client", "max_tokens", b"max_tokens", "model", b"model", "num_computed_tokens", b"num_computed_tokens", "num_generated_tokens", b"num_generated_tokens", "num_preemptions", b"num_preemptions", "num_prompt_tokens", b"num_prompt_tokens", "position", b"position", "request_id", b"request_id", "state", b"state", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_eta_s", b"_eta_s", "_max_tokens", b"_max_tokens", "_position", b"_position", "_promised", b"_promised", "age_s", b"age_s", "client", b"client", "eta_s", b"eta_s", "max_tokens", b"max_tokens", "model", b"model", "num_computed_tokens", b"num_computed_tokens", "num_generated_tokens", b"num_generated_tokens", "num_preemptions", b"num_preemptions", "num_prompt_tokens", b"num_prompt_tokens", "position", b"position", "promised", b"promised", "request_id", b"request_id", "state", b"state", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__eta_s: _TypeAlias = typing.Literal["eta_s"]  # noqa: Y015
+    _WhichOneofArgType__eta_s: _TypeAlias = typing.Literal["_eta_s", b"_eta_s"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
     _WhichOneofReturnType__position: _TypeAlias = typing.Literal["position"]  # noqa: Y015
     _WhichOneofArgType__position: _TypeAlias = typing.Literal["_position", b"_position"]  # noqa: Y015
+    _WhichOneofReturnType__promised: _TypeAlias = typing.Literal["promised"]  # noqa: Y015
+    _WhichOneofArgType__promised: _TypeAlias = typing.Literal["_promised", b"_promised"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eta_s) -> _WhichOneofReturnType__eta_s | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__position) -> _WhichOneofReturnType__position | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__promised) -> _WhichOneofReturnType__promised | None: ...
 
 @typing.final
 class ListRequestsRequest(message.Message):
@@ -731,6 +747,7 @@ class TierInfo(message.Message):
     PREEMPTIBLE_FIELD_NUMBER: builtins.int
     MIN_SHARE_FIELD_NUMBER: builtins.int
     IS_DEFAULT_FIELD_NUMBER: builtins.int
+    TTLT_TARGET_S_FIELD_NUMBER: builtins.int
     tier: inference_pb2.Tier.ValueType
     """The tier."""
     ttft_target_s: builtins.float
@@ -749,6 +766,8 @@ class TierInfo(message.Message):
     """Least fraction of engine time while it has work."""
     is_default: builtins.bool
     """Whether requests that name no tier are of this one."""
+    ttlt_target_s: builtins.float
+    """Target of the time to the last token; absent: none."""
     def __init__(
         self,
         *,
@@ -761,10 +780,11 @@ class TierInfo(message.Message):
         preemptible: builtins.bool = ...,
         min_share: builtins.float = ...,
         is_default: builtins.bool = ...,
+        ttlt_target_s: builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_max_queue_s", b"_max_queue_s", "_tpot_target_s", b"_tpot_target_s", "_ttft_target_s", b"_ttft_target_s", "max_queue_s", b"max_queue_s", "tpot_target_s", b"tpot_target_s", "ttft_target_s", b"ttft_target_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_max_queue_s", b"_max_queue_s", "_tpot_target_s", b"_tpot_target_s", "_ttft_target_s", b"_ttft_target_s", "_ttlt_target_s", b"_ttlt_target_s", "max_queue_s", b"max_queue_s", "tpot_target_s", b"tpot_target_s", "ttft_target_s", b"ttft_target_s", "ttlt_target_s", b"ttlt_target_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_max_queue_s", b"_max_queue_s", "_tpot_target_s", b"_tpot_target_s", "_ttft_target_s", b"_ttft_target_s", "is_default", b"is_default", "max_queue_s", b"max_queue_s", "max_waiting", b"max_waiting", "max_waiting_per_client", b"max_waiting_per_client", "min_share", b"min_share", "preemptible", b"preemptible", "tier", b"tier", "tpot_target_s", b"tpot_target_s", "ttft_target_s", b"ttft_target_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_max_queue_s", b"_max_queue_s", "_tpot_target_s", b"_tpot_target_s", "_ttft_target_s", b"_ttft_target_s", "_ttlt_target_s", b"_ttlt_target_s", "is_default", b"is_default", "max_queue_s", b"max_queue_s", "max_waiting", b"max_waiting", "max_waiting_per_client", b"max_waiting_per_client", "min_share", b"min_share", "preemptible", b"preemptible", "tier", b"tier", "tpot_target_s", b"tpot_target_s", "ttft_target_s", b"ttft_target_s", "ttlt_target_s", b"ttlt_target_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_queue_s: _TypeAlias = typing.Literal["max_queue_s"]  # noqa: Y015
     _WhichOneofArgType__max_queue_s: _TypeAlias = typing.Literal["_max_queue_s", b"_max_queue_s"]  # noqa: Y015
@@ -772,12 +792,16 @@ class TierInfo(message.Message):
     _WhichOneofArgType__tpot_target_s: _TypeAlias = typing.Literal["_tpot_target_s", b"_tpot_target_s"]  # noqa: Y015
     _WhichOneofReturnType__ttft_target_s: _TypeAlias = typing.Literal["ttft_target_s"]  # noqa: Y015
     _WhichOneofArgType__ttft_target_s: _TypeAlias = typing.Literal["_ttft_target_s", b"_ttft_target_s"]  # noqa: Y015
+    _WhichOneofReturnType__ttlt_target_s: _TypeAlias = typing.Literal["ttlt_target_s"]  # noqa: Y015
+    _WhichOneofArgType__ttlt_target_s: _TypeAlias = typing.Literal["_ttlt_target_s", b"_ttlt_target_s"]  # noqa: Y015
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_queue_s) -> _WhichOneofReturnType__max_queue_s | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tpot_target_s) -> _WhichOneofReturnType__tpot_target_s | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ttft_target_s) -> _WhichOneofReturnType__ttft_target_s | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ttlt_target_s) -> _WhichOneofReturnType__ttlt_target_s | None: ...
 
 @typing.final
 class ListTiersResponse(message.Message):

@@ -49,6 +49,29 @@ TIER_STANDARD: Tier.ValueType  # 2
 TIER_BATCH: Tier.ValueType  # 3
 """Nobody waits: throughput counts."""
 
+class _OnUnattainable:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnUnattainableEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_OnUnattainable.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    ON_UNATTAINABLE_UNSPECIFIED: _OnUnattainable.ValueType  # 0
+    """As BEST_EFFORT."""
+    ON_UNATTAINABLE_BEST_EFFORT: _OnUnattainable.ValueType  # 1
+    """It is served as early as promises to others allow."""
+    ON_UNATTAINABLE_REJECT: _OnUnattainable.ValueType  # 2
+    """It is refused: UNATTAINABLE, with RetryInfo."""
+
+class OnUnattainable(_OnUnattainable, metaclass=_OnUnattainableEnumTypeWrapper):
+    """What becomes of a request whose targets cannot be promised when it comes."""
+
+ON_UNATTAINABLE_UNSPECIFIED: OnUnattainable.ValueType  # 0
+"""As BEST_EFFORT."""
+ON_UNATTAINABLE_BEST_EFFORT: OnUnattainable.ValueType  # 1
+"""It is served as early as promises to others allow."""
+ON_UNATTAINABLE_REJECT: OnUnattainable.ValueType  # 2
+"""It is refused: UNATTAINABLE, with RetryInfo."""
+
 class _PreemptionCause:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -98,6 +121,41 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """The model ended it, or a stop string or stop token was met."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """max_tokens was reached, or the context is full."""
+
+class _MissCause:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MissCauseEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_MissCause.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    MISS_CAUSE_UNSPECIFIED: _MissCause.ValueType  # 0
+    """None was."""
+    MISS_CAUSE_ENGINE_LOST: _MissCause.ValueType  # 1
+    """Its engine process was lost and replaced."""
+    MISS_CAUSE_OVERLOAD: _MissCause.ValueType  # 2
+    """When it came, there was more to do in time than the engine can."""
+    MISS_CAUSE_RELEGATED: _MissCause.ValueType  # 3
+    """Later, others whose targets could be held went first."""
+    MISS_CAUSE_ANSWER_LENGTH: _MissCause.ValueType  # 4
+    """The answer was longer than expected."""
+    MISS_CAUSE_ESTIMATE: _MissCause.ValueType  # 5
+    """Steps took longer than predicted."""
+
+class MissCause(_MissCause, metaclass=_MissCauseEnumTypeWrapper):
+    """Why a target was missed."""
+
+MISS_CAUSE_UNSPECIFIED: MissCause.ValueType  # 0
+"""None was."""
+MISS_CAUSE_ENGINE_LOST: MissCause.ValueType  # 1
+"""Its engine process was lost and replaced."""
+MISS_CAUSE_OVERLOAD: MissCause.ValueType  # 2
+"""When it came, there was more to do in time than the engine can."""
+MISS_CAUSE_RELEGATED: MissCause.ValueType  # 3
+"""Later, others whose targets could be held went first."""
+MISS_CAUSE_ANSWER_LENGTH: MissCause.ValueType  # 4
+"""The answer was longer than expected."""
+MISS_CAUSE_ESTIMATE: MissCause.ValueType  # 5
+"""Steps took longer than predicted."""
 
 @typing.final
 class ChatMessage(message.Message):
@@ -355,6 +413,7 @@ class Targets(message.Message):
     TTFT_S_FIELD_NUMBER: builtins.int
     TPOT_S_FIELD_NUMBER: builtins.int
     DEADLINE_S_FIELD_NUMBER: builtins.int
+    TTLT_S_FIELD_NUMBER: builtins.int
     ttft_s: builtins.float
     """Time to the first token."""
     tpot_s: builtins.float
@@ -363,16 +422,19 @@ class Targets(message.Message):
     """Time to the end of the answer; a request that passes it, or the call's own gRPC deadline, ends
     with DEADLINE_EXCEEDED.
     """
+    ttlt_s: builtins.float
+    """Time to the last token. Unlike deadline_s, a request that passes it goes on."""
     def __init__(
         self,
         *,
         ttft_s: builtins.float | None = ...,
         tpot_s: builtins.float | None = ...,
         deadline_s: builtins.float | None = ...,
+        ttlt_s: builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_deadline_s", b"_deadline_s", "_tpot_s", b"_tpot_s", "_ttft_s", b"_ttft_s", "deadline_s", b"deadline_s", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_deadline_s", b"_deadline_s", "_tpot_s", b"_tpot_s", "_ttft_s", b"_ttft_s", "_ttlt_s", b"_ttlt_s", "deadline_s", b"deadline_s", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s", "ttlt_s", b"ttlt_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_deadline_s", b"_deadline_s", "_tpot_s", b"_tpot_s", "_ttft_s", b"_ttft_s", "deadline_s", b"deadline_s", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_deadline_s", b"_deadline_s", "_tpot_s", b"_tpot_s", "_ttft_s", b"_ttft_s", "_ttlt_s", b"_ttlt_s", "deadline_s", b"deadline_s", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s", "ttlt_s", b"ttlt_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadline_s: _TypeAlias = typing.Literal["deadline_s"]  # noqa: Y015
     _WhichOneofArgType__deadline_s: _TypeAlias = typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
@@ -380,12 +442,16 @@ class Targets(message.Message):
     _WhichOneofArgType__tpot_s: _TypeAlias = typing.Literal["_tpot_s", b"_tpot_s"]  # noqa: Y015
     _WhichOneofReturnType__ttft_s: _TypeAlias = typing.Literal["ttft_s"]  # noqa: Y015
     _WhichOneofArgType__ttft_s: _TypeAlias = typing.Literal["_ttft_s", b"_ttft_s"]  # noqa: Y015
+    _WhichOneofReturnType__ttlt_s: _TypeAlias = typing.Literal["ttlt_s"]  # noqa: Y015
+    _WhichOneofArgType__ttlt_s: _TypeAlias = typing.Literal["_ttlt_s", b"_ttlt_s"]  # noqa: Y015
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_s) -> _WhichOneofReturnType__deadline_s | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tpot_s) -> _WhichOneofReturnType__tpot_s | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ttft_s) -> _WhichOneofReturnType__ttft_s | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ttlt_s) -> _WhichOneofReturnType__ttlt_s | None: ...
 
 @typing.final
 class GenerateRequest(message.Message):
@@ -399,6 +465,8 @@ class GenerateRequest(message.Message):
     TIER_FIELD_NUMBER: builtins.int
     TARGETS_FIELD_NUMBER: builtins.int
     CLIENT_FIELD_NUMBER: builtins.int
+    EXPECTED_TOKENS_FIELD_NUMBER: builtins.int
+    ON_UNATTAINABLE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of a configured model. Empty: the default model."""
     tier: Tier.ValueType
@@ -407,6 +475,12 @@ class GenerateRequest(message.Message):
     """Names the app for fairness, limits and `edgectl ps`; 0 to 64 characters of [A-Za-z0-9._-].
     Empty: the caller's address.
     """
+    expected_tokens: builtins.int
+    """Length of the answer in tokens, ≥ 1, as far as the app knows it. A wrong one costs time, nothing
+    else. Absent: expected to be like earlier answers.
+    """
+    on_unattainable: OnUnattainable.ValueType
+    """What to do if the targets cannot be promised."""
     @builtins.property
     def prompt(self) -> Prompt:
         """What to continue."""
@@ -428,12 +502,16 @@ class GenerateRequest(message.Message):
         tier: Tier.ValueType = ...,
         targets: Targets | None = ...,
         client: builtins.str = ...,
+        expected_tokens: builtins.int | None = ...,
+        on_unattainable: OnUnattainable.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["prompt", b"prompt", "sampling", b"sampling", "targets", b"targets"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_expected_tokens", b"_expected_tokens", "expected_tokens", b"expected_tokens", "prompt", b"prompt", "sampling", b"sampling", "targets", b"targets"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["client", b"client", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "targets", b"targets", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_expected_tokens", b"_expected_tokens", "client", b"client", "expected_tokens", b"expected_tokens", "model", b"model", "on_unattainable", b"on_unattainable", "prompt", b"prompt", "sampling", b"sampling", "targets", b"targets", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expected_tokens: _TypeAlias = typing.Literal["expected_tokens"]  # noqa: Y015
+    _WhichOneofArgType__expected_tokens: _TypeAlias = typing.Literal["_expected_tokens", b"_expected_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_tokens) -> _WhichOneofReturnType__expected_tokens | None: ...
 
 @typing.final
 class GenerateResponse(message.Message):
@@ -447,6 +525,7 @@ class GenerateResponse(message.Message):
     RESUMED_FIELD_NUMBER: builtins.int
     FINISHED_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
+    QUEUED_FIELD_NUMBER: builtins.int
     @builtins.property
     def admitted(self) -> Admitted:
         """The request is queued."""
@@ -471,6 +550,10 @@ class GenerateResponse(message.Message):
     def heartbeat(self) -> Heartbeat:
         """Nothing else was sent for the configured heartbeat_s, 10 seconds by default."""
 
+    @builtins.property
+    def queued(self) -> Queued:
+        """The request still waits for its first step."""
+
     def __init__(
         self,
         *,
@@ -480,12 +563,13 @@ class GenerateResponse(message.Message):
         resumed: Resumed | None = ...,
         finished: Finished | None = ...,
         heartbeat: Heartbeat | None = ...,
+        queued: Queued | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["admitted", b"admitted", "event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "preempted", b"preempted", "resumed", b"resumed", "token", b"token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["admitted", b"admitted", "event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "preempted", b"preempted", "queued", b"queued", "resumed", b"resumed", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["admitted", b"admitted", "event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "preempted", b"preempted", "resumed", b"resumed", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["admitted", b"admitted", "event", b"event", "finished", b"finished", "heartbeat", b"heartbeat", "preempted", b"preempted", "queued", b"queued", "resumed", b"resumed", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = typing.Literal["admitted", "token", "preempted", "resumed", "finished", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = typing.Literal["admitted", "token", "preempted", "resumed", "finished", "heartbeat", "queued"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -499,6 +583,7 @@ class Admitted(message.Message):
     POSITION_FIELD_NUMBER: builtins.int
     PREDICTED_TTFT_S_FIELD_NUMBER: builtins.int
     NUM_PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+    PROMISED_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Names the request to AdminService."""
     position: builtins.int
@@ -507,6 +592,10 @@ class Admitted(message.Message):
     """When the first token is expected, from arrival."""
     num_prompt_tokens: builtins.int
     """Tokens of the prompt."""
+    promised: builtins.bool
+    """Whether its targets will be held, whatever comes after it. Absent: it has none, or the
+    scheduling policy promises nothing.
+    """
     def __init__(
         self,
         *,
@@ -514,12 +603,47 @@ class Admitted(message.Message):
         position: builtins.int = ...,
         predicted_ttft_s: builtins.float = ...,
         num_prompt_tokens: builtins.int = ...,
+        promised: builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_promised", b"_promised", "promised", b"promised"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["num_prompt_tokens", b"num_prompt_tokens", "position", b"position", "predicted_ttft_s", b"predicted_ttft_s", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_promised", b"_promised", "num_prompt_tokens", b"num_prompt_tokens", "position", b"position", "predicted_ttft_s", b"predicted_ttft_s", "promised", b"promised", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__promised: _TypeAlias = typing.Literal["promised"]  # noqa: Y015
+    _WhichOneofArgType__promised: _TypeAlias = typing.Literal["_promised", b"_promised"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__promised) -> _WhichOneofReturnType__promised | None: ...
+
+@typing.final
+class Queued(message.Message):
+    """Where a request that waits for its first step stands. Sent each time when half of the expected
+    wait has passed, at most once a second.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: builtins.int
+    ETA_S_FIELD_NUMBER: builtins.int
+    ETA_BOUND_S_FIELD_NUMBER: builtins.int
+    position: builtins.int
+    """More urgent requests that wait too; 0 is next."""
+    eta_s: builtins.float
+    """Seconds from now until the first token, as expected."""
+    eta_bound_s: builtins.float
+    """The same, not to be exceeded in 19 of 20 cases; absent while too little is known."""
+    def __init__(
+        self,
+        *,
+        position: builtins.int = ...,
+        eta_s: builtins.float = ...,
+        eta_bound_s: builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_eta_bound_s", b"_eta_bound_s", "eta_bound_s", b"eta_bound_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_eta_bound_s", b"_eta_bound_s", "eta_bound_s", b"eta_bound_s", "eta_s", b"eta_s", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__eta_bound_s: _TypeAlias = typing.Literal["eta_bound_s"]  # noqa: Y015
+    _WhichOneofArgType__eta_bound_s: _TypeAlias = typing.Literal["_eta_bound_s", b"_eta_bound_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eta_bound_s) -> _WhichOneofReturnType__eta_bound_s | None: ...
 
 @typing.final
 class TokenLogprob(message.Message):
@@ -693,6 +817,7 @@ class Timings(message.Message):
     NUM_ENGINE_LOSSES_FIELD_NUMBER: builtins.int
     MET_TTFT_FIELD_NUMBER: builtins.int
     MET_TPOT_FIELD_NUMBER: builtins.int
+    MET_TTLT_FIELD_NUMBER: builtins.int
     queue_s: builtins.float
     """Arrival to the first step that computed something for it; absent if there was none."""
     ttft_s: builtins.float
@@ -709,6 +834,8 @@ class Timings(message.Message):
     """Whether its TTFT target held; absent if it had none."""
     met_tpot: builtins.bool
     """Whether its TPOT target held; absent if it had none."""
+    met_ttlt: builtins.bool
+    """Whether its TTLT target held; absent if it had none."""
     def __init__(
         self,
         *,
@@ -720,15 +847,18 @@ class Timings(message.Message):
         num_engine_losses: builtins.int = ...,
         met_ttft: builtins.bool | None = ...,
         met_tpot: builtins.bool | None = ...,
+        met_ttlt: builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_met_tpot", b"_met_tpot", "_met_ttft", b"_met_ttft", "_queue_s", b"_queue_s", "_tpot_s", b"_tpot_s", "_ttft_s", b"_ttft_s", "met_tpot", b"met_tpot", "met_ttft", b"met_ttft", "queue_s", b"queue_s", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_met_tpot", b"_met_tpot", "_met_ttft", b"_met_ttft", "_met_ttlt", b"_met_ttlt", "_queue_s", b"_queue_s", "_tpot_s", b"_tpot_s", "_ttft_s", b"_ttft_s", "met_tpot", b"met_tpot", "met_ttft", b"met_ttft", "met_ttlt", b"met_ttlt", "queue_s", b"queue_s", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_met_tpot", b"_met_tpot", "_met_ttft", b"_met_ttft", "_queue_s", b"_queue_s", "_tpot_s", b"_tpot_s", "_ttft_s", b"_ttft_s", "met_tpot", b"met_tpot", "met_ttft", b"met_ttft", "num_engine_losses", b"num_engine_losses", "num_preemptions", b"num_preemptions", "queue_s", b"queue_s", "total_s", b"total_s", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_met_tpot", b"_met_tpot", "_met_ttft", b"_met_ttft", "_met_ttlt", b"_met_ttlt", "_queue_s", b"_queue_s", "_tpot_s", b"_tpot_s", "_ttft_s", b"_ttft_s", "met_tpot", b"met_tpot", "met_ttft", b"met_ttft", "met_ttlt", b"met_ttlt", "num_engine_losses", b"num_engine_losses", "num_preemptions", b"num_preemptions", "queue_s", b"queue_s", "total_s", b"total_s", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__met_tpot: _TypeAlias = typing.Literal["met_tpot"]  # noqa: Y015
     _WhichOneofArgType__met_tpot: _TypeAlias = typing.Literal["_met_tpot", b"_met_tpot"]  # noqa: Y015
     _WhichOneofReturnType__met_ttft: _TypeAlias = typing.Literal["met_ttft"]  # noqa: Y015
     _WhichOneofArgType__met_ttft: _TypeAlias = typing.Literal["_met_ttft", b"_met_ttft"]  # noqa: Y015
+    _WhichOneofReturnType__met_ttlt: _TypeAlias = typing.Literal["met_ttlt"]  # noqa: Y015
+    _WhichOneofArgType__met_ttlt: _TypeAlias = typing.Literal["_met_ttlt", b"_met_ttlt"]  # noqa: Y015
     _WhichOneofReturnType__queue_s: _TypeAlias = typing.Literal["queue_s"]  # noqa: Y015
     _WhichOneofArgType__queue_s: _TypeAlias = typing.Literal["_queue_s", b"_queue_s"]  # noqa: Y015
     _WhichOneofReturnType__tpot_s: _TypeAlias = typing.Literal["tpot_s"]  # noqa: Y015
@@ -740,11 +870,43 @@ class Timings(message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__met_ttft) -> _WhichOneofReturnType__met_ttft | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__met_ttlt) -> _WhichOneofReturnType__met_ttlt | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_s) -> _WhichOneofReturnType__queue_s | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tpot_s) -> _WhichOneofReturnType__tpot_s | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ttft_s) -> _WhichOneofReturnType__ttft_s | None: ...
+
+@typing.final
+class Outcome(message.Message):
+    """What became of a request's targets."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PROMISED_FIELD_NUMBER: builtins.int
+    HELD_FIELD_NUMBER: builtins.int
+    MISS_CAUSE_FIELD_NUMBER: builtins.int
+    promised: builtins.bool
+    """As in Admitted."""
+    held: builtins.bool
+    """Whether every target was held."""
+    miss_cause: MissCause.ValueType
+    """Why not, if not."""
+    def __init__(
+        self,
+        *,
+        promised: builtins.bool | None = ...,
+        held: builtins.bool = ...,
+        miss_cause: MissCause.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_promised", b"_promised", "promised", b"promised"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_promised", b"_promised", "held", b"held", "miss_cause", b"miss_cause", "promised", b"promised"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__promised: _TypeAlias = typing.Literal["promised"]  # noqa: Y015
+    _WhichOneofArgType__promised: _TypeAlias = typing.Literal["_promised", b"_promised"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__promised) -> _WhichOneofReturnType__promised | None: ...
 
 @typing.final
 class Finished(message.Message):
@@ -756,6 +918,7 @@ class Finished(message.Message):
     STOP_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
     TIMINGS_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
     reason: FinishReason.ValueType
     """Why it ended."""
     stop: builtins.str
@@ -768,6 +931,10 @@ class Finished(message.Message):
     def timings(self) -> Timings:
         """What it lived through."""
 
+    @builtins.property
+    def outcome(self) -> Outcome:
+        """What became of its targets; absent if it had none."""
+
     def __init__(
         self,
         *,
@@ -775,10 +942,11 @@ class Finished(message.Message):
         stop: builtins.str = ...,
         usage: Usage | None = ...,
         timings: Timings | None = ...,
+        outcome: Outcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["outcome", b"outcome", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["reason", b"reason", "stop", b"stop", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["outcome", b"outcome", "reason", b"reason", "stop", b"stop", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

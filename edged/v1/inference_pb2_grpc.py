@@ -37,7 +37,7 @@ class InferenceServiceStub:
     | INVALID_ARGUMENT | INVALID_ARGUMENT, PROMPT_TOO_LONG |
     | NOT_FOUND | UNKNOWN_MODEL, UNKNOWN_REQUEST |
     | ALREADY_EXISTS | DUPLICATE_REQUEST |
-    | RESOURCE_EXHAUSTED | QUEUE_FULL, CLIENT_SHARE, SLOW_READER, OUT_OF_MEMORY |
+    | RESOURCE_EXHAUSTED | QUEUE_FULL, CLIENT_SHARE, UNATTAINABLE, SLOW_READER, OUT_OF_MEMORY |
     | FAILED_PRECONDITION | MODEL_UNLOADED, BAD_MODEL_FILE, BAD_CONFIG |
     | UNAVAILABLE | DRAINING, MODEL_LOADING, MODEL_FAILED, ENGINE_LOST |
     | DEADLINE_EXCEEDED | DEADLINE_EXCEEDED, QUEUE_TIMEOUT |
@@ -84,7 +84,7 @@ class InferenceServiceServicer:
     | INVALID_ARGUMENT | INVALID_ARGUMENT, PROMPT_TOO_LONG |
     | NOT_FOUND | UNKNOWN_MODEL, UNKNOWN_REQUEST |
     | ALREADY_EXISTS | DUPLICATE_REQUEST |
-    | RESOURCE_EXHAUSTED | QUEUE_FULL, CLIENT_SHARE, SLOW_READER, OUT_OF_MEMORY |
+    | RESOURCE_EXHAUSTED | QUEUE_FULL, CLIENT_SHARE, UNATTAINABLE, SLOW_READER, OUT_OF_MEMORY |
     | FAILED_PRECONDITION | MODEL_UNLOADED, BAD_MODEL_FILE, BAD_CONFIG |
     | UNAVAILABLE | DRAINING, MODEL_LOADING, MODEL_FAILED, ENGINE_LOST |
     | DEADLINE_EXCEEDED | DEADLINE_EXCEEDED, QUEUE_TIMEOUT |
@@ -98,8 +98,9 @@ class InferenceServiceServicer:
 
     def Generate(self, request, context):
         """Generates one answer and streams it as events, in this order:
-        admitted, then any number of token, preempted and resumed, then finished. Heartbeats come in any
-        silence, also before admitted while the model loads.
+        admitted, then any number of queued while it waits for its first step, then any number of token,
+        preempted and resumed, then finished. Heartbeats come in any silence, also before admitted while
+        the model loads.
 
         A preempted request goes on by itself; preemption is never an error. A request whose engine
         process was lost sees preempted (cause ENGINE_LOST) and resumed, and no token twice. Cancelling
@@ -161,7 +162,7 @@ class InferenceService:
     | INVALID_ARGUMENT | INVALID_ARGUMENT, PROMPT_TOO_LONG |
     | NOT_FOUND | UNKNOWN_MODEL, UNKNOWN_REQUEST |
     | ALREADY_EXISTS | DUPLICATE_REQUEST |
-    | RESOURCE_EXHAUSTED | QUEUE_FULL, CLIENT_SHARE, SLOW_READER, OUT_OF_MEMORY |
+    | RESOURCE_EXHAUSTED | QUEUE_FULL, CLIENT_SHARE, UNATTAINABLE, SLOW_READER, OUT_OF_MEMORY |
     | FAILED_PRECONDITION | MODEL_UNLOADED, BAD_MODEL_FILE, BAD_CONFIG |
     | UNAVAILABLE | DRAINING, MODEL_LOADING, MODEL_FAILED, ENGINE_LOST |
     | DEADLINE_EXCEEDED | DEADLINE_EXCEEDED, QUEUE_TIMEOUT |

@@ -41,7 +41,7 @@ class InferenceServiceStub:
     | INVALID_ARGUMENT | INVALID_ARGUMENT, PROMPT_TOO_LONG |
     | NOT_FOUND | UNKNOWN_MODEL, UNKNOWN_REQUEST |
     | ALREADY_EXISTS | DUPLICATE_REQUEST |
-    | RESOURCE_EXHAUSTED | QUEUE_FULL, CLIENT_SHARE, SLOW_READER, OUT_OF_MEMORY |
+    | RESOURCE_EXHAUSTED | QUEUE_FULL, CLIENT_SHARE, UNATTAINABLE, SLOW_READER, OUT_OF_MEMORY |
     | FAILED_PRECONDITION | MODEL_UNLOADED, BAD_MODEL_FILE, BAD_CONFIG |
     | UNAVAILABLE | DRAINING, MODEL_LOADING, MODEL_FAILED, ENGINE_LOST |
     | DEADLINE_EXCEEDED | DEADLINE_EXCEEDED, QUEUE_TIMEOUT |
@@ -59,8 +59,9 @@ class InferenceServiceStub:
     def __new__(cls, channel: aio.Channel) -> InferenceServiceAsyncStub: ...
     Generate: grpc.UnaryStreamMultiCallable[inference_pb2.GenerateRequest, inference_pb2.GenerateResponse]
     """Generates one answer and streams it as events, in this order:
-    admitted, then any number of token, preempted and resumed, then finished. Heartbeats come in any
-    silence, also before admitted while the model loads.
+    admitted, then any number of queued while it waits for its first step, then any number of token,
+    preempted and resumed, then finished. Heartbeats come in any silence, also before admitted while
+    the model loads.
 
     A preempted request goes on by itself; preemption is never an error. A request whose engine
     process was lost sees preempted (cause ENGINE_LOST) and resumed, and no token twice. Cancelling
@@ -84,7 +85,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     | INVALID_ARGUMENT | INVALID_ARGUMENT, PROMPT_TOO_LONG |
     | NOT_FOUND | UNKNOWN_MODEL, UNKNOWN_REQUEST |
     | ALREADY_EXISTS | DUPLICATE_REQUEST |
-    | RESOURCE_EXHAUSTED | QUEUE_FULL, CLIENT_SHARE, SLOW_READER, OUT_OF_MEMORY |
+    | RESOURCE_EXHAUSTED | QUEUE_FULL, CLIENT_SHARE, UNATTAINABLE, SLOW_READER, OUT_OF_MEMORY |
     | FAILED_PRECONDITION | MODEL_UNLOADED, BAD_MODEL_FILE, BAD_CONFIG |
     | UNAVAILABLE | DRAINING, MODEL_LOADING, MODEL_FAILED, ENGINE_LOST |
     | DEADLINE_EXCEEDED | DEADLINE_EXCEEDED, QUEUE_TIMEOUT |
@@ -99,8 +100,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     def __init__(self, channel: aio.Channel) -> None: ...
     Generate: aio.UnaryStreamMultiCallable[inference_pb2.GenerateRequest, inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates one answer and streams it as events, in this order:
-    admitted, then any number of token, preempted and resumed, then finished. Heartbeats come in any
-    silence, also before admitted while the model loads.
+    admitted, then any number of queued while it waits for its first step, then any number of token,
+    preempted and resumed, then finished. Heartbeats come in any silence, also before admitted while
+    the model loads.
 
     A preempted request goes on by itself; preemption is never an error. A request whose engine
     process was lost sees preempted (cause ENGINE_LOST) and resumed, and no token twice. Cancelling
@@ -123,7 +125,7 @@ class InferenceServiceServicer(metaclass=abc_1.ABCMeta):
     | INVALID_ARGUMENT | INVALID_ARGUMENT, PROMPT_TOO_LONG |
     | NOT_FOUND | UNKNOWN_MODEL, UNKNOWN_REQUEST |
     | ALREADY_EXISTS | DUPLICATE_REQUEST |
-    | RESOURCE_EXHAUSTED | QUEUE_FULL, CLIENT_SHARE, SLOW_READER, OUT_OF_MEMORY |
+    | RESOURCE_EXHAUSTED | QUEUE_FULL, CLIENT_SHARE, UNATTAINABLE, SLOW_READER, OUT_OF_MEMORY |
     | FAILED_PRECONDITION | MODEL_UNLOADED, BAD_MODEL_FILE, BAD_CONFIG |
     | UNAVAILABLE | DRAINING, MODEL_LOADING, MODEL_FAILED, ENGINE_LOST |
     | DEADLINE_EXCEEDED | DEADLINE_EXCEEDED, QUEUE_TIMEOUT |
@@ -142,8 +144,9 @@ class InferenceServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[inference_pb2.GenerateResponse], abc.AsyncIterator[inference_pb2.GenerateResponse]]:
         """Generates one answer and streams it as events, in this order:
-        admitted, then any number of token, preempted and resumed, then finished. Heartbeats come in any
-        silence, also before admitted while the model loads.
+        admitted, then any number of queued while it waits for its first step, then any number of token,
+        preempted and resumed, then finished. Heartbeats come in any silence, also before admitted while
+        the model loads.
 
         A preempted request goes on by itself; preemption is never an error. A request whose engine
         process was lost sees preempted (cause ENGINE_LOST) and resumed, and no token twice. Cancelling

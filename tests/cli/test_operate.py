@@ -91,14 +91,17 @@ def test_watching_prints_each_status_until_the_stream_ends(
 def test_ps_lists_requests_with_place_and_progress(edgectl: Program, daemon: FakeDaemon) -> None:
     daemon.requests = [
         request("aaaa-1", state=admin_pb2.REQUEST_STATE_RUNNING),
-        request("bbbb-2", position=0),
+        request("bbbb-2", position=0, eta_s=2.5, promised=True),
     ]
     heads, running, waiting = edgectl.run("ps").stdout.splitlines()
     assert heads.split() == [
-        *("ID", "CLIENT", "TIER", "STATE", "POSITION", "TOKENS", "AGE", "PREEMPTIONS")
+        *("ID", "CLIENT", "TIER", "STATE", "POSITION", "ETA", "PROMISED"),
+        *("TOKENS", "AGE", "PREEMPTIONS"),
     ]
-    assert running.split() == ["aaaa-1", "app", "batch", "running", "-", "87/70+256", "3m07s", "2"]
-    assert waiting.split()[3:5] == ["preempted", "0"]
+    assert running.split() == [
+        *("aaaa-1", "app", "batch", "running", "-", "-", "-", "87/70+256", "3m07s", "2")
+    ]
+    assert waiting.split()[3:7] == ["preempted", "0", "2.5s", "yes"]
 
 
 def test_ps_names_the_models_where_there_are_several(edgectl: Program, daemon: FakeDaemon) -> None:
@@ -125,7 +128,7 @@ def test_tiers_lists_targets_and_limits(edgectl: Program, daemon: FakeDaemon) ->
     _, interactive, batch = edgectl.run("tiers").stdout.splitlines()
     assert interactive.split()[:4] == ["interactive", "1", "s", "-"]
     assert interactive.split()[-1] == "yes"
-    assert batch.split() == ["batch", "-", "-", "0", "0", "-", "yes", "0.05"]
+    assert batch.split() == ["batch", "-", "-", "-", "0", "0", "-", "yes", "0.05"]
     tiers = json.loads(edgectl.run("tiers", "--json").stdout)["tiers"]
     assert [tier["ttft_target_s"] for tier in tiers] == [1.0, None]
 

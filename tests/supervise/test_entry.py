@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from edged.core.types import PreemptMode
-from edged.engine.wire import Delta, Preempted, RequestAdmitted, Resumed
+from edged.engine.wire import Delta, Preempted, Queued, RequestAdmitted, Resumed
 from edged.supervise.entry import Entry
 from edged.supervise.stream import (
     PauseCause,
@@ -14,6 +14,7 @@ from edged.supervise.stream import (
     StreamDelta,
     StreamEvent,
     StreamPaused,
+    StreamQueued,
     StreamResumed,
 )
 from tests.supervise.harness import submission
@@ -80,18 +81,18 @@ async def test_engines_lost_in_a_row_are_one_pause() -> None:
 async def test_engine_that_is_lost_in_a_pause_prolongs_it() -> None:
     """The next engine's own pause and its end are part of it."""
     request = Told()
-    request.entry.preempt(Preempted(ID, PreemptMode.SWAP), 98.0)
+    request.entry.tell(Preempted(ID, PreemptMode.SWAP), 98.0)
     request.entry.lose_engine(100.0)
-    request.entry.preempt(Preempted(ID, PreemptMode.SWAP), 101.0)
-    request.entry.resume(Resumed(ID, 1.0))
+    request.entry.tell(Preempted(ID, PreemptMode.SWAP), 101.0)
+    request.entry.tell(Resumed(ID, 1.0), 102.0)
     request.entry.deliver(delta(1, 103.0), 103.0)
     assert await request.events() == [SWAPPED, LOST, StreamResumed(5.0), told(1)]
 
 
 async def test_pause_by_preemption_is_as_long_as_the_engine_says() -> None:
     request = Told()
-    request.entry.preempt(Preempted(ID, PreemptMode.SWAP), 100.0)
-    request.entry.resume(Resumed(ID, 2.5))
+    request.entry.tell(Preempted(ID, PreemptMode.SWAP), 100.0)
+    request.entry.tell(Resumed(ID, 2.5), 102.5)
     request.entry.deliver(delta(1, 103.0), 103.0)
     assert await request.events() == [SWAPPED, StreamResumed(2.5), told(1)]
 
@@ -99,7 +100,7 @@ async def test_pause_by_preemption_is_as_long_as_the_engine_says() -> None:
 @pytest.mark.parametrize("mode", PreemptMode)
 async def test_pause_by_preemption_says_how_the_engine_made_room(mode: PreemptMode) -> None:
     request = Told()
-    request.entry.preempt(Preempted(ID, mode), 100.0)
+    request.entry.tell(Preempted(ID, mode), 100.0)
     request.entry.deliver(delta(1, 103.0), 103.0)
     cause = {PreemptMode.SWAP: PauseCause.SWAP, PreemptMode.RECOMPUTE: PauseCause.RECOMPUTE}[mode]
     assert await request.events() == [StreamPaused(cause), StreamResumed(3.0), told(1)]
@@ -113,3 +114,12 @@ async def test_engine_that_is_lost_before_the_admission_is_no_pause() -> None:
     entry.deliver(delta(0, 103.0), 103.0)
     assert await anext(stream) == StreamAdmitted(ID, 0, 0.1, 2)
     assert await anext(stream) == told(0)
+
+
+async def test_one_that_waits_is_told_where_it_stands_but_not_in_a_pause() -> None:
+    request = Told()
+    request.entry.tell(Queued(ID, 3, 2.0, 4.0), 98.0)
+    request.entry.lose_engine(100.0)
+    request.entry.tell(Queued(ID, 1, 1.0, 2.0), 101.0)
+    request.entry.deliver(delta(1, 103.0), 103.0)
+    assert await request.events() == [StreamQueued(3, 2.0, 4.0), LOST, StreamResumed(3.0), told(1)]

@@ -248,7 +248,7 @@ class SchedulerSettings(BaseModel):
     model_config = _CLOSED
 
     policy: Annotated[str, AfterValidator(_check_policy)] = Field(
-        default="strict", description=f"Scheduling policy: {' or '.join(POLICIES)}."
+        default="slo", description=f"Scheduling policy: {' or '.join(POLICIES)}."
     )
     max_step_s: PositiveSeconds = Field(
         default=0.5,

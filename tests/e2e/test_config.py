@@ -23,7 +23,7 @@ async def test_daemon_runs_with_the_settings_that_config_show_explains(tmp_path:
         assert model.kv.num_slots == 6, "the flag"
         assert model.kv.effective_type == "q4_0", "the variable"
         assert model.kv.capacity_tokens == 1024, "the file"
-        assert (await daemon.status()).policy == "strict", "the default"
+        assert (await daemon.status()).policy == "slo", "the default"
         config = str(tmp_path / "config.toml")
         shown = daemon.program("edged").run("config", "show", "--origin", "--config", config)
     assert shown.returncode == 0, shown.stderr

@@ -29,7 +29,7 @@ def test_a_start_command_carries_the_models_own_engine_and_crosses_the_pipe() ->
     given = settings(engine__max_sequences=4, models__m__kv_type="f16", engine__options={"a": "b"})
     start = start_command(given, given.models["m"])
     assert (start.model_path, start.kv_type, start.max_sequences) == ("/m.gguf", "f16", 4)
-    assert (start.policy, start.tiers) == ("strict", tier_specs(given))
+    assert (start.policy, start.tiers) == ("slo", tier_specs(given))
     frame = wire.encode_frame(start)
     assert wire.decode_command(frame[wire.FRAME_HEADER_BYTES :]) == start
 

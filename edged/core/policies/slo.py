@@ -48,7 +48,7 @@ _REFINED_AFTER = 8
 _STEP_PART = 0.06
 """Part of the shortest TTFT target for which an arrival may have to wait for a step that it cannot
 cut short."""
-_FOR_OTHERS_PART = 0.1
+_FOR_OTHERS_PART = 0.05
 """What work without promises may add to the step of a prefill that somebody waits for."""
 _LEAST_PART_BEST_EFFORT = 0.25
 """A prompt that nobody is in a hurry for makes the steps of a slow machine little longer."""
@@ -85,7 +85,9 @@ class Slo(WithoutBooks):
         self._late: deque[Sequence] = deque()
         self._credit_s = 0.0
         targets_s = [spec.ttft_target_s for spec in config.tiers.values()]
-        self._shortest_ttft_s = min((one for one in targets_s if one is not None), default=inf)
+        shortest_s = min((one for one in targets_s if one is not None), default=inf)
+        self._guard_s = min(max(config.arrival_guard_s, _STEP_PART * shortest_s), config.max_step_s)
+        """Longest step for prefills that others have to wait for."""
         self._before = {tier: tiers_before(TIER_RANK[tier] + 1) for tier in SloTier}
         self._with_targets = {
             tier: part
@@ -241,13 +243,12 @@ class Slo(WithoutBooks):
             return PrefillBounds(min(guard_s, config.max_step_s), _LEAST_PART_BEST_EFFORT)
         if config.can_interrupt:
             return PrefillBounds(config.max_step_s)
-        step_s = max(config.arrival_guard_s, _STEP_PART * self._shortest_ttft_s)
-        return PrefillBounds(min(step_s, config.max_step_s))
+        return PrefillBounds(self._guard_s)
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
         if not seq.is_decoding:
             if seq.rank.band <= RELEGATED and seq.request.service.ttft_target_s is not None:
-                return Tolerance(others_part=_FOR_OTHERS_PART)
+                return Tolerance(self._guard_s, others_part=_FOR_OTHERS_PART)
             return Tolerance()
         tolerance = pace_tolerance(seq, now_s)
         ends_s = seq.ends_due_s

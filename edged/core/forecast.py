@@ -14,7 +14,8 @@ make many so. As Moore (Management Science 15, 1968) has it, the one with the mo
 front is set aside, as often as needed: so the fewest are late. Three things temper that. Work is
 weighed with what its client had of late, so that whoever asks for more than its part loses first.
 Of each size of prompts a part is kept whatever it costs: long prompts are not to be late always.
-And who was set aside comes back when somebody larger comes whose place it can take.
+And who was set aside comes back when somebody larger comes and it has room, by then or in the
+larger one's place.
 
 A request is *promised* its targets if it fits although all arrivals go on as they did, and is
 small, or there is room for all. Who is promised is never set aside.
@@ -63,7 +64,7 @@ class Assessment(NamedTuple):
     set_aside: tuple[Entry, ...] = ()
     """Those that would be late; the arrival itself may be among them."""
     taken_back: Entry | None = None
-    """One that was set aside, and takes the arrival's place."""
+    """One that was set aside, and has room now: the arrival's, unless both fit."""
 
 
 class Forecast:
@@ -87,8 +88,15 @@ class Forecast:
         speed *= _MARGIN
         taken_back = self._exchange(entry, speed, now_s)
         if taken_back is not None:
-            wait_s = self._wait_s(entry, speed)
-            return Assessment(entry, False, wait_s, set_aside=(entry,), taken_back=taken_back)
+            both = sorted((*self._entries, taken_back, entry))
+            is_in = self._all_fit(both, speed, now_s)
+            return Assessment(
+                entry,
+                is_in and self._may_promise(entry, taken_back, speed, now_s),
+                self._wait_s(entry, speed),
+                set_aside=() if is_in else (entry,),
+                taken_back=taken_back,
+            )
         entries = self._entries.copy()
         insort(entries, entry)
         set_aside, all_fit = self._relieve(entries, speed, now_s)
@@ -98,7 +106,7 @@ class Forecast:
         is_in = all_fit and entry not in set_aside
         return Assessment(
             entry,
-            is_in and self._may_promise(entry, speed, now_s),
+            is_in and self._may_promise(entry, None, speed, now_s),
             self._wait_s(entry, speed),
             set_aside=tuple(set_aside),
         )
@@ -147,7 +155,7 @@ class Forecast:
                 return None
             entries = self._entries.copy()
             insort(entries, other)
-            if all(over_s <= 0 for _, over_s in self._overruns(entries, speed, now_s)):
+            if self._all_fit(entries, speed, now_s):
                 return other
         return None
 
@@ -169,6 +177,9 @@ class Forecast:
                 gained_s += dearest.work_s
             all_fit = all_fit and over_s <= gained_s
         return set_aside, all_fit
+
+    def _all_fit(self, entries: Collection[Entry], speed: float, now_s: float) -> bool:
+        return all(over_s <= 0 for _, over_s in self._overruns(entries, speed, now_s))
 
     def _overruns(
         self, entries: Collection[Entry], speed: float, now_s: float
@@ -194,12 +205,16 @@ class Forecast:
         spared = self._sizes.is_spared(num_tokens)
         return spared, self._sizes.lost(num_tokens) if spared else 0.0, -entry.cost_s
 
-    def _may_promise(self, entry: Entry, speed: float, now_s: float) -> bool:
+    def _may_promise(
+        self, entry: Entry, taken_back: Entry | None, speed: float, now_s: float
+    ) -> bool:
         left_s = entry.due_s - now_s
         small = entry.work_s < _SMALL * left_s
         if not small and self.arrivals.offered(now_s) > _ROOM_FOR_ALL * speed:
             return False
         before_s = self.arrivals.offered_before(left_s, now_s)
+        if taken_back is not None:
+            before_s += taken_back.work_s
         return self._wait_s(entry, 1.0) + before_s <= left_s * speed
 
     def _wait_s(self, entry: Entry, speed: float) -> float:

@@ -81,6 +81,19 @@ def test_the_dearest_is_set_aside_and_comes_back_when_a_larger_one_takes_its_pla
     assert not assessment.promised
 
 
+def test_one_that_comes_back_takes_no_place_where_both_fit() -> None:
+    forecast = Forecast()
+    _come(forecast, _entry(1, 1.0, 0.5))
+    small = _entry(2, 1.0, 0.4)
+    assert _ids(_come(forecast, small).set_aside) == [2]
+    forecast.leave(forecast._entries[0])
+    assessment = _come(forecast, _entry(3, 9.0, 1.0), 0.1)
+    assert assessment.taken_back is small
+    assert not assessment.set_aside
+    assert assessment.promised
+    assert len(forecast) == 2
+
+
 def test_of_the_unpromised_in_front_the_dearest_gives_way() -> None:
     forecast = Forecast()
     for number, work_s in ((1, 0.2), (2, 0.5)):

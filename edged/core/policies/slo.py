@@ -105,6 +105,7 @@ class Slo(WithoutBooks):
         self, seq: Sequence, assessment: Assessment | None, now_s: float
     ) -> Iterable[Sequence]:
         client_id = seq.request.client_id
+        self._expected[seq.seq_id] = self._estimate(seq)
         num_tokens = len(seq.token_ids) + _ANSWER_WEIGHT * self._expected_tokens(seq)
         self._stamps[seq.seq_id] = self._turns.stamp(seq.tier, client_id, num_tokens)
         if assessment is None:
@@ -162,7 +163,13 @@ class Slo(WithoutBooks):
         known = self._expected.get(seq.seq_id)
         if known is not None and num_tokens < known[1]:
             return known[0]
-        request = seq.request
+        expected, until = self._estimate(seq)
+        if known is not None:  # it was admitted
+            self._expected[seq.seq_id] = expected, until
+        return expected
+
+    def _estimate(self, seq: Sequence) -> tuple[float, int]:
+        request, num_tokens = seq.request, seq.num_generated_tokens
         given = request.expected_tokens
         if given is not None and given > num_tokens:
             expected, until = float(given), given
@@ -171,9 +178,7 @@ class Slo(WithoutBooks):
                 _LENGTH_PART, request.client_id, seq.tier, seq.num_prompt_tokens, num_tokens
             )
             until = num_tokens + max(_REFINED_AFTER, num_tokens // 4)
-        expected = min(expected, seq.max_tokens)
-        self._expected[seq.seq_id] = expected, until
-        return expected
+        return min(expected, seq.max_tokens), until
 
     # ── A step ───────────────────────────────────────────────────────────────────────────────────
 

@@ -1,0 +1,86 @@
+"""The policy slo: promises, who yields to whom, and books that hold nothing of the past."""
+
+from edged.core.policies.slo import BEST_EFFORT, ON_TIME, Slo
+from edged.core.scheduler import Scheduler
+from edged.core.sequence import Sequence
+from edged.core.types import (
+    Admitted,
+    OnUnattainable,
+    PastService,
+    Rank,
+    Rejected,
+    RejectReason,
+    RequestId,
+    SloTier,
+)
+from tests.factories import request, scheduler
+
+CHAT, JOB = SloTier.INTERACTIVE, SloTier.BATCH
+
+
+def _policy(core: Scheduler) -> Slo:
+    policy = core._policy
+    assert isinstance(policy, Slo)
+    return policy
+
+
+def _seq(core: Scheduler, name: str) -> Sequence:
+    return core._sequences[RequestId(name)]
+
+
+def _books(core: Scheduler) -> dict[str, int]:
+    """What the policy remembers of single requests."""
+    policy = _policy(core)
+    forecast = policy._forecast
+    return {
+        "entries": len(policy._entries),
+        "stamps": len(policy._stamps),
+        "expected": len(policy._expected),
+        "relegated": len(policy._relegated),
+        "lifted": len(policy._lifted),
+        "late": len(policy._late),
+        "forecast": len(forecast),
+        "aside": len(forecast._aside),
+        "promised": len(forecast._promised),
+    }
+
+
+def test_a_refusal_says_when_to_come_back_and_leaves_no_trace() -> None:
+    core = scheduler(policy="slo", num_cells=4096)
+    assert isinstance(core.submit(request("first", tier=CHAT, prompt=100), 0.0), Admitted)
+    before = _books(core), core.statistics(), core.num_expiries
+    hopeless = request(
+        "hopeless", prompt=2000, ttft_target_s=0.05, on_unattainable=OnUnattainable.REJECT
+    )
+    answer = core.submit(hopeless, 0.0)
+    assert isinstance(answer, Rejected)
+    assert answer.reason is RejectReason.UNATTAINABLE
+    assert answer.retry_after_s is not None
+    assert answer.retry_after_s > 0
+    assert (_books(core), core.statistics(), core.num_expiries) == before
+    assert [seq.request.request_id for seq, _ in core.sequences()] == ["first"]
+
+
+def test_a_replay_is_never_refused_as_unattainable() -> None:
+    core = scheduler(policy="slo", num_cells=4096)
+    for number, generated in enumerate([(), (1, 2)]):
+        replay = request(
+            f"replay-{number}",
+            prompt=2000,
+            ttft_target_s=0.05,
+            generated=generated,
+            past=PastService(first_token_s=0.1 if generated else None, num_engine_losses=1),
+            on_unattainable=OnUnattainable.REJECT,
+        )
+        assert isinstance(core.submit(replay, 50.0), Admitted)
+    for _ in range(5):
+        core.tick(60.0)
+
+
+def test_without_targets_nothing_is_promised_and_nothing_refused() -> None:
+    core = scheduler(policy="slo")
+    wanted = request("job", tier=JOB, on_unattainable=OnUnattainable.REJECT)
+    answer = core.submit(wanted, 0.0)
+    assert isinstance(answer, Admitted)
+    assert answer.promised is None
+    assert _seq(core, "job").rank == Rank(BEST_EFFORT, 0.0)

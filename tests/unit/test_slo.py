@@ -84,3 +84,13 @@ def test_without_targets_nothing_is_promised_and_nothing_refused() -> None:
     assert isinstance(answer, Admitted)
     assert answer.promised is None
     assert _seq(core, "job").rank == Rank(BEST_EFFORT, 0.0)
+
+
+def test_a_replayed_answer_without_targets_gets_ahead_of_nobody_on_time() -> None:
+    """It had been preempted before its engine was lost."""
+    core = scheduler(policy="slo")
+    past = PastService(0.0, 0.1, 0.2, num_preemptions=1, num_engine_losses=1)
+    core.submit(request("job", tier=JOB, generated=(1, 2), past=past), 5.0)
+    assert _seq(core, "job").rank == Rank(BEST_EFFORT, 0.0)
+    core.submit(request("chat", tier=CHAT, generated=(1, 2), past=past), 5.0)
+    assert _seq(core, "chat").rank == Rank(ON_TIME, 1.0)

@@ -141,7 +141,7 @@ class Slo(WithoutBooks):
     def _rank_without_entry(self, seq: Sequence) -> Rank:
         if seq.first_token_s is None:
             return Rank(BEST_EFFORT, self._stamps.get(seq.seq_id, 0.0))
-        if seq.num_computed_tokens or seq.num_preemptions:
+        if seq.state is not SequenceState.WAITING:
             return seq.rank
         due_s = self._due_s(seq)  # a replay
         return Rank(BEST_EFFORT, 0.0) if due_s is None else Rank(ON_TIME, due_s)

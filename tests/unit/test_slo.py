@@ -1,10 +1,12 @@
 """The policy slo: promises, who yields to whom, and books that hold nothing of the past."""
 
+from edged.clock import ManualClock
 from edged.core.policies.slo import BEST_EFFORT, ON_TIME, Slo
 from edged.core.scheduler import Scheduler
 from edged.core.sequence import Sequence
 from edged.core.types import (
     Admitted,
+    FinishReason,
     OnUnattainable,
     PastService,
     Rank,
@@ -13,7 +15,7 @@ from edged.core.types import (
     RequestId,
     SloTier,
 )
-from tests.factories import request, scheduler
+from tests.factories import engine, request, scheduler
 
 CHAT, JOB = SloTier.INTERACTIVE, SloTier.BATCH
 
@@ -94,3 +96,19 @@ def test_a_replayed_answer_without_targets_gets_ahead_of_nobody_on_time() -> Non
     assert _seq(core, "job").rank == Rank(BEST_EFFORT, 0.0)
     core.submit(request("chat", tier=CHAT, generated=(1, 2), past=past), 5.0)
     assert _seq(core, "chat").rank == Rank(ON_TIME, 1.0)
+
+
+def test_a_client_that_comes_later_waits_for_its_turn_not_for_all_others() -> None:
+    """However much was served in time meanwhile."""
+    clock = ManualClock()
+    loop = engine(clock, policy="slo", num_slots=1, num_cells=4096)
+    for number in range(20):
+        loop.submit(request(f"first-{number}", tier=JOB, prompt=50, client="first"))
+    for number in range(20):
+        loop.submit(request(f"chat-{number}", tier=CHAT, prompt=100, arrival_s=clock.now_s()))
+        loop.run_once()
+        loop.run_once()
+        loop.cancel(RequestId(f"chat-{number}"), FinishReason.CANCELLED)
+    answer = loop.submit(request("second", tier=JOB, prompt=50, client="second"))
+    assert isinstance(answer, Admitted)
+    assert answer.position <= 2

@@ -68,6 +68,9 @@ class Slo(WithoutBooks):
         self._lengths = AnswerLengths()
         self._pace = Pace(cost)
         self._turns = Turns()
+        self._best_effort_turns = Turns()
+        """Apart: else whoever is served in time would age those who wait without targets, and a
+        client that comes later would wait for all that others sent before."""
         self._loads = Loads()
         self._expected: dict[SeqId, tuple[float, int]] = {}
         """Of each sequence: its expected length, and the length at which to look anew."""
@@ -106,8 +109,10 @@ class Slo(WithoutBooks):
     ) -> Iterable[Sequence]:
         client_id = seq.request.client_id
         self._expected[seq.seq_id] = self._estimate(seq)
-        num_tokens = len(seq.token_ids) + _ANSWER_WEIGHT * self._expected_tokens(seq)
-        self._stamps[seq.seq_id] = self._turns.stamp(seq.tier, client_id, num_tokens)
+        if seq.first_token_s is None:
+            num_tokens = len(seq.token_ids) + _ANSWER_WEIGHT * self._expected_tokens(seq)
+            turns = self._best_effort_turns if assessment is None else self._turns
+            self._stamps[seq.seq_id] = turns.stamp(seq.tier, client_id, num_tokens)
         if assessment is None:
             return ()
         self._loads.add(client_id, assessment.entry.work_s, now_s)
@@ -228,7 +233,8 @@ class Slo(WithoutBooks):
         seq_id = seq.seq_id
         stamp = self._stamps.pop(seq_id, None)
         if stamp is not None and seq.state is SequenceState.RUNNING:
-            self._turns.serve(stamp)
+            turns = self._turns if seq_id in self._entries else self._best_effort_turns
+            turns.serve(stamp)
         if seq.first_token_s is not None:
             self._forget(seq_id)
 

@@ -1,6 +1,7 @@
 """The policy slo: promises, who yields to whom, and books that hold nothing of the past."""
 
 from edged.clock import ManualClock
+from edged.core.plan import Chunk, StepPlan, StepResult
 from edged.core.policies.slo import BEST_EFFORT, ON_TIME, Slo
 from edged.core.scheduler import Scheduler
 from edged.core.sequence import Sequence
@@ -13,6 +14,8 @@ from edged.core.types import (
     Rejected,
     RejectReason,
     RequestId,
+    SeqId,
+    SlotId,
     SloTier,
 )
 from tests.factories import engine, request, scheduler
@@ -112,3 +115,34 @@ def test_a_client_that_comes_later_waits_for_its_turn_not_for_all_others() -> No
     answer = loop.submit(request("second", tier=JOB, prompt=50, client="second"))
     assert isinstance(answer, Admitted)
     assert answer.position <= 2
+
+
+def test_promises_come_back_after_a_time_in_which_prefills_were_slow() -> None:
+    clock = ManualClock()
+    loop = engine(clock, policy="slo")
+    pace = _policy(loop.scheduler)._pace
+    chunk = Chunk(SeqId(0), SlotId(0), 0, tuple(range(64)), None)
+    plan = StepPlan(0, (), (), (), (), (chunk,))
+    for _ in range(1000):
+        began_s = clock.now_s()
+        clock.advance(1.0)
+        result = StepResult(
+            0, {}, {}, frozenset(), frozenset(), began_s, clock.now_s(), compute_s=1.0
+        )
+        pace.observe(plan, result, has_more=True)
+
+    def is_promised() -> bool:
+        wanted = request(
+            "chat",
+            tier=CHAT,
+            prompt=100,
+            arrival_s=clock.now_s(),
+            on_unattainable=OnUnattainable.REJECT,
+        )
+        answer = loop.submit(wanted)
+        loop.cancel(wanted.request_id, FinishReason.CANCELLED)
+        return isinstance(answer, Admitted)
+
+    assert not is_promised()
+    clock.advance(600.0)
+    assert is_promised()

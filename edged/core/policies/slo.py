@@ -101,7 +101,7 @@ class Slo(WithoutBooks):
         work_s = self._cost.prefill_cost_s(0, len(seq.token_ids))
         cost_s = work_s * self._loads.weight(seq.request.client_id, now_s)
         entry = Entry(due_s, seq.seq_id, work_s, cost_s, seq)
-        assessment = self._forecast.assess(entry, self._pace.speed, now_s)
+        assessment = self._forecast.assess(entry, self._pace.speed(now_s), now_s)
         return assessment._replace(expected_tokens=self._expected_tokens(seq))
 
     def admit(

@@ -146,3 +146,12 @@ def test_promises_come_back_after_a_time_in_which_prefills_were_slow() -> None:
     assert not is_promised()
     clock.advance(600.0)
     assert is_promised()
+
+
+def test_late_requests_that_ended_are_forgotten_though_an_older_one_waits() -> None:
+    core = scheduler(policy="slo", num_slots=1, relegated_share=0.0)
+    core.submit(request("oldest", prompt=100, ttft_target_s=0.001), 1.0)
+    for number in range(50):
+        core.submit(request(f"r{number}", prompt=100, ttft_target_s=0.001), 1.0)
+        core.cancel(RequestId(f"r{number}"), FinishReason.CANCELLED, 1.0)
+    assert _books(core)["late"] == 1

@@ -21,7 +21,7 @@ says, one that is to end in time its slack over the tokens that it still lacks; 
 its end at the usual pace bears anything.
 """
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from math import inf
 
@@ -81,7 +81,7 @@ class Slo(WithoutBooks):
         self._relegated: set[SeqId] = set()
         self._lifted: set[SeqId] = set()
         """Late ones whose turn has come by `relegated_share`."""
-        self._late: deque[Sequence] = deque()
+        self._late: OrderedDict[SeqId, Sequence] = OrderedDict()
         self._credit_s = 0.0
         targets_s = [spec.ttft_target_s for spec in config.tiers.values()]
         self._shortest_ttft_s = min((one for one in targets_s if one is not None), default=inf)
@@ -140,7 +140,7 @@ class Slo(WithoutBooks):
         if seq.rank.band != LATE:
             self._forecast.leave(entry)
             self._relegated.add(seq_id)
-            self._late.append(seq)
+            self._late[seq_id] = seq
         return Place(Rank(LATE, self._stamps.get(seq_id, seq.request.arrival_s)))
 
     def _rank_without_entry(self, seq: Sequence) -> Rank:
@@ -248,20 +248,18 @@ class Slo(WithoutBooks):
 
     def learn(self, plan: StepPlan, result: StepResult) -> Iterable[Sequence]:
         self._pace.observe(plan, result, has_more=len(self._forecast) > 0)
-        late = self._late
-        while late and (late[0].seq_id not in self._entries or late[0].rank.band != LATE):
-            late.popleft()
-        if not late:
+        if not self._late:
             self._credit_s = 0.0
             return ()
         self._credit_s += self._config.relegated_share * (result.finished_s - result.started_s)
-        work_s = self._cost.prefill_cost_s(0, late[0].num_missing_tokens)
+        seq_id, longest = next(iter(self._late.items()))
+        work_s = self._cost.prefill_cost_s(longest.num_computed_tokens, longest.num_missing_tokens)
         if self._credit_s < work_s:
             return ()
         self._credit_s -= work_s
-        lifted = late.popleft()
-        self._lifted.add(lifted.seq_id)
-        return (lifted,)
+        del self._late[seq_id]
+        self._lifted.add(seq_id)
+        return (longest,)
 
     def _forget(self, seq_id: SeqId) -> None:
         """It needs no first token any more."""
@@ -269,4 +267,5 @@ class Slo(WithoutBooks):
         if entry is not None:
             self._forecast.leave(entry)
         self._relegated.discard(seq_id)
+        self._late.pop(seq_id, None)
         self._lifted.discard(seq_id)

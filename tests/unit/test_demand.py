@@ -86,3 +86,10 @@ def test_what_a_size_lost_is_forgotten_as_more_of_it_come() -> None:
     for _ in range(5000):
         sizes.come(100)
     assert sizes.lost(100) < 0.01
+
+
+def test_what_comes_too_late_already_counts_for_no_more_than_the_time_there_is() -> None:
+    """A replay may have been due long ago."""
+    arrivals = Arrivals()
+    arrivals.come(CHAT, 3.0, -100.0, 0.0)
+    assert arrivals.offered_before(10.0, 0.0) == pytest.approx(3.0 / RATE_S * 10.0)

@@ -2,7 +2,7 @@
 
 from edged.clock import ManualClock
 from edged.core.plan import Chunk, StepPlan, StepResult
-from edged.core.policies.slo import BEST_EFFORT, ON_TIME, Slo
+from edged.core.policies.slo import BEST_EFFORT, LATE, ON_TIME, Slo
 from edged.core.scheduler import Scheduler
 from edged.core.sequence import Sequence
 from edged.core.types import (
@@ -155,3 +155,16 @@ def test_late_requests_that_ended_are_forgotten_though_an_older_one_waits() -> N
         core.submit(request(f"r{number}", prompt=100, ttft_target_s=0.001), 1.0)
         core.cancel(RequestId(f"r{number}"), FinishReason.CANCELLED, 1.0)
     assert _books(core)["late"] == 1
+
+
+def test_a_prefill_that_has_begun_and_is_late_goes_before_those_that_have_not() -> None:
+    clock = ManualClock(1e6)
+    loop = engine(clock, policy="slo", num_slots=2, num_cells=4096, max_step_tokens=16)
+    loop.submit(request("begun", prompt=200, arrival_s=clock.now_s(), ttft_target_s=0.1))
+    loop.run_once()
+    loop.submit(request("later", prompt=200, arrival_s=clock.now_s(), ttft_target_s=0.001))
+    clock.advance(1.0)
+    loop.run_once()
+    ranks = [_seq(loop.scheduler, name).rank for name in ("begun", "later")]
+    assert [rank.band for rank in ranks] == [LATE, LATE]
+    assert ranks[0] < ranks[1]

@@ -141,7 +141,7 @@ class Slo(WithoutBooks):
             self._forecast.leave(entry)
             self._relegated.add(seq_id)
             self._late[seq_id] = seq
-        return Place(Rank(LATE, self._stamps.get(seq_id, seq.request.arrival_s)))
+        return Place(Rank(LATE, self._stamps.get(seq_id, 0.0)))  # 0: it had its turn
 
     def _rank_without_entry(self, seq: Sequence) -> Rank:
         if seq.first_token_s is None:

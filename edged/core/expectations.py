@@ -34,6 +34,7 @@ class Expectations:
 
     def arrived(self, seq: Sequence, assessment: Assessment | None, now_s: float) -> float:
         """Seconds until the first token of one that was just queued."""
+        self._waits.arrived(seq)
         eta_s, _ = self._expect(seq, now_s)
         if assessment is not None and assessment.promised:
             eta_s = assessment.predicted_s + self._view.cost.base_s

@@ -45,7 +45,7 @@ class _Starts:
         self._spread: tuple[float, float] | None = None
         self.last_s = 0.0
         self.is_busy = False
-        """Whether somebody waited at the last start."""
+        """Whether somebody has waited since the last start."""
 
     def add(self, gap_s: float) -> None:
         self.gaps_s.append(gap_s)
@@ -66,6 +66,12 @@ class Waits:
         self._queue = queue
         self._starts: dict[tuple[SloTier, int], _Starts] = {}
 
+    def arrived(self, seq: Sequence) -> None:
+        """It was just queued."""
+        starts = self._starts.get((seq.tier, seq.rank.band))
+        if starts is not None and self._queue.num_in_band(seq.tier, seq.rank.band) == 1:
+            starts.is_busy = False  # whoever waited at the last start is gone
+
     def started(self, seq: Sequence, now_s: float) -> None:
         """A sequence left the queue for its first step."""
         band = seq.rank.band
@@ -75,7 +81,7 @@ class Waits:
         if starts.is_busy:
             starts.add(now_s - starts.last_s)
         starts.last_s = now_s
-        starts.is_busy = self._queue.has_in_band(seq.tier, band)
+        starts.is_busy = self._queue.num_in_band(seq.tier, band) > 0
 
     def expect(self, seq: Sequence, now_s: float) -> Wait | None:
         """None: too few have started to say."""

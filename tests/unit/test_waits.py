@@ -34,6 +34,7 @@ class _Line:
         seq.rank = Rank(BAND, float(self._count))
         self._count += 1
         self.queue.add(seq)
+        self.waits.arrived(seq)
         self.waiting.append(seq)
         return seq
 
@@ -132,6 +133,22 @@ def test_gaps_in_which_nobody_waited_do_not_count() -> None:
     for _ in range(5):
         line.come()
     line.start(3600.0)
+    wait = line.expect(0)
+    assert wait is not None
+    assert wait.expected_s == pytest.approx(1.0)
+
+
+def test_a_gap_in_which_who_waited_gave_up_does_not_count() -> None:
+    line = _Line(12)
+    for _ in range(10):
+        line.start(1.0)
+    for seq in (line.waiting.pop(), line.waiting.pop()):
+        line.queue.remove(seq)
+    line.now_s += 3600.0
+    for _ in range(3):
+        line.come()
+    for _ in range(2):
+        line.start(1.0)
     wait = line.expect(0)
     assert wait is not None
     assert wait.expected_s == pytest.approx(1.0)

@@ -30,7 +30,7 @@ class Arrivals:
         self._forget(now_s)
         self._offered[tier] += work_s / RATE_S
         self._accepted[tier] += work_s / RATE_S
-        self._horizon_s[tier] = horizon_s
+        self._horizon_s[tier] = max(0.0, horizon_s)
 
     def set_aside(self, tier: SloTier, work_s: float, now_s: float) -> None:
         self._forget(now_s)

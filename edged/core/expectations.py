@@ -5,6 +5,7 @@ passed, so that a wait of an hour makes a dozen events and a thousand waits no f
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from math import inf
 
 from edged.core.admission import AdmissionView, predict_ttft_s
@@ -16,6 +17,8 @@ from edged.core.waits import Waits
 
 LEAST_NOTICE_S = 1.0
 """Shortest time between two notices of a request."""
+MOST_NOTICES = 32
+"""In one step; the others come with the next ones, so that nobody's tokens wait for them."""
 _OWN_PREFILL_MARGIN = 1.5
 """By how much a request's own prefill may be longer for what shares its steps."""
 
@@ -31,6 +34,7 @@ class Expectations:
 
     def arrived(self, seq: Sequence, assessment: Assessment | None, now_s: float) -> float:
         """Seconds until the first token of one that was just queued."""
+        self._waits.arrived(seq)
         eta_s, _ = self._expect(seq, now_s)
         if assessment is not None and assessment.promised:
             eta_s = assessment.predicted_s + self._view.cost.base_s
@@ -44,7 +48,7 @@ class Expectations:
 
     def notices(self, now_s: float) -> Iterator[QueueEvent]:
         """What is to be told now."""
-        for seq_id in self._notices.due(now_s):
+        for seq_id in islice(self._notices.due(now_s), MOST_NOTICES):
             seq = self._live[seq_id]
             if seq.first_scheduled_s is None and seq in self._view.queue:
                 eta_s, bound_s = self._expect(seq, now_s)

@@ -14,7 +14,8 @@ make many so. As Moore (Management Science 15, 1968) has it, the one with the mo
 front is set aside, as often as needed: so the fewest are late. Three things temper that. Work is
 weighed with what its client had of late, so that whoever asks for more than its part loses first.
 Of each size of prompts a part is kept whatever it costs: long prompts are not to be late always.
-And who was set aside comes back when somebody larger comes whose place it can take.
+And who was set aside comes back when somebody larger comes and it has room, by then or in the
+larger one's place.
 
 A request is *promised* its targets if it fits although all arrivals go on as they did, and is
 small, or there is room for all. Who is promised is never set aside.
@@ -65,7 +66,7 @@ class Assessment(NamedTuple):
     set_aside: tuple[Entry, ...] = ()
     """Those that would be late; the arrival itself may be among them."""
     taken_back: Entry | None = None
-    """One that was set aside, and takes the arrival's place."""
+    """One that was set aside, and has room now: the arrival's, unless both fit."""
 
 
 class Forecast:
@@ -89,23 +90,25 @@ class Forecast:
         speed *= _MARGIN
         taken_back = self._exchange(entry, speed, now_s)
         if taken_back is not None:
-            wait_s = self._wait_s(entry, speed)
-            return Assessment(entry, False, wait_s, set_aside=(entry,), taken_back=taken_back)
+            both = sorted((*self._entries, taken_back, entry))
+            is_in = self._all_fit(both, speed, now_s)
+            return Assessment(
+                entry,
+                is_in and self._may_promise(entry, taken_back, speed, now_s),
+                self._wait_s(entry, speed),
+                set_aside=() if is_in else (entry,),
+                taken_back=taken_back,
+            )
         entries = self._entries.copy()
         insort(entries, entry)
-        set_aside: list[Entry] = []
-        late = self._first_late(entries, speed, now_s)
-        while late is not None:
-            dearest = self._dearest(entries[: late + 1], set_aside)
-            if dearest is None:
-                break
-            entries.remove(dearest)
-            set_aside.append(dearest)
-            late = self._first_late(entries, speed, now_s)
-        is_in = late is None and entry not in set_aside
+        set_aside, all_fit = self._relieve(entries, speed, now_s)
+        if entry in set_aside and len(set_aside) > 1:
+            others, _ = self._relieve(self._entries, speed, now_s)
+            set_aside = [entry, *others]  # in vain for an arrival that does not fit all the same
+        is_in = all_fit and entry not in set_aside
         return Assessment(
             entry,
-            is_in and self._may_promise(entry, speed, now_s),
+            is_in and self._may_promise(entry, None, speed, now_s),
             self._wait_s(entry, speed),
             set_aside=tuple(set_aside),
         )
@@ -161,50 +164,66 @@ class Forecast:
                 return None
             entries = self._entries.copy()
             insort(entries, other)
-            if self._first_late(entries, speed, now_s) is None:
+            if self._all_fit(entries, speed, now_s):
                 return other
         return None
 
-    def _first_late(self, entries: Collection[Entry], speed: float, now_s: float) -> int | None:
-        """The first place where work does not fit before it is due."""
+    def _relieve(
+        self, entries: Collection[Entry], speed: float, now_s: float
+    ) -> tuple[list[Entry], bool]:
+        """Whom to set aside so that the others are in time, and whether all of them are then. A
+        prefill that has begun goes on."""
+        set_aside: list[Entry] = []
+        movable: list[Entry] = []
+        gained_s, all_fit = 0.0, True
+        for entry, over_s in self._overruns(entries, speed, now_s):
+            if not (entry.seq.num_computed_tokens or entry.seq_id in self._promised):
+                movable.append(entry)
+            while over_s > gained_s and movable:
+                dearest = min(movable, key=self._loss)
+                movable.remove(dearest)
+                set_aside.append(dearest)
+                gained_s += dearest.work_s
+            all_fit = all_fit and over_s <= gained_s
+        return set_aside, all_fit
+
+    def _all_fit(self, entries: Collection[Entry], speed: float, now_s: float) -> bool:
+        return all(over_s <= 0 for _, over_s in self._overruns(entries, speed, now_s))
+
+    def _overruns(
+        self, entries: Collection[Entry], speed: float, now_s: float
+    ) -> Iterator[tuple[Entry, float]]:
+        """By how many seconds of work each one is late; below 0 if it is in time."""
         to_come = self.arrivals.expected(now_s)
         done_s = 0.0
-        for place, (due_s, _, work_s, _, seq) in enumerate(entries):
+        for entry in entries:
+            due_s, _, work_s, _, seq = entry
             if seq.num_computed_tokens:
-                done_s += work_s * seq.num_missing_tokens / len(seq.token_ids)
-            else:
-                done_s += work_s
+                work_s *= seq.num_missing_tokens / len(seq.token_ids)
+            done_s += work_s
             left_s = due_s - now_s
             before_s = done_s
             for rate, horizon_s in to_come:
                 if left_s > horizon_s:
                     before_s += rate * (left_s - horizon_s)
-            if before_s > left_s * speed:
-                return place
-        return None
+            yield entry, before_s - left_s * speed
 
-    def _dearest(self, entries: Collection[Entry], gone: Collection[Entry]) -> Entry | None:
-        """Whom to set aside: the one whose size may lose most, then the dearest. A prefill that has
-        begun goes on."""
-        sizes = self._sizes
-        best: Entry | None = None
-        best_key = (True, 0.0, 0.0)
-        for entry in entries:
-            if entry.seq.num_computed_tokens or entry.seq_id in self._promised:
-                continue
-            num_tokens = entry.seq.num_prompt_tokens
-            spared = sizes.is_spared(num_tokens)
-            key = (spared, sizes.lost(num_tokens) if spared else 0.0, -entry.cost_s)
-            if best is None or key < best_key:
-                best, best_key = entry, key
-        return best
+    def _loss(self, entry: Entry) -> tuple[bool, float, float]:
+        """Least for whom to set aside: the one whose size may lose most, then the dearest."""
+        num_tokens = entry.seq.num_prompt_tokens
+        spared = self._sizes.is_spared(num_tokens)
+        return spared, self._sizes.lost(num_tokens) if spared else 0.0, -entry.cost_s
 
-    def _may_promise(self, entry: Entry, speed: float, now_s: float) -> bool:
+    def _may_promise(
+        self, entry: Entry, taken_back: Entry | None, speed: float, now_s: float
+    ) -> bool:
         left_s = entry.due_s - now_s
         small = entry.work_s < _SMALL * left_s
         if not small and self.arrivals.offered(now_s) > _ROOM_FOR_ALL * speed:
             return False
         before_s = self.arrivals.offered_before(left_s, now_s)
+        if taken_back is not None:
+            before_s += taken_back.work_s
         return self._wait_s(entry, 1.0) + before_s <= _SURE * left_s * speed
 
     def _wait_s(self, entry: Entry, speed: float) -> float:

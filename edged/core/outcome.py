@@ -16,7 +16,9 @@ def outcome(seq: Sequence, reason: FinishReason, timings: RequestTimings) -> Out
     if reason not in _ENDED_BY_ITSELF and reason not in _ENDED_LATE:
         return None
     met = (timings.met_ttft, timings.met_tpot, timings.met_ttlt)
-    held = reason in _ENDED_BY_ITSELF and False not in met
+    deadline_s = seq.request.deadline_s
+    in_time = deadline_s is None or seq.request.arrival_s + timings.total_s <= deadline_s
+    held = reason in _ENDED_BY_ITSELF and in_time and False not in met
     return Outcome(seq.promised, held, None if held else _miss_cause(seq, timings))
 
 

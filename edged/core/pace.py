@@ -6,12 +6,17 @@
 | `step_s` | seconds between two tokens of an answer |
 """
 
+from math import exp
+
 from edged.core.cost import StepCostModel
 from edged.core.plan import StepPlan, StepResult
 
 _PART = 0.02
 """What one step changes of an average."""
 _FIRST_SPEED = 0.8
+_FORGOTTEN_S = 60.0
+"""Seconds over which a speed is forgotten that is not measured again: with a small one nothing is
+promised, and where nothing is promised nothing is measured."""
 
 
 class Pace:
@@ -20,13 +25,18 @@ class Pace:
     def __init__(self, cost: StepCostModel) -> None:
         self._cost = cost
         self._step_s: float | None = None
-        self.speed = _FIRST_SPEED
+        self._speed = _FIRST_SPEED
+        self._measured_s = 0.0
 
     @property
     def step_s(self) -> float:
         if self._step_s is None:
             return self._cost.base_s + self._cost.decode_s
         return self._step_s
+
+    def speed(self, now_s: float) -> float:
+        kept = exp((self._measured_s - now_s) / _FORGOTTEN_S)
+        return _FIRST_SPEED + kept * (self._speed - _FIRST_SPEED)
 
     def observe(self, plan: StepPlan, result: StepResult, *, has_more: bool) -> None:
         """Learn from a step; `has_more`: some prefill that was due waited for the next one."""
@@ -44,4 +54,6 @@ class Pace:
             step_s = elapsed_s if self._step_s is None else self._step_s
             self._step_s = step_s + _PART * (elapsed_s - step_s)
         if has_more and prefill_s:
-            self.speed += _PART * (min(1.0, prefill_s / elapsed_s) - self.speed)
+            speed = self.speed(result.started_s)
+            self._speed = speed + _PART * (min(1.0, prefill_s / elapsed_s) - speed)
+            self._measured_s = result.finished_s

@@ -79,11 +79,11 @@ class WaitingQueue:
         """How many that wait are more urgent."""
         return sum(bisect_left(queue, by_rank(seq), key=by_rank) for queue in self._queues.values())
 
-    def has_in_band(self, tier: SloTier, band: int) -> bool:
-        """Whether somebody of that tier waits in that band."""
+    def num_in_band(self, tier: SloTier, band: int) -> int:
+        """How many of that tier wait in that band."""
         queue = self._queues[tier]
-        index = bisect_left(queue, band, key=_band)
-        return index < len(queue) and queue[index].rank.band == band
+        first = bisect_left(queue, band, key=_band)
+        return bisect_left(queue, band + 1, lo=first, key=_band) - first
 
     def ahead_in_band(self, seq: Sequence) -> int:
         """How many of its tier and band that wait are more urgent."""

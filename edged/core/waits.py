@@ -4,15 +4,17 @@ Theory of operation (after QLM's request waiting time estimator, arXiv 2407.0004
 head the starts of others follow one another at gaps that vary, and the wait of the *k*-th is the
 sum of *k* gaps: its mean is k times theirs, and its spread, by the central limit theorem, grows
 with the root of k only. Gaps are counted within a tier and a band while somebody of them waits, so
-what passes them meanwhile is in the gaps already. Neighbouring gaps are alike, so their variance is
-also taken from sums of `_BLOCK`; and the mean of *n* gaps is itself uncertain:
+what passes them meanwhile is in the gaps already. Neighbouring gaps are alike, so the variance is
+also taken from sums of several, and the largest counts; a variance from few sums is uncertain, so
+the quantile is Student's; and so is the mean of *n* gaps:
 
-    bound = k · mean + z · √(k · variance · (1 + k / n))
+    bound = k · mean + t · √(k · variance · (1 + k / n))
 """
 
 from collections import deque
+from collections.abc import Iterable
 from math import inf, sqrt
-from statistics import fmean, pvariance
+from statistics import fmean
 from typing import NamedTuple
 
 from edged.core.queue import WaitingQueue
@@ -21,9 +23,10 @@ from edged.core.types import SloTier
 
 _MOST_GAPS = 128
 _FEWEST_GAPS = 4
-_BLOCK = 8
-_Z = 1.645
-"""One side, 95 %."""
+_FEWEST_GAPS_TO_BOUND = 24
+_BLOCKS = (1, 8, 16, 32)
+"""Gaps in a sum."""
+_FEWEST_SUMS = 3
 
 
 class Wait(NamedTuple):
@@ -35,13 +38,25 @@ class Wait(NamedTuple):
 
 
 class _Starts:
-    __slots__ = ("gaps_s", "is_busy", "last_s")
+    __slots__ = ("_spread", "gaps_s", "is_busy", "last_s")
 
     def __init__(self) -> None:
         self.gaps_s: deque[float] = deque(maxlen=_MOST_GAPS)
+        self._spread: tuple[float, float] | None = None
         self.last_s = 0.0
         self.is_busy = False
-        """Whether somebody waited at the last start."""
+        """Whether somebody has waited since the last start."""
+
+    def add(self, gap_s: float) -> None:
+        self.gaps_s.append(gap_s)
+        self._spread = None
+
+    @property
+    def mean_and_spread(self) -> tuple[float, float]:
+        """Computed once for all that ask between two starts."""
+        if self._spread is None:
+            self._spread = fmean(self.gaps_s), _spread(self.gaps_s)
+        return self._spread
 
 
 class Waits:
@@ -51,6 +66,12 @@ class Waits:
         self._queue = queue
         self._starts: dict[tuple[SloTier, int], _Starts] = {}
 
+    def arrived(self, seq: Sequence) -> None:
+        """It was just queued."""
+        starts = self._starts.get((seq.tier, seq.rank.band))
+        if starts is not None and self._queue.num_in_band(seq.tier, seq.rank.band) == 1:
+            starts.is_busy = False  # whoever waited at the last start is gone
+
     def started(self, seq: Sequence, now_s: float) -> None:
         """A sequence left the queue for its first step."""
         band = seq.rank.band
@@ -58,9 +79,9 @@ class Waits:
         if starts is None:
             starts = self._starts[seq.tier, band] = _Starts()
         if starts.is_busy:
-            starts.gaps_s.append(now_s - starts.last_s)
+            starts.add(now_s - starts.last_s)
         starts.last_s = now_s
-        starts.is_busy = self._queue.has_in_band(seq.tier, band)
+        starts.is_busy = self._queue.num_in_band(seq.tier, band) > 0
 
     def expect(self, seq: Sequence, now_s: float) -> Wait | None:
         """None: too few have started to say."""
@@ -69,19 +90,30 @@ class Waits:
             return None
         num_gaps = len(starts.gaps_s)
         num_starts = self._queue.ahead_in_band(seq) + 1
-        mean_s = fmean(starts.gaps_s)
-        spread_s = sqrt(num_starts * _variance(starts.gaps_s) * (1 + num_starts / num_gaps))
+        mean_s, spread_s = starts.mean_and_spread
         since_s = now_s - starts.last_s
         expected_s = max(0.0, num_starts * mean_s - since_s)
-        bound_s = num_starts * mean_s + _Z * spread_s
-        return Wait(expected_s, bound_s if num_gaps >= _BLOCK else inf)
+        if num_gaps < _FEWEST_GAPS_TO_BOUND:
+            return Wait(expected_s, inf)
+        margin_s = spread_s * sqrt(num_starts * (1 + num_starts / num_gaps))
+        return Wait(expected_s, num_starts * mean_s + margin_s)
 
 
-def _variance(gaps_s: "deque[float]") -> float:
-    """Of one gap, as sums of gaps have it."""
-    single = pvariance(gaps_s)
+def _spread(gaps_s: Iterable[float]) -> float:
+    """Seconds that one gap exceeds the mean by at most, one-sided, 95 %: the most that single gaps
+    or sums of several say."""
     values = list(gaps_s)
-    sums = [
-        sum(values[start : start + _BLOCK]) for start in range(0, len(values) - _BLOCK + 1, _BLOCK)
-    ]
-    return max(single, pvariance(sums) / _BLOCK) if len(sums) > 1 else single
+    most_s = 0.0
+    for block in _BLOCKS:
+        first = len(values) % block
+        sums = [sum(values[start : start + block]) for start in range(first, len(values), block)]
+        if len(sums) >= _FEWEST_SUMS:
+            mean_s, degrees = fmean(sums), len(sums) - 1
+            variance = sum((one - mean_s) ** 2 for one in sums) / degrees
+            most_s = max(most_s, _student(degrees) * sqrt(variance / block))
+    return most_s
+
+
+def _student(degrees: int) -> float:
+    """Student's quantile at 95 %, by its expansion about the normal one."""
+    return 1.645 + 1.524 / degrees + 1.42 / degrees**2

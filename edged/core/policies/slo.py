@@ -21,7 +21,7 @@ says, one that is to end in time its slack over the tokens that it still lacks; 
 its end at the usual pace bears anything.
 """
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from math import inf
 
@@ -72,6 +72,9 @@ class Slo(WithoutBooks):
         self._lengths = AnswerLengths()
         self._pace = Pace(cost)
         self._turns = Turns()
+        self._best_effort_turns = Turns()
+        """Apart: else whoever is served in time would age those who wait without targets, and a
+        client that comes later would wait for all that others sent before."""
         self._loads = Loads()
         self._expected: dict[SeqId, tuple[float, int]] = {}
         """Of each sequence: its expected length, and the length at which to look anew."""
@@ -82,7 +85,7 @@ class Slo(WithoutBooks):
         self._relegated: set[SeqId] = set()
         self._lifted: set[SeqId] = set()
         """Late ones whose turn has come by `relegated_share`."""
-        self._late: deque[Sequence] = deque()
+        self._late: OrderedDict[SeqId, Sequence] = OrderedDict()
         self._credit_s = 0.0
         targets_s = [spec.ttft_target_s for spec in config.tiers.values()]
         shortest_s = min((one for one in targets_s if one is not None), default=inf)
@@ -106,7 +109,7 @@ class Slo(WithoutBooks):
         work_s = self._cost.prefill_cost_s(0, len(seq.token_ids))
         cost_s = work_s * self._loads.weight(seq.request.client_id, now_s)
         entry = Entry(due_s, seq.seq_id, work_s, cost_s, seq)
-        assessment = self._forecast.assess(entry, self._pace.speed, now_s)
+        assessment = self._forecast.assess(entry, self._pace.speed(now_s), now_s)
         return assessment._replace(
             promised=assessment.promised and self._has_room(entry, running, kv, now_s),
             expected_tokens=self._expected_tokens(seq),
@@ -116,8 +119,11 @@ class Slo(WithoutBooks):
         self, seq: Sequence, assessment: Assessment | None, now_s: float
     ) -> Iterable[Sequence]:
         client_id = seq.request.client_id
-        num_tokens = len(seq.token_ids) + _ANSWER_WEIGHT * self._expected_tokens(seq)
-        self._stamps[seq.seq_id] = self._turns.stamp(seq.tier, client_id, num_tokens)
+        self._expected[seq.seq_id] = self._estimate(seq)
+        if seq.first_token_s is None:
+            num_tokens = len(seq.token_ids) + _ANSWER_WEIGHT * self._expected_tokens(seq)
+            turns = self._best_effort_turns if assessment is None else self._turns
+            self._stamps[seq.seq_id] = turns.stamp(seq.tier, client_id, num_tokens)
         if assessment is None:
             return ()
         self._loads.add(client_id, assessment.entry.work_s, now_s)
@@ -160,8 +166,8 @@ class Slo(WithoutBooks):
         if seq.rank.band != LATE:
             self._forecast.leave(entry)
             self._relegated.add(seq_id)
-            self._late.append(seq)
-        return Place(Rank(LATE, self._stamps.get(seq_id, seq.request.arrival_s)))
+            self._late[seq_id] = seq
+        return Place(Rank(LATE, self._stamps.get(seq_id, 0.0)))  # 0: it had its turn
 
     def _rank_without_entry(self, seq: Sequence) -> Rank:
         if seq.first_token_s is None:
@@ -171,7 +177,7 @@ class Slo(WithoutBooks):
             # It may pause until then, and be complete in time.
             answer_s = self._expected_tokens(seq) * self._pace.step_s
             return Rank(ON_TIME, max(seq.rank.order, ends_s - answer_s))
-        if seq.num_computed_tokens or seq.num_preemptions:
+        if seq.state is not SequenceState.WAITING:
             return seq.rank
         due_s = self._due_s(seq)  # a replay
         return Rank(BEST_EFFORT, 0.0) if due_s is None else Rank(ON_TIME, due_s)
@@ -197,7 +203,13 @@ class Slo(WithoutBooks):
         known = self._expected.get(seq.seq_id)
         if known is not None and num_tokens < known[1]:
             return known[0]
-        request = seq.request
+        expected, until = self._estimate(seq)
+        if known is not None:  # it was admitted
+            self._expected[seq.seq_id] = expected, until
+        return expected
+
+    def _estimate(self, seq: Sequence) -> tuple[float, int]:
+        request, num_tokens = seq.request, seq.num_generated_tokens
         given = request.expected_tokens
         if given is not None and given > num_tokens:
             expected, until = float(given), given
@@ -206,9 +218,7 @@ class Slo(WithoutBooks):
                 _LENGTH_PART, request.client_id, seq.tier, seq.num_prompt_tokens, num_tokens
             )
             until = num_tokens + max(_REFINED_AFTER, num_tokens // 4)
-        expected = min(expected, seq.max_tokens)
-        self._expected[seq.seq_id] = expected, until
-        return expected
+        return min(expected, seq.max_tokens), until
 
     # ── A step ───────────────────────────────────────────────────────────────────────────────────
 
@@ -272,7 +282,8 @@ class Slo(WithoutBooks):
         seq_id = seq.seq_id
         stamp = self._stamps.pop(seq_id, None)
         if stamp is not None and seq.state is SequenceState.RUNNING:
-            self._turns.serve(stamp)
+            turns = self._turns if seq_id in self._entries else self._best_effort_turns
+            turns.serve(stamp)
         if seq.first_token_s is not None:
             self._forget(seq_id)
 
@@ -286,20 +297,18 @@ class Slo(WithoutBooks):
 
     def learn(self, plan: StepPlan, result: StepResult) -> Iterable[Sequence]:
         self._pace.observe(plan, result, has_more=len(self._forecast) > 0)
-        late = self._late
-        while late and (late[0].seq_id not in self._entries or late[0].rank.band != LATE):
-            late.popleft()
-        if not late:
+        if not self._late:
             self._credit_s = 0.0
             return ()
         self._credit_s += self._config.relegated_share * (result.finished_s - result.started_s)
-        work_s = self._cost.prefill_cost_s(0, late[0].num_missing_tokens)
+        seq_id, longest = next(iter(self._late.items()))
+        work_s = self._cost.prefill_cost_s(longest.num_computed_tokens, longest.num_missing_tokens)
         if self._credit_s < work_s:
             return ()
         self._credit_s -= work_s
-        lifted = late.popleft()
-        self._lifted.add(lifted.seq_id)
-        return (lifted,)
+        del self._late[seq_id]
+        self._lifted.add(seq_id)
+        return (longest,)
 
     def _forget(self, seq_id: SeqId) -> None:
         """It needs no first token any more."""
@@ -307,4 +316,5 @@ class Slo(WithoutBooks):
         if entry is not None:
             self._forecast.leave(entry)
         self._relegated.discard(seq_id)
+        self._late.pop(seq_id, None)
         self._lifted.discard(seq_id)

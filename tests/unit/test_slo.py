@@ -1,0 +1,316 @@
+"""The policy slo: promises, who yields to whom, and books that hold nothing of the past."""
+
+import random
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from backends.sim.backend import SimModel
+from backends.sim.faults import SeededFaults
+from edged.clock import ManualClock
+from edged.core.plan import Chunk, StepPlan, StepResult
+from edged.core.policies.slo import BEST_EFFORT, LATE, ON_TIME, Slo
+from edged.core.scheduler import Scheduler
+from edged.core.sequence import Sequence
+from edged.core.types import (
+    Admitted,
+    FinishEvent,
+    FinishReason,
+    OnUnattainable,
+    PastService,
+    Rank,
+    Rejected,
+    RejectReason,
+    RequestId,
+    SeqId,
+    SlotId,
+    SloTier,
+)
+from edged.engine.loop import EngineLoop
+from tests.factories import config, engine, request, scheduler, tiers
+from tests.sim.harness import Cancellation, Life, simulate, workload
+
+CHAT, JOB = SloTier.INTERACTIVE, SloTier.BATCH
+WHOLE_STEPS = SimModel(can_interrupt=False)
+
+
+def _policy(core: Scheduler) -> Slo:
+    policy = core._policy
+    assert isinstance(policy, Slo)
+    return policy
+
+
+def _seq(core: Scheduler, name: str) -> Sequence:
+    return core._sequences[RequestId(name)]
+
+
+def _books(core: Scheduler) -> dict[str, int]:
+    """What the policy remembers of single requests."""
+    policy = _policy(core)
+    forecast = policy._forecast
+    return {
+        "entries": len(policy._entries),
+        "stamps": len(policy._stamps),
+        "expected": len(policy._expected),
+        "relegated": len(policy._relegated),
+        "lifted": len(policy._lifted),
+        "late": len(policy._late),
+        "forecast": len(forecast),
+        "aside": len(forecast._aside),
+        "promised": len(forecast._promised),
+    }
+
+
+def test_a_refusal_says_when_to_come_back_and_leaves_no_trace() -> None:
+    core = scheduler(policy="slo", num_cells=4096)
+    assert isinstance(core.submit(request("first", tier=CHAT, prompt=100), 0.0), Admitted)
+    before = _books(core), core.statistics(), core.num_expiries
+    hopeless = request(
+        "hopeless", prompt=2000, ttft_target_s=0.05, on_unattainable=OnUnattainable.REJECT
+    )
+    answer = core.submit(hopeless, 0.0)
+    assert isinstance(answer, Rejected)
+    assert answer.reason is RejectReason.UNATTAINABLE
+    assert answer.retry_after_s is not None
+    assert answer.retry_after_s > 0
+    assert (_books(core), core.statistics(), core.num_expiries) == before
+    assert [seq.request.request_id for seq, _ in core.sequences()] == ["first"]
+
+
+def test_a_replay_is_never_refused_as_unattainable() -> None:
+    core = scheduler(policy="slo", num_cells=4096)
+    for number, generated in enumerate([(), (1, 2)]):
+        replay = request(
+            f"replay-{number}",
+            prompt=2000,
+            ttft_target_s=0.05,
+            generated=generated,
+            past=PastService(first_token_s=0.1 if generated else None, num_engine_losses=1),
+            on_unattainable=OnUnattainable.REJECT,
+        )
+        assert isinstance(core.submit(replay, 50.0), Admitted)
+    for _ in range(5):
+        core.tick(60.0)
+
+
+def test_without_targets_nothing_is_promised_and_nothing_refused() -> None:
+    core = scheduler(policy="slo")
+    wanted = request("job", tier=JOB, on_unattainable=OnUnattainable.REJECT)
+    answer = core.submit(wanted, 0.0)
+    assert isinstance(answer, Admitted)
+    assert answer.promised is None
+    assert _seq(core, "job").rank == Rank(BEST_EFFORT, 0.0)
+
+
+def test_a_replayed_answer_without_targets_gets_ahead_of_nobody_on_time() -> None:
+    """It had been preempted before its engine was lost."""
+    core = scheduler(policy="slo")
+    past = PastService(0.0, 0.1, 0.2, num_preemptions=1, num_engine_losses=1)
+    core.submit(request("job", tier=JOB, generated=(1, 2), past=past), 5.0)
+    assert _seq(core, "job").rank == Rank(BEST_EFFORT, 0.0)
+    core.submit(request("chat", tier=CHAT, generated=(1, 2), past=past), 5.0)
+    assert _seq(core, "chat").rank == Rank(ON_TIME, 1.0)
+
+
+def test_a_client_that_comes_later_waits_for_its_turn_not_for_all_others() -> None:
+    """However much was served in time meanwhile."""
+    clock = ManualClock()
+    loop = engine(clock, policy="slo", num_slots=1, num_cells=4096)
+    for number in range(20):
+        loop.submit(request(f"first-{number}", tier=JOB, prompt=50, client="first"))
+    for number in range(20):
+        loop.submit(request(f"chat-{number}", tier=CHAT, prompt=100, arrival_s=clock.now_s()))
+        loop.run_once()
+        loop.run_once()
+        loop.cancel(RequestId(f"chat-{number}"), FinishReason.CANCELLED)
+    answer = loop.submit(request("second", tier=JOB, prompt=50, client="second"))
+    assert isinstance(answer, Admitted)
+    assert answer.position <= 2
+
+
+def test_promises_come_back_after_a_time_in_which_prefills_were_slow() -> None:
+    clock = ManualClock()
+    loop = engine(clock, policy="slo")
+    pace = _policy(loop.scheduler)._pace
+    chunk = Chunk(SeqId(0), SlotId(0), 0, tuple(range(64)), None)
+    plan = StepPlan(0, (), (), (), (), (chunk,))
+    for _ in range(1000):
+        began_s = clock.now_s()
+        clock.advance(1.0)
+        result = StepResult(
+            0, {}, {}, frozenset(), frozenset(), began_s, clock.now_s(), compute_s=1.0
+        )
+        pace.observe(plan, result, has_more=True)
+
+    def is_promised() -> bool:
+        wanted = request(
+            "chat",
+            tier=CHAT,
+            prompt=100,
+            arrival_s=clock.now_s(),
+            on_unattainable=OnUnattainable.REJECT,
+        )
+        answer = loop.submit(wanted)
+        loop.cancel(wanted.request_id, FinishReason.CANCELLED)
+        return isinstance(answer, Admitted)
+
+    assert not is_promised()
+    clock.advance(600.0)
+    assert is_promised()
+
+
+def test_late_requests_that_ended_are_forgotten_though_an_older_one_waits() -> None:
+    core = scheduler(policy="slo", num_slots=1, relegated_share=0.0)
+    core.submit(request("oldest", prompt=100, ttft_target_s=0.001), 1.0)
+    for number in range(50):
+        core.submit(request(f"r{number}", prompt=100, ttft_target_s=0.001), 1.0)
+        core.cancel(RequestId(f"r{number}"), FinishReason.CANCELLED, 1.0)
+    assert _books(core)["late"] == 1
+
+
+def test_a_prefill_that_has_begun_and_is_late_goes_before_those_that_have_not() -> None:
+    clock = ManualClock(1e6)
+    loop = engine(clock, policy="slo", num_slots=2, num_cells=4096, max_step_tokens=16)
+    loop.submit(request("begun", prompt=200, arrival_s=clock.now_s(), ttft_target_s=0.1))
+    loop.run_once()
+    loop.submit(request("later", prompt=200, arrival_s=clock.now_s(), ttft_target_s=0.001))
+    clock.advance(1.0)
+    loop.run_once()
+    ranks = [_seq(loop.scheduler, name).rank for name in ("begun", "later")]
+    assert [rank.band for rank in ranks] == [LATE, LATE]
+    assert ranks[0] < ranks[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_promise_is_kept_whoever_comes_later(seed: int) -> None:
+    """Answers are short and slots enough, so that what is predicted is what happens."""
+    draw = random.Random(seed)
+    clock = ManualClock()
+    loop = engine(clock, policy="slo", num_slots=32, num_cells=32_768, model=WHOLE_STEPS)
+    finished: list[FinishEvent] = []
+    next_s, number = clock.now_s(), 0
+    while number < 300:
+        while next_s <= clock.now_s():
+            number += 1
+            before = _ranks_of_promised(loop)
+            loop.submit(
+                request(
+                    f"r{number}",
+                    tier=draw.choice((CHAT, SloTier.STANDARD)),
+                    prompt=draw.choice((20, 100, 1000)),
+                    max_tokens=draw.randint(1, 4),
+                    arrival_s=clock.now_s(),
+                    client=f"client-{draw.randint(0, 2)}",
+                )
+            )
+            assert before.items() <= _ranks_of_promised(loop).items()
+            next_s += draw.expovariate(30.0)
+        events = loop.run_once()
+        if events is None:
+            clock.advance_to(next_s)
+        finished += [event for event in events or () if isinstance(event, FinishEvent)]
+    met = [one.timings.met_ttft for one in finished if one.outcome and one.outcome.promised]
+    assert len(met) > 100
+    assert all(met)
+    assert any(seq.was_relegated for seq, _ in loop.sequences())
+
+
+def _ranks_of_promised(loop: EngineLoop) -> dict[RequestId, Rank]:
+    return {seq.request.request_id: seq.rank for seq, _ in loop.sequences() if seq.promised}
+
+
+def _steps_until_late_one_ends(relegated_share: float) -> int | None:
+    """While chats on time hold the only slot, and another one waits always."""
+    clock = ManualClock()
+    loop = engine(clock, policy="slo", num_slots=1, num_cells=4096, relegated_share=relegated_share)
+    loop.submit(request("late", tier=CHAT, prompt=400, arrival_s=0.0, ttft_target_s=0.001))
+    for number in range(1500):
+        name = f"chat-{number}"
+        loop.submit(request(name, tier=CHAT, max_tokens=3, arrival_s=clock.now_s()))
+        if number == 0:
+            continue
+        for event in loop.run_once() or ():
+            if isinstance(event, FinishEvent) and event.request_id == "late":
+                return None if event.reason is FinishReason.QUEUE_TIMEOUT else number
+        for seq, place in loop.sequences():
+            if place is not None and place > 4 and seq.request.request_id != "late":
+                loop.cancel(seq.request.request_id, FinishReason.CANCELLED)
+    return None
+
+
+def test_late_prefills_are_lifted_by_their_share_though_work_on_time_never_ends() -> None:
+    assert _steps_until_late_one_ends(0.0) is None
+    few, many = _steps_until_late_one_ends(0.2), _steps_until_late_one_ends(0.02)
+    assert few is not None
+    assert many is not None
+    assert 5 * few < many < 20 * few
+
+
+@pytest.mark.parametrize("min_share", [0.0, 0.1])
+def test_best_effort_work_starves_only_without_a_share(min_share: float) -> None:
+    chats = [
+        request(f"chat-{number}", tier=CHAT, prompt=20, max_tokens=20, arrival_s=number / 50)
+        for number in range(400)
+    ]
+    jobs = [request(f"job-{number}", tier=JOB, prompt=100, max_tokens=50) for number in range(40)]
+    open_tiers = tiers(max_queue_s=None, max_waiting=10_000, max_waiting_per_client=10_000)
+    shared = {
+        tier: replace(spec, min_share=min_share if tier is JOB else 0.0)
+        for tier, spec in open_tiers.items()
+    }
+    setting = config(policy="slo", tiers=shared, max_step_tokens=128, share_quantum_s=0.1)
+    run = simulate([*jobs, *chats], num_slots=2, scheduler_config=setting)
+    times_s = sorted(at_s for life in run.lives.values() for at_s in _job_times(life))
+    end_s = max(life.token_times_s[-1] for key, life in run.lives.items() if "chat" in key)
+    before = [at_s for at_s in times_s if at_s < end_s]
+    longest_s = max(b - a for a, b in pairwise([0.0, *before, end_s]))
+    # I9: 1 s for the share, and the wait for room behind answers of at most half a second.
+    assert (longest_s <= 2.0) == (min_share > 0)
+
+
+def _job_times(life: Life) -> list[float]:
+    return life.token_times_s if life.request.service.tier is JOB else []
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_stays_in_the_books_of_what_has_ended(seed: int) -> None:
+    """Cancelled, expired, preempted, lost, replayed, relegated, lifted, refused."""
+    draw = random.Random(seed)
+    requests = []
+    for one in workload(seed, num_requests=60, load=4.0):
+        is_replay = draw.random() < 0.15
+        past = PastService(0.0, draw.choice((None, 0.1)), None, 1, num_engine_losses=1)
+        service = replace(
+            one.service, ttlt_target_s=draw.choice((None, None, draw.uniform(0.05, 5.0)))
+        )
+        requests.append(
+            replace(
+                one,
+                service=service,
+                generated_token_ids=tuple(range(draw.randint(0, 3))) if is_replay else (),
+                past=past if is_replay else PastService(),
+                expected_tokens=draw.choice((None, 1, 10, 100_000)),
+                on_unattainable=draw.choice(list(OnUnattainable)),
+            )
+        )
+    cancellations = [
+        Cancellation(one.arrival_s + draw.uniform(0, 2), one.request_id)
+        for one in draw.sample(requests, 15)
+    ]
+    setting = config(
+        policy="slo",
+        max_step_tokens=32,
+        relegated_share=draw.choice((0.0, 0.05)),
+        tiers=tiers(max_queue_s=draw.choice((None, 1.0))),
+    )
+    run = simulate(
+        requests,
+        num_slots=2,
+        max_step_tokens=32,
+        faults=SeededFaults(seed, step_rate=0.05, lost_rate=0.3, save_rate=0.1, restore_rate=0.1),
+        cancellations=cancellations,
+        scheduler_config=setting,
+    )
+    core = run.loop.scheduler
+    assert not any(_books(core).values()), _books(core)

@@ -47,13 +47,13 @@ def refuse(request: Request, view: AdmissionView, is_known: bool) -> Rejected | 
         return Rejected(
             RejectReason.QUEUE_FULL,
             f"the {tier} queue is full",
-            retry_after_s=_slot_wait_s(view),
+            retry_after_s=slot_wait_s(view),
         )
     if view.queue.is_client_full(tier, client_id):
         return Rejected(
             RejectReason.CLIENT_SHARE,
             f"client {client_id!r} has its share of the {tier} queue waiting already",
-            retry_after_s=_slot_wait_s(view),
+            retry_after_s=slot_wait_s(view),
         )
     return None
 
@@ -93,10 +93,15 @@ def predict_ttft_s(seq: Sequence, view: AdmissionView) -> float:
     if ahead_in_queue < free:
         return prefill_s
     rounds = 1 + (ahead_in_queue - free) // view.kv.geometry.num_slots
-    return prefill_s + rounds * _slot_wait_s(view)
+    return prefill_s + rounds * slot_wait_s(view)
 
 
-def _slot_wait_s(view: AdmissionView) -> float:
+def next_slot_s(view: AdmissionView) -> float:
+    """Seconds until a slot can be expected to be free."""
+    return 0.0 if view.kv.num_free_slots else slot_wait_s(view)
+
+
+def slot_wait_s(view: AdmissionView) -> float:
     """Seconds until the next running sequence can be expected to end; at least 0.1."""
     if not view.running:
         return 0.1

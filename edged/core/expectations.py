@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from math import inf
 
-from edged.core.admission import AdmissionView, predict_ttft_s
+from edged.core.admission import AdmissionView, next_slot_s, predict_ttft_s
 from edged.core.forecast import Assessment
 from edged.core.moments import Moments
 from edged.core.sequence import Sequence
@@ -62,7 +62,7 @@ class Expectations:
 
     def _expect(self, seq: Sequence, now_s: float) -> tuple[float, float]:
         """Seconds until its first token, as expected and at most."""
-        wait = self._waits.expect(seq, now_s)
+        wait = self._waits.expect(seq, next_slot_s(self._view), now_s)
         if wait is None:
             return predict_ttft_s(seq, self._view), inf
         view = self._view

@@ -25,11 +25,11 @@ def outcome(seq: Sequence, reason: FinishReason, timings: RequestTimings) -> Out
 def _miss_cause(seq: Sequence, timings: RequestTimings) -> MissCause:
     if timings.num_engine_losses > 0:
         return MissCause.ENGINE_LOST
-    if seq.was_relegated:
-        return MissCause.OVERLOAD if seq.promised is False else MissCause.RELEGATED
     if timings.met_ttft is not False and _outgrew(seq):
         return MissCause.ANSWER_LENGTH
-    return MissCause.OVERLOAD if seq.promised is False else MissCause.ESTIMATE
+    if seq.promised:
+        return MissCause.ESTIMATE
+    return MissCause.RELEGATED if seq.was_relegated else MissCause.OVERLOAD
 
 
 def _outgrew(seq: Sequence) -> bool:

@@ -256,18 +256,18 @@ class Scheduler:
             self._reviews.add(until_s, seq.seq_id)
         if rank == seq.rank:
             return
-        if rank.band > seq.rank.band and seq.promised is not None:
+        is_queued = seq.slot is None and seq in self._queue
+        if rank.band > seq.rank.band and (is_queued or seq.slot is not None):
             seq.was_relegated = True
-        if seq.slot is not None:
-            self._running.remove(seq)
-            seq.rank = rank
-            insort(self._running, seq, key=by_rank)
-        elif seq in self._queue:
+        if is_queued:
             self._queue.remove(seq)
-            seq.rank = rank
+        elif seq.slot is not None:
+            self._running.remove(seq)
+        seq.rank = rank
+        if is_queued:
             self._queue.add(seq)
-        else:
-            seq.rank = rank
+        elif seq.slot is not None:
+            insort(self._running, seq, key=by_rank)
 
     def _commit_evict(self, evict: Evict, result: StepResult, events: list[EngineEvent]) -> None:
         seq = self._by_id[evict.seq_id]

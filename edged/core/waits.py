@@ -83,8 +83,9 @@ class Waits:
         starts.last_s = now_s
         starts.is_busy = self._queue.num_in_band(seq.tier, band) > 0
 
-    def expect(self, seq: Sequence, now_s: float) -> Wait | None:
-        """None: too few have started to say."""
+    def expect(self, seq: Sequence, next_s: float, now_s: float) -> Wait | None:
+        """`next_s`: seconds until a slot can be expected to become free. None: too few have
+        started to say."""
         starts = self._starts.get((seq.tier, seq.rank.band))
         if starts is None or len(starts.gaps_s) < _FEWEST_GAPS or not starts.is_busy:
             return None
@@ -92,11 +93,12 @@ class Waits:
         num_starts = self._queue.ahead_in_band(seq) + 1
         mean_s, spread_s = starts.mean_and_spread
         since_s = now_s - starts.last_s
-        expected_s = max(0.0, num_starts * mean_s - since_s)
+        later_s = (num_starts - 1) * mean_s
+        expected_s = later_s + max(next_s, mean_s - since_s, 0.0)
         if num_gaps < _FEWEST_GAPS_TO_BOUND:
             return Wait(expected_s, inf)
         margin_s = spread_s * sqrt(num_starts * (1 + num_starts / num_gaps))
-        return Wait(expected_s, num_starts * mean_s + margin_s)
+        return Wait(expected_s, later_s + max(next_s, mean_s) + margin_s)
 
 
 def _spread(gaps_s: Iterable[float]) -> float:

@@ -98,13 +98,14 @@ def test_a_lost_engine_is_the_cause_whatever_else_went_wrong() -> None:
     assert _cause(seq) is MissCause.ENGINE_LOST
 
 
-def test_who_was_not_promised_and_gave_way_came_to_an_overload() -> None:
-    assert _cause(_seq(ttft_s=9.0, promised=False, was_relegated=True)) is MissCause.OVERLOAD
+def test_who_was_not_promised_came_to_an_overload_or_gave_way_later() -> None:
     assert _cause(_seq(ttft_s=9.0, promised=False)) is MissCause.OVERLOAD
+    assert _cause(_seq(ttft_s=9.0, promised=None)) is MissCause.OVERLOAD
+    assert _cause(_seq(ttft_s=9.0, promised=False, was_relegated=True)) is MissCause.RELEGATED
 
 
-def test_who_was_promised_and_gave_way_was_relegated() -> None:
-    assert _cause(_seq(ttft_s=9.0, was_relegated=True)) is MissCause.RELEGATED
+def test_a_promise_is_broken_by_a_wrong_estimate_alone() -> None:
+    assert _cause(_seq(ttft_s=9.0, was_relegated=True)) is MissCause.ESTIMATE
 
 
 def test_an_answer_longer_than_expected_is_the_cause_where_its_first_token_came_in_time() -> None:

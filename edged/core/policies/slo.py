@@ -111,7 +111,9 @@ class Slo(WithoutBooks):
         entry = Entry(due_s, seq.seq_id, work_s, cost_s, seq)
         assessment = self._forecast.assess(entry, self._pace.speed(now_s), now_s)
         return assessment._replace(
-            promised=assessment.promised and self._has_room(entry, running, kv, now_s),
+            promised=assessment.promised
+            and self._has_room(entry, running, kv, now_s)
+            and self._keeps_pace(entry, running),
             expected_tokens=self._expected_tokens(seq),
         )
 
@@ -151,6 +153,21 @@ class Slo(WithoutBooks):
                 num_slots -= 1
                 num_cells -= len(other.seq.token_ids)
         return num_slots > 0 and num_cells >= len(entry.seq.token_ids)
+
+    def _keeps_pace(self, entry: Entry, running: Collection[Sequence]) -> bool:
+        """Whether answers with a TPOT target, those that are on time and its own, fit in a step."""
+        paced = [seq for seq in running if seq.rank.band == ON_TIME]
+        paced += [other.seq for other in self._forecast.due_before(entry) if other.seq.slot is None]
+        paced.append(entry.seq)
+        targets_s = [seq.request.service.tpot_target_s for seq in paced]
+        given_s = [one for one in targets_s if one is not None]
+        if not given_s:
+            return True
+        step_s = self._cost.base_s
+        for seq, target_s in zip(paced, targets_s, strict=True):
+            if target_s is not None:
+                step_s += self._cost.decode_cost_s(len(seq.token_ids))
+        return step_s <= min(given_s)
 
     def place(self, seq: Sequence, now_s: float) -> Place:
         seq_id = seq.seq_id

@@ -59,6 +59,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def submit(
         self,
+        *,
         tier: SloTier,
         prompt: int,
         max_tokens: int,

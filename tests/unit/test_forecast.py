@@ -81,6 +81,24 @@ def test_the_dearest_is_set_aside_and_comes_back_when_a_larger_one_takes_its_pla
     assert not assessment.promised
 
 
+@pytest.mark.parametrize(
+    ("cost_s", "is_spared", "comes_back"),
+    [(0.9, False, True), (0.55, False, False), (0.9, True, False)],
+)
+def test_nobody_comes_back_for_an_arrival_that_is_hardly_dearer_or_of_a_spared_size(
+    cost_s: float, is_spared: bool, comes_back: bool
+) -> None:
+    forecast = Forecast()
+    _come(forecast, _entry(1, 1.0, 0.5))
+    assert _ids(_come(forecast, _entry(2, 1.0, 0.4)).set_aside) == [2]
+    forecast.leave(forecast._entries[0])
+    for _ in range(20 if is_spared else 0):
+        forecast._sizes.come(1000)
+        forecast._sizes.set_aside(1000)
+    arrival = _entry(3, 1.1, 0.9, prompt=1000, cost_s=cost_s)
+    assert (forecast.assess(arrival, 1.0, 0.0).taken_back is not None) == comes_back
+
+
 def test_one_that_comes_back_takes_no_place_where_both_fit() -> None:
     forecast = Forecast()
     _come(forecast, _entry(1, 1.0, 0.5))

@@ -343,3 +343,24 @@ def test_odd_targets_are_served_to_their_end(odd: Request) -> None:
     ends = [event.reason for event in events if isinstance(event, FinishEvent)]
     assert ends == [FinishReason.LENGTH] * 2
     assert not any(_books(loop.scheduler).values())
+
+
+def test_who_is_late_takes_no_time_from_others_any_more() -> None:
+    core = scheduler(policy="slo", num_slots=1, num_cells=4096)
+    core.submit(request("chat", tier=CHAT, prompt=100), 0.0)
+    assert _books(core)["forecast"] == 1
+    core.tick(1.0)
+    assert _seq(core, "chat").rank.band == LATE
+    assert _books(core)["forecast"] == _books(core)["promised"] == 0
+
+
+@pytest.mark.parametrize("who_had_much", ["first", "second"])
+def test_whoever_had_much_of_late_gives_way_to_who_had_little(who_had_much: str) -> None:
+    core = scheduler(policy="slo", num_cells=100_000)
+    for _ in range(60):  # so much that nobody is promised
+        core.submit(request("past", tier=CHAT, prompt=600, client=who_had_much), 0.0)
+        core.cancel(RequestId("past"), FinishReason.CANCELLED, 0.0)
+    for client in ("first", "second"):
+        core.submit(request(client, tier=CHAT, prompt=500, client=client), 0.0)
+    relegated = [client for client in ("first", "second") if _seq(core, client).was_relegated]
+    assert relegated == [who_had_much]

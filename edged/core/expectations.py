@@ -17,7 +17,7 @@ from edged.core.waits import Waits
 
 LEAST_NOTICE_S = 1.0
 """Shortest time between two notices of a request."""
-MOST_NOTICES = 32
+MOST_NOTICES = 16
 """In one step; the others come with the next ones, so that nobody's tokens wait for them."""
 _OWN_PREFILL_MARGIN = 1.5
 """By how much a request's own prefill may be longer for what shares its steps."""

@@ -18,7 +18,8 @@ And who was set aside comes back when somebody larger comes and it has room, by 
 larger one's place.
 
 A request is *promised* its targets if it fits although all arrivals go on as they did, and is
-small, or there is room for all. Who is promised is never set aside.
+small, or there is room for all. Who is promised is never set aside. Who would be late with the
+engine to itself competes with nobody, and counts for nothing.
 """
 
 from bisect import bisect_left, insort
@@ -88,6 +89,8 @@ class Forecast:
     def assess(self, entry: Entry, speed: float, now_s: float) -> Assessment:
         """What would become of an arrival, and of others for its sake."""
         speed *= _MARGIN
+        if _is_late_alone(entry, now_s):
+            return Assessment(entry, False, self._wait_s(entry, speed))
         taken_back = self._exchange(entry, speed, now_s)
         if taken_back is not None:
             both = sorted((*self._entries, taken_back, entry))
@@ -116,6 +119,8 @@ class Forecast:
     def admit(self, assessment: Assessment, now_s: float) -> None:
         """Do as an assessment says, made at this moment."""
         entry = assessment.entry
+        if _is_late_alone(entry, now_s):
+            return
         insort(self._entries, entry)
         seq = entry.seq
         self.arrivals.come(seq.tier, entry.work_s, entry.due_s - now_s, now_s)
@@ -232,3 +237,7 @@ class Forecast:
         for other in self.due_before(entry):
             work_s += other.work_s * other.seq.num_missing_tokens / len(other.seq.token_ids)
         return work_s / speed
+
+
+def _is_late_alone(entry: Entry, now_s: float) -> bool:
+    return entry.due_s - now_s < entry.work_s

@@ -81,6 +81,24 @@ def test_the_dearest_is_set_aside_and_comes_back_when_a_larger_one_takes_its_pla
     assert not assessment.promised
 
 
+@pytest.mark.parametrize(
+    ("cost_s", "is_spared", "comes_back"),
+    [(0.9, False, True), (0.55, False, False), (0.9, True, False)],
+)
+def test_nobody_comes_back_for_an_arrival_that_is_hardly_dearer_or_of_a_spared_size(
+    cost_s: float, is_spared: bool, comes_back: bool
+) -> None:
+    forecast = Forecast()
+    _come(forecast, _entry(1, 1.0, 0.5))
+    assert _ids(_come(forecast, _entry(2, 1.0, 0.4)).set_aside) == [2]
+    forecast.leave(forecast._entries[0])
+    for _ in range(20 if is_spared else 0):
+        forecast._sizes.come(1000)
+        forecast._sizes.set_aside(1000)
+    arrival = _entry(3, 1.1, 0.9, prompt=1000, cost_s=cost_s)
+    assert (forecast.assess(arrival, 1.0, 0.0).taken_back is not None) == comes_back
+
+
 def test_one_that_comes_back_takes_no_place_where_both_fit() -> None:
     forecast = Forecast()
     _come(forecast, _entry(1, 1.0, 0.5))
@@ -114,17 +132,25 @@ def test_behind_promises_that_will_be_late_an_arrival_makes_no_other_late() -> N
     assert _come(forecast, _entry(1, 1.0, 0.5)).promised
     assert _come(forecast, _entry(2, 6.0, 0.1)).promised
     # At 0.9 s the first cannot be helped; the arrival would make the second late too.
-    assert _ids(_come(forecast, _entry(3, 5.0, 4.6), 0.9).set_aside) == [3]
+    assert _ids(_come(forecast, _entry(3, 5.0, 4.0), 0.9).set_aside) == [3]
     assert not _come(forecast, _entry(4, 20.0, 0.1), 0.9).set_aside
 
 
-def test_an_arrival_that_is_late_whatever_gives_way_sets_nobody_else_aside() -> None:
+def test_an_arrival_that_does_not_fit_all_the_same_sets_nobody_else_aside() -> None:
     forecast = Forecast()
     for number in range(3):
         forecast.admit(Assessment(_entry(number, 2.0, 0.4), False, 0.0), 0.0)
-    cheap_for_its_client = _entry(9, 3.0, 5.0, cost_s=0.3)
+    cheap_for_its_client = _entry(9, 3.0, 2.9, cost_s=0.3)
     assert _ids(_come(forecast, cheap_for_its_client).set_aside) == [9]
     assert len(forecast) == 3
+
+
+def test_who_would_be_late_alone_counts_for_nothing() -> None:
+    forecast = Forecast()
+    before = _books(forecast)
+    for number in range(100):
+        assert not _come(forecast, _entry(number, 0.1, 5.0, prompt=1000)).promised
+    assert _books(forecast) == before
 
 
 def test_a_prefill_that_has_begun_is_not_set_aside() -> None:

@@ -97,3 +97,12 @@ def test_answers_without_tokens_are_counted_as_the_shortest() -> None:
     for _ in range(200):
         lengths.observe(ME, TIER, 100, 0)
     assert 1.0 <= _quantile(lengths, 0.5) < 2.0
+
+
+def test_a_client_that_goes_on_is_remembered_whoever_else_comes() -> None:
+    lengths = AnswerLengths()
+    for number in range(2 * MAX_KEYS):
+        lengths.observe(ClientId(f"client-{number}"), TIER, 100, 1000)
+        if number % 40 == 0:
+            lengths.observe(ME, TIER, 100, 20)
+    assert _quantile(lengths, 0.5) < 40

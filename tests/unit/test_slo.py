@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from itertools import pairwise
+from math import inf
 
 import pytest
 
@@ -15,6 +16,7 @@ from edged.core.scheduler import Scheduler
 from edged.core.sequence import Sequence
 from edged.core.types import (
     Admitted,
+    EngineEvent,
     FinishEvent,
     FinishReason,
     OnUnattainable,
@@ -22,6 +24,7 @@ from edged.core.types import (
     Rank,
     Rejected,
     RejectReason,
+    Request,
     RequestId,
     SeqId,
     SlotId,
@@ -314,3 +317,50 @@ def test_nothing_stays_in_the_books_of_what_has_ended(seed: int) -> None:
     )
     core = run.loop.scheduler
     assert not any(_books(core).values()), _books(core)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        request("odd", ttft_target_s=inf, ttlt_target_s=inf, tpot_target_s=inf),
+        request("odd", deadline_s=inf),
+        request("odd", ttft_target_s=0.0, tpot_target_s=0.0, ttlt_target_s=0.0),
+        request("odd", arrival_s=-1e6),
+        request("odd", tier=JOB, deadline_s=100.0, ttlt_target_s=50.0),
+        request("odd", tier=JOB, ttlt_target_s=1.0, expected=10**9),
+        request("odd", expected=0),
+        request("odd", prompt=1, max_tokens=1),
+    ],
+)
+def test_odd_targets_are_served_to_their_end(odd: Request) -> None:
+    loop = engine(ManualClock(), policy="slo", tiers=tiers(max_queue_s=None))
+    for wanted in (odd, request("other", tier=CHAT)):
+        assert isinstance(loop.submit(wanted), Admitted)
+    events: list[EngineEvent] = []
+    while (more := loop.run_once()) is not None:
+        loop.check()
+        events += more
+    ends = [event.reason for event in events if isinstance(event, FinishEvent)]
+    assert ends == [FinishReason.LENGTH] * 2
+    assert not any(_books(loop.scheduler).values())
+
+
+def test_who_is_late_takes_no_time_from_others_any_more() -> None:
+    core = scheduler(policy="slo", num_slots=1, num_cells=4096)
+    core.submit(request("chat", tier=CHAT, prompt=100), 0.0)
+    assert _books(core)["forecast"] == 1
+    core.tick(1.0)
+    assert _seq(core, "chat").rank.band == LATE
+    assert _books(core)["forecast"] == _books(core)["promised"] == 0
+
+
+@pytest.mark.parametrize("who_had_much", ["first", "second"])
+def test_whoever_had_much_of_late_gives_way_to_who_had_little(who_had_much: str) -> None:
+    core = scheduler(policy="slo", num_cells=100_000)
+    for _ in range(60):  # so much that nobody is promised
+        core.submit(request("past", tier=CHAT, prompt=600, client=who_had_much), 0.0)
+        core.cancel(RequestId("past"), FinishReason.CANCELLED, 0.0)
+    for client in ("first", "second"):
+        core.submit(request(client, tier=CHAT, prompt=500, client=client), 0.0)
+    relegated = [client for client in ("first", "second") if _seq(core, client).was_relegated]
+    assert relegated == [who_had_much]

@@ -62,7 +62,7 @@ class Loads:
         if client_id in self._work_s or len(self._work_s) < MAX_CLIENTS:
             self._work_s[client_id] = self._work_s.get(client_id, 0.0) + work_s
 
-    def weight(self, client_id: ClientId, now_s: float) -> float:
+    def weight(self, client_id: ClientId) -> float:
         """1 for a client that had its part, more for one that had more; at least 0.1."""
         total_s = sum(self._work_s.values())
         if total_s <= 0:

@@ -32,6 +32,8 @@ from edged.core.types import PreemptMode, SeqId, SlotId, SloTier
 
 MAX_KEPT_S = 2.0
 """Longest foreseeable wait for which room is kept for a tier that is owed time."""
+_OWED = 1000
+"""Bands that being owed time gets a sequence ahead."""
 HEADROOM_TOKENS = 16
 """Cells left free for each running sequence when another one is started, so that starting one does
 not at once evict it again."""
@@ -55,7 +57,8 @@ class PlannerView:
 
 def urgency(seq: Sequence, owed: frozenset[SloTier]) -> Key:
     """The one total order; smaller runs first, larger yields first."""
-    return (-1, seq.rank.order, seq.seq_id) if seq.tier in owed else by_rank(seq)
+    band, order, seq_id = by_rank(seq)
+    return (band - _OWED, order, seq_id) if seq.tier in owed else (band, order, seq_id)
 
 
 def draft_plan(

@@ -65,14 +65,14 @@ class MissCause(StrEnum):
     """Why a target was missed; the first that applies, in this order."""
 
     ENGINE_LOST = "engine_lost"
-    OVERLOAD = "overload"
-    """At its arrival there was more to do in time than the engine can."""
-    RELEGATED = "relegated"
-    """Later, others whose targets could be held went first."""
     ANSWER_LENGTH = "answer_length"
     """The answer was longer than expected."""
     ESTIMATE = "estimate"
-    """Steps took longer than predicted."""
+    """It was promised, and steps took longer than predicted."""
+    RELEGATED = "relegated"
+    """Later, others whose targets could be held went first."""
+    OVERLOAD = "overload"
+    """At its arrival there was more to do in time than the engine can."""
 
 
 class Rank(NamedTuple):

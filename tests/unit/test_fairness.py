@@ -67,23 +67,23 @@ def test_clients_without_work_are_forgotten() -> None:
 
 def test_a_client_with_its_part_weighs_one_and_one_with_more_weighs_more() -> None:
     loads = Loads()
-    assert loads.weight(A, 0.0) == 1.0
+    assert loads.weight(A) == 1.0
     for _ in range(10):
         loads.add(A, 3.0, 0.0)
         loads.add(B, 3.0, 0.0)
-    assert loads.weight(A, 0.0) == pytest.approx(1.0)
+    assert loads.weight(A) == pytest.approx(1.0)
     for _ in range(10):
         loads.add(A, 6.0, 0.0)
-    assert loads.weight(A, 0.0) == pytest.approx(1.5)
-    assert loads.weight(B, 0.0) == pytest.approx(0.5)
-    assert loads.weight(C, 0.0) == pytest.approx(0.1)
+    assert loads.weight(A) == pytest.approx(1.5)
+    assert loads.weight(B) == pytest.approx(0.5)
+    assert loads.weight(C) == pytest.approx(0.1)
 
 
 def test_load_is_forgotten_with_time() -> None:
     loads = Loads()
     loads.add(A, 10.0, 0.0)
     loads.add(B, 1.0, 240.0)
-    assert loads.weight(A, 240.0) < 0.4
+    assert loads.weight(A) < 0.4
     loads.add(B, 1.0, 5000.0)
     assert len(loads) == 1
 
@@ -94,4 +94,4 @@ def test_loads_of_many_clients_are_bounded() -> None:
         loads.add(ClientId(f"client-{number}"), 1.0, 0.0)
     assert len(loads) == MAX_CLIENTS
     loads.add(ClientId("client-0"), 1.0, 0.0)
-    assert loads.weight(ClientId("client-0"), 0.0) > 1.5
+    assert loads.weight(ClientId("client-0")) > 1.5

@@ -362,5 +362,5 @@ def test_whoever_had_much_of_late_gives_way_to_who_had_little(who_had_much: str)
         core.cancel(RequestId("past"), FinishReason.CANCELLED, 0.0)
     for client in ("first", "second"):
         core.submit(request(client, tier=CHAT, prompt=500, client=client), 0.0)
-    relegated = [client for client in ("first", "second") if _seq(core, client).was_relegated]
+    relegated = [client for client in ("first", "second") if _seq(core, client).rank.band]
     assert relegated == [who_had_much]

@@ -45,7 +45,7 @@ class _Line:
         self.waits.started(seq, self.now_s)
 
     def expect(self, place: int) -> Wait | None:
-        return self.waits.expect(self.waiting[place], self.now_s)
+        return self.waits.expect(self.waiting[place], 0.0, self.now_s)
 
 
 def _apart(draw: random.Random) -> Iterator[float]:

@@ -17,8 +17,8 @@ all the same, the longest relegated first, so that each is served at the latest 
 done what was relegated before it.
 
 Prefills are as large as the answers beside them bear: an answer with a TPOT target bears what that
-says, one that is to end in time its slack over the tokens that it still lacks; one that would miss
-its end at the usual pace bears anything.
+says, one that is to end in time its slack over the tokens that it still lacks, unless it would miss
+its end at the usual pace anyway.
 """
 
 from collections import OrderedDict
@@ -107,7 +107,7 @@ class Slo(WithoutBooks):
         if due_s is None or seq.first_token_s is not None:
             return None
         work_s = self._cost.prefill_cost_s(0, len(seq.token_ids))
-        cost_s = work_s * self._loads.weight(seq.request.client_id, now_s)
+        cost_s = work_s * self._loads.weight(seq.request.client_id)
         entry = Entry(due_s, seq.seq_id, work_s, cost_s, seq)
         assessment = self._forecast.assess(entry, self._pace.speed(now_s), now_s)
         return assessment._replace(

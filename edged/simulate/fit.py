@@ -56,6 +56,7 @@ def fit_profile(
         num_slots=geometry.num_slots,
         num_cells=geometry.num_cells,
         max_step_tokens=max_step_tokens,
+        can_interrupt=backend.info.can_interrupt,
     )
     return profile, median(errors)
 

@@ -28,6 +28,8 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     num_slots: int
     num_cells: int
     max_step_tokens: int = 2048
+    can_interrupt: bool = False
+    """Whether an arrival can cut a step short, as on a CPU."""
 
 
 SAMPLES: Mapping[str, DeviceProfile] = {

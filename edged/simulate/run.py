@@ -1,8 +1,8 @@
 """Runs a workload through the production engine loop on a manual clock.
 
 Theory of operation: the loop, the scheduler and the policies are those that serve. Only the backend
-is simulated, and time is moved by what its steps take. It is a device whose steps cannot be cut
-short, as a GPU's: whoever arrives in the middle of one is seen at its end.
+is simulated, and time is moved by what its steps take. Whoever arrives in the middle of a step is
+seen at its end, or cuts it short, as the engine thread would have it, if the device can do that.
 """
 
 from array import array
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from edged.backend import BackendConfig, SimulatedBackend, find_simulated
 from edged.clock import ManualClock
+from edged.core.cost import step_shape
+from edged.core.plan import StepPlan
 from edged.core.policy import SchedulerConfig
 from edged.core.types import (
     EngineEvent,
@@ -25,6 +27,7 @@ from edged.core.types import (
     SloTier,
     TokenEvent,
 )
+from edged.engine.interrupt import is_worth_interrupting
 from edged.engine.loop import EngineLoop
 from edged.simulate.profile import DeviceProfile
 from edged.simulate.workload import Job
@@ -45,6 +48,8 @@ _SPEEDS = (
     "bytes_per_cell",
 )
 _SAMPLING = SamplingParams(temperature=0.0)
+_SOON_S = 1e-9
+"""After an arrival: it is in the queue when the step ends."""
 
 
 @dataclass
@@ -79,10 +84,10 @@ def run_jobs(
     """Every job to its end. `jobs` are in order of arrival and numbered from 0."""
     clock = ManualClock()
     simulated = _backend(jobs, profile, clock, backend)
-    loop = EngineLoop(simulated, scheduler, clock)
-    loop.calibrate()
     tells_lengths = scheduler.policy in ORACLES
-    return _Simulation(jobs, services, loop, clock, tells_lengths=tells_lengths).run()
+    return _Simulation(
+        jobs, services, simulated, scheduler, clock, tells_lengths=tells_lengths
+    ).run()
 
 
 def _backend(
@@ -103,7 +108,7 @@ def _backend(
         options={
             **{name: repr(getattr(profile, name)) for name in _SPEEDS},
             "train_context_tokens": str(profile.num_cells),
-            "can_interrupt": "false",
+            "can_interrupt": str(profile.can_interrupt).lower(),
         },
     )
     return find_simulated(backend)(config, clock, length_of)
@@ -123,7 +128,8 @@ class _Simulation:
         self,
         jobs: Sequence[Job],
         services: Mapping[SloTier, ServiceLevel],
-        loop: EngineLoop,
+        backend: SimulatedBackend,
+        scheduler: SchedulerConfig,
         clock: ManualClock,
         *,
         tells_lengths: bool,
@@ -131,8 +137,11 @@ class _Simulation:
         self._tells_lengths = tells_lengths
         self._jobs = jobs
         self._services = services
-        self._loop = loop
+        self._backend = backend
         self._clock = clock
+        on_step = self._on_step if backend.info.can_interrupt else None
+        self._loop = EngineLoop(backend, scheduler, clock, on_step)
+        self._loop.calibrate()
         self._start_s = clock.now_s()
         self._lives = [Life(job) for job in jobs]
         self._by_id: dict[RequestId, Life] = {}
@@ -170,6 +179,21 @@ class _Simulation:
             else:
                 self._by_id[request.request_id] = life
                 life.promised = answer.promised
+
+    def _on_step(self, plan: StepPlan) -> None:
+        """Cut the step short where the first arrival comes that is worth it."""
+        if not plan.yields_to:
+            return
+        began_s, cost = self._clock.now_s(), self._loop.scheduler.cost
+        ends_s = began_s + cost.predict_s(step_shape(plan.chunks))
+        for number in range(self._next, len(self._jobs)):
+            arrival_s = self._arrival_s(number)
+            if arrival_s > ends_s:
+                return
+            service = self._services[self._jobs[number].tier]
+            if is_worth_interrupting(plan, service, arrival_s - began_s, cost):
+                self._backend.interrupt_at(arrival_s + _SOON_S)
+                return
 
     def _arrival_s(self, number: int) -> float:
         return self._start_s + self._jobs[number].arrival_s

@@ -48,7 +48,7 @@ _REFINED_AFTER = 8
 _STEP_PART = 0.06
 """Part of the shortest TTFT target for which an arrival may have to wait for a step that it cannot
 cut short."""
-_FOR_OTHERS_PART = 0.05
+_FOR_OTHERS_PART = 0.03
 """What work without promises may add to the step of a prefill that somebody waits for."""
 _LEAST_PART_BEST_EFFORT = 0.25
 """A prompt that nobody is in a hurry for makes the steps of a slow machine little longer."""
@@ -241,7 +241,7 @@ class Slo(WithoutBooks):
 
     def may_preempt(self, urgent: Sequence, victim: Sequence, now_s: float) -> bool:
         band = urgent.rank.band
-        if band == RELEGATED or not self._would_yield(victim, urgent.rank.order, now_s, band):
+        if not self._would_yield(victim, urgent.rank.order, now_s, band):
             return False
         if victim.rank.band == ON_TIME:
             entry = self._entries.get(urgent.seq_id)

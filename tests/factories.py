@@ -137,7 +137,7 @@ def check_eviction(cause: Sequence, victim: Sequence, policy: str = "strict") ->
     is less urgent and may be preempted; under a baseline nobody, or who is relegated."""
     assert by_rank(cause) < by_rank(victim), f"I5: {cause.seq_id} evicts {victim.seq_id}"
     if policy == "slo":
-        may_pause = cause.rank.band == 0 and victim.request.service.tpot_target_s is None
+        may_pause = cause.rank.band == 0  # an answer that has time, or one that is relegated
         assert cause.slot is not None or cause.rank.band < victim.rank.band or may_pause, "I5"
         assert cause.slot is not None or TIERS[victim.tier].preemptible, "I5: not preemptible"
         return

@@ -11,7 +11,7 @@ from backends.sim.backend import SimModel
 from backends.sim.faults import SeededFaults
 from edged.clock import ManualClock
 from edged.core.plan import Chunk, StepPlan, StepResult
-from edged.core.policies.slo import BEST_EFFORT, LATE, ON_TIME, Slo
+from edged.core.policies.slo import BEHIND_S, BEST_EFFORT, LATE, ON_TIME, Slo
 from edged.core.scheduler import Scheduler
 from edged.core.sequence import Sequence
 from edged.core.types import (
@@ -362,5 +362,7 @@ def test_whoever_had_much_of_late_gives_way_to_who_had_little(who_had_much: str)
         core.cancel(RequestId("past"), FinishReason.CANCELLED, 0.0)
     for client in ("first", "second"):
         core.submit(request(client, tier=CHAT, prompt=500, client=client), 0.0)
-    relegated = [client for client in ("first", "second") if _seq(core, client).rank.band]
+    relegated = [
+        client for client in ("first", "second") if _seq(core, client).rank.order >= BEHIND_S
+    ]
     assert relegated == [who_had_much]

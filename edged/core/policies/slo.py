@@ -6,9 +6,9 @@ A request is *on time* while its targets can be kept beside those promised to ot
 | band | who | order |
 |---|---|---|
 | 0 | on time | when its first token is due |
-| 1 | relegated, but may be in time yet | the same |
-| 2 | late | its client's turn |
-| 3 | no targets | its client's turn |
+| 0 | relegated, but may be in time yet | the same, behind those that are on time |
+| 1 | late | its client's turn |
+| 2 | no targets | its client's turn |
 
 The first token is due when the TTFT target says, or as long before the end as the answer will take,
 by its expected length and the engine's pace. An answer keeps the band in which it began. Each band
@@ -37,7 +37,9 @@ from edged.core.policy import Place, PrefillBounds, SchedulerConfig, Tolerance, 
 from edged.core.sequence import Sequence, SequenceState
 from edged.core.types import TIER_RANK, FinishReason, Rank, SeqId, SloTier
 
-ON_TIME, RELEGATED, LATE, BEST_EFFORT = range(4)
+ON_TIME, LATE, BEST_EFFORT = range(3)
+BEHIND_S = 1e7
+"""What being relegated adds to the order in the band of those on time."""
 
 _LENGTH_PART = 0.6
 """Part of the answers like it that an answer is expected not to outgrow."""
@@ -178,8 +180,8 @@ class Slo(WithoutBooks):
             return Place(Rank(ON_TIME, seq.request.arrival_s))
         latest_s = entry.due_s - self._left_s(seq) - self._cost.base_s
         if latest_s > now_s:
-            band = RELEGATED if seq_id in self._relegated else ON_TIME
-            return Place(Rank(band, entry.due_s), latest_s)
+            behind_s = BEHIND_S if seq_id in self._relegated else 0.0
+            return Place(Rank(ON_TIME, entry.due_s + behind_s), latest_s)
         if seq.rank.band != LATE:
             self._forecast.leave(entry)
             self._relegated.add(seq_id)
@@ -189,15 +191,22 @@ class Slo(WithoutBooks):
     def _rank_without_entry(self, seq: Sequence) -> Rank:
         if seq.first_token_s is None:
             return Rank(BEST_EFFORT, self._stamps.get(seq.seq_id, 0.0))
-        ends_s = seq.ends_due_s
-        if seq.num_generated_tokens == 1 and seq.rank.band == ON_TIME and ends_s is not None:
-            # It may pause until then, and be complete in time.
-            answer_s = self._expected_tokens(seq) * self._pace.step_s
-            return Rank(ON_TIME, max(seq.rank.order, ends_s - answer_s))
+        if seq.num_generated_tokens == 1 and seq.rank.band == ON_TIME:
+            return Rank(ON_TIME, self._answer_due_s(seq))
         if seq.state is not SequenceState.WAITING:
             return seq.rank
         due_s = self._due_s(seq)  # a replay
         return Rank(BEST_EFFORT, 0.0) if due_s is None else Rank(ON_TIME, due_s)
+
+    def _answer_due_s(self, seq: Sequence) -> float:
+        """Where an answer that has begun in time stands: it may pause until then, and be complete
+        in time. One that has no end to keep stays where it was."""
+        order = seq.rank.order
+        if order >= BEHIND_S:
+            order -= BEHIND_S
+        if seq.ends_due_s is None:
+            return order
+        return max(order, seq.ends_due_s - self._expected_tokens(seq) * self._pace.step_s)
 
     def _left_s(self, seq: Sequence) -> float:
         """Seconds of its prefill, alone on the engine."""
@@ -255,13 +264,13 @@ class Slo(WithoutBooks):
         self, victim: Sequence, due_s: float, now_s: float, band: int = ON_TIME
     ) -> bool:
         """Whether a running sequence can give its slot to one of that band that is due then: one of
-        a later band, or an answer that may pause for longer."""
+        a later band, a relegated one, or an answer that may pause for longer."""
         if not self._config.tiers[victim.tier].preemptible:
             return False
-        if victim.rank.band > band:
-            return True
-        is_answer = victim.is_decoding and victim.request.service.tpot_target_s is None
-        return band == victim.rank.band == ON_TIME and is_answer and victim.rank.order > due_s
+        if victim.rank.band != ON_TIME or band != ON_TIME:
+            return victim.rank.band > band
+        may_pause = victim.is_decoding and victim.request.service.tpot_target_s is None
+        return victim.rank.order > due_s and (may_pause or victim.seq_id in self._relegated)
 
     def prefill_bounds(self, seq: Sequence) -> PrefillBounds:
         config = self._config
@@ -274,7 +283,7 @@ class Slo(WithoutBooks):
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
         if not seq.is_decoding:
-            if seq.rank.band <= RELEGATED and seq.request.service.ttft_target_s is not None:
+            if seq.rank.band == ON_TIME and seq.request.service.ttft_target_s is not None:
                 return Tolerance(self._guard_s, others_part=_FOR_OTHERS_PART)
             return Tolerance()
         tolerance = pace_tolerance(seq, now_s)

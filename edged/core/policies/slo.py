@@ -50,8 +50,10 @@ _REFINED_AFTER = 8
 _STEP_PART = 0.06
 """Part of the shortest TTFT target for which an arrival may have to wait for a step that it cannot
 cut short."""
-_FOR_OTHERS_PART = 0.03
-"""What work without promises may add to the step of a prefill that somebody waits for."""
+_FOR_OTHERS_PART = 0.05
+"""What work without promises may add to the step of a prefill that somebody waits for, on a device
+that waits for its memory, as a GPU, so that it comes at nearly no cost. A CPU that can cut steps
+short waits for its sums."""
 _LEAST_PART_BEST_EFFORT = 0.25
 """A prompt that nobody is in a hurry for makes the steps of a slow machine little longer."""
 _AT_STAKE_S = 0.25
@@ -93,6 +95,7 @@ class Slo(WithoutBooks):
         shortest_s = min((one for one in targets_s if one is not None), default=inf)
         self._guard_s = min(max(config.arrival_guard_s, _STEP_PART * shortest_s), config.max_step_s)
         """Longest step for prefills that others have to wait for."""
+        self._others_part = 0.0 if config.can_interrupt else _FOR_OTHERS_PART
         self._before = {tier: tiers_before(TIER_RANK[tier] + 1) for tier in SloTier}
         self._with_targets = {
             tier: part
@@ -284,7 +287,7 @@ class Slo(WithoutBooks):
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
         if not seq.is_decoding:
             if seq.rank.band == ON_TIME and seq.request.service.ttft_target_s is not None:
-                return Tolerance(self._guard_s, others_part=_FOR_OTHERS_PART)
+                return Tolerance(self._guard_s, others_part=self._others_part)
             return Tolerance()
         tolerance = pace_tolerance(seq, now_s)
         ends_s = seq.ends_due_s

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from edged.core.policies import POLICIES
@@ -75,6 +76,24 @@ def test_the_shortest_prompt_goes_first_under_srpf_only() -> None:
         assert (short.token_times_s[0] < long.token_times_s[0]) == is_short_first
 
 
+@pytest.mark.parametrize("policy", ["slo", "strict"])
+def test_an_arrival_cuts_a_step_short_on_a_device_that_can(policy: str) -> None:
+    jobs = [Job(0, 0.0, 400, 2, SloTier.BATCH), Job(1, 0.1, 20, 2, SloTier.INTERACTIVE)]
+    services = SERVICES | {SloTier.INTERACTIVE: ServiceLevel(SloTier.INTERACTIVE, 1.0, 0.1)}
+    tiers = {
+        tier: replace(spec, ttft_target_s=services[tier].ttft_target_s)
+        for tier, spec in scheduler().tiers.items()
+    }
+    config = replace(scheduler(policy), tiers=tiers, arrival_guard_s=0.25)
+    first_s = []
+    for can_interrupt in (False, True):
+        profile = msgspec.structs.replace(PROFILE, can_interrupt=can_interrupt)
+        _, chat = run_jobs(jobs, config, services, profile).lives
+        first_s.append(chat.token_times_s[0] - 0.1)
+    alone_s = 0.01 + 20 * 0.001
+    assert first_s[1] == pytest.approx(alone_s, rel=0.01)
+    assert first_s[0] > 2 * alone_s
+
+
 def replace_slots(num_slots: int) -> DeviceProfile:
-    fields = {name: getattr(PROFILE, name) for name in PROFILE.__struct_fields__}
-    return DeviceProfile(**(fields | {"num_slots": num_slots}))
+    return msgspec.structs.replace(PROFILE, num_slots=num_slots)

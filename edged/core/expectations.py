@@ -61,10 +61,12 @@ class Expectations:
         self._notices.add(now_s + max(LEAST_NOTICE_S, eta_s / 2), seq.seq_id)
 
     def _expect(self, seq: Sequence, now_s: float) -> tuple[float, float]:
-        """Seconds until its first token, as expected and at most."""
+        """Seconds until its first token, as expected and at most. No bound holds for one that was
+        not promised its targets: others that can be in time may pass it."""
         wait = self._waits.expect(seq, next_slot_s(self._view), now_s)
         if wait is None:
             return predict_ttft_s(seq, self._view), inf
         view = self._view
         prefill_s = view.cost.recompute_s(seq.num_missing_tokens, view.max_step_tokens)
-        return wait.expected_s + prefill_s, wait.bound_s + _OWN_PREFILL_MARGIN * prefill_s
+        bound_s = inf if seq.promised is False else wait.bound_s + _OWN_PREFILL_MARGIN * prefill_s
+        return wait.expected_s + prefill_s, bound_s

@@ -21,6 +21,7 @@ from edged.simulate.run import Life, Run
 
 LONG_PART = 0.1
 """The longest prompts, as a part of all, that have a column of their own."""
+DEEP = 20
 PERCENTILES = (50, 95, 99)
 _FOR_OTHERS = frozenset({MissCause.OVERLOAD, MissCause.RELEGATED})
 
@@ -61,6 +62,9 @@ class Measures:
     """Part of all jobs that were promised their targets."""
     broken: float
     """Part of those whose first token came too late all the same."""
+    bound_held: float
+    """Part of the bounds of waits, told at a place of `DEEP` or more, that were kept; nan if none
+    was told."""
     num_relegated: int
     """Jobs that missed a target for the sake of others."""
     relegated_p99_s: float
@@ -115,6 +119,7 @@ def measure(run: Run, targets: Mapping[SloTier, Targets]) -> Measures:
         tokens_per_s=sum(len(life.token_times_s) for life in lives) / run.ended_s,
         promised=len(kept) / len(lives),
         broken=1.0 - _part(kept) if kept else 0.0,
+        bound_held=_bound_held(lives),
         num_relegated=len(relegated),
         relegated_p99_s=relegated_s[PERCENTILES.index(99)],
         num_swaps=sum(life.num_swaps for life in lives),
@@ -174,6 +179,17 @@ def _measure_tier(lives: Sequence[Life], targets: Targets) -> TierMeasures:
         tpot_s=percentiles(gaps_s),
         ttlt_s=percentiles(totals_s),
     )
+
+
+def _bound_held(lives: Iterable[Life]) -> float:
+    held = [
+        life.token_times_s[0] <= notice.at_s + notice.eta_bound_s
+        for life in lives
+        if life.token_times_s
+        for notice in life.notices
+        if notice.position >= DEEP and notice.eta_bound_s < math.inf
+    ]
+    return _part(held) if held else math.nan
 
 
 def _was_relegated(life: Life) -> bool:

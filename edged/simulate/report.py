@@ -30,7 +30,7 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
     tiers = [tier for tier in SloTier if any(tier in run.tiers for row in rows for run in row.runs)]
     heading = ["POLICY", "RATE", "VIOLATED", *(f"{tier.upper()}" for tier in tiers), "LONG", "TPOT"]
     heading += ["GOODPUT", "SMOOTH", "TOKENS/S", "WORST WAIT", "PROMISED", "BROKEN", "RELEGATED"]
-    heading += ["THEIR P99", "SWAPS", "RECOMPUTES", "UNFINISHED", "JAIN"]
+    heading += ["THEIR P99", "BOUND HELD", "SWAPS", "RECOMPUTES", "UNFINISHED", "JAIN"]
     return [heading, *([*_cells(row, tiers)] for row in rows)]
 
 
@@ -74,6 +74,7 @@ def _cells(row: Row, tiers: Sequence[SloTier]) -> list[str]:
         part(lambda run: run.broken),
         f"{row.mean(lambda run: run.num_relegated):.0f}",
         _seconds(row.mean(lambda run: run.relegated_p99_s)),
+        part(lambda run: run.bound_held),
         f"{row.mean(lambda run: run.num_swaps):.0f}",
         f"{row.mean(lambda run: run.num_recomputes):.0f}",
         f"{row.mean(lambda run: run.num_unfinished):.0f}",

@@ -8,6 +8,7 @@ seen at its end, or cuts it short, as the engine thread would have it, if the de
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from edged.backend import BackendConfig, SimulatedBackend, find_simulated
 from edged.clock import ManualClock
@@ -19,6 +20,7 @@ from edged.core.types import (
     FinishEvent,
     PreemptEvent,
     PreemptMode,
+    QueueEvent,
     Rejected,
     Request,
     RequestId,
@@ -52,6 +54,15 @@ _SOON_S = 1e-9
 """After an arrival: it is in the queue when the step ends."""
 
 
+class Notice(NamedTuple):
+    """A `QueueEvent`, and when it was told."""
+
+    at_s: float
+    position: int
+    eta_s: float
+    eta_bound_s: float
+
+
 @dataclass
 class Life:
     """What one job got."""
@@ -61,6 +72,7 @@ class Life:
     finish: FinishEvent | None = None
     rejected: Rejected | None = None
     promised: bool | None = None
+    notices: list[Notice] = field(default_factory=list)
     num_swaps: int = 0
     num_recomputes: int = 0
 
@@ -215,6 +227,9 @@ class _Simulation:
             life = self._by_id[event.request_id]
             if isinstance(event, TokenEvent):
                 life.token_times_s.append(now_s)
+            elif isinstance(event, QueueEvent):
+                notice = Notice(now_s, event.position, event.eta_s, event.eta_bound_s)
+                life.notices.append(notice)
             elif isinstance(event, FinishEvent):
                 life.finish = event
                 del self._by_id[event.request_id]

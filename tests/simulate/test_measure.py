@@ -18,7 +18,7 @@ from edged.core.types import (
     SloTier,
 )
 from edged.simulate.measure import Measures, Targets, jain, measure, percentiles
-from edged.simulate.run import Life, Run
+from edged.simulate.run import Life, Notice, Run
 from edged.simulate.workload import Job
 
 FINISH = FinishEvent(
@@ -118,3 +118,11 @@ def test_who_missed_a_target_for_the_sake_of_others_is_counted() -> None:
         one.finish = replace(FINISH, outcome=Outcome(None, False, cause))
     run = measured(*lives)
     assert (run.num_relegated, run.relegated_p99_s) == (1, 4.5)
+
+
+def test_bounds_of_waits_are_judged_where_many_wait() -> None:
+    one = life(10.0)
+    one.notices = [Notice(1.0, 30, 5.0, 9.0), Notice(2.0, 25, 5.0, 7.0), Notice(9.0, 1, 0.1, 0.5)]
+    one.notices.append(Notice(3.0, 22, 5.0, math.inf))
+    assert measured(one).bound_held == pytest.approx(1 / 2)
+    assert math.isnan(measured(life(1.0)).bound_held)

@@ -172,7 +172,10 @@ def _kv_and_work(model: admin_pb2.Model) -> list[str]:
 def _tier_loads(model: admin_pb2.Model, *, colour: bool) -> str:
     if not model.tiers:
         return ""
-    heads = ("WAITING", "RUNNING", "PREEMPTED", "FINISHED", "GENERATED TOKENS")
+    heads = (
+        *("WAITING", "RUNNING", "PREEMPTED", "FINISHED", "GENERATED TOKENS"),
+        *("PROMISED", "BROKEN", "RELEGATED"),
+    )
     columns = (Column("  TIER"), *(Column(head, is_number=True) for head in heads))
     rows = [
         [
@@ -182,6 +185,9 @@ def _tier_loads(model: admin_pb2.Model, *, colour: bool) -> str:
             str(tier.num_preempted),
             str(tier.num_finished),
             str(tier.num_generated_tokens),
+            str(tier.num_promised),
+            str(tier.num_broken),
+            str(tier.num_relegated),
         ]
         for tier in model.tiers
     ]

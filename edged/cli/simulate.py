@@ -15,7 +15,7 @@ from edged.core.policy import SchedulerConfig
 from edged.core.types import ServiceLevel, SloTier, TierSpec
 from edged.simulate.measure import Targets, measure
 from edged.simulate.profile import DeviceProfile, find_profile
-from edged.simulate.report import Row, as_json, table, tier_table
+from edged.simulate.report import Row, as_json, table, tier_table, work_table
 from edged.simulate.run import run_jobs
 from edged.simulate.workload import Job, at_rate, mean_rate, mixed, read_trace, synthetic
 
@@ -120,6 +120,8 @@ def run_experiment(experiment: Experiment, *, json: bool, picture: Path | None) 
         emit_json({"profile": experiment.profile.name, "rows": as_json(rows)})
         return
     _print(table(rows), num_words=1)
+    emit("\n")
+    _print(work_table(rows), num_words=1)
     emit("\n")
     _print(tier_table(rows), num_words=3)
 

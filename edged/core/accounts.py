@@ -10,7 +10,7 @@ from edged.core.policy import SchedulerConfig
 from edged.core.queue import WaitingQueue
 from edged.core.sequence import Sequence as SchedulerSequence
 from edged.core.shares import TierShares
-from edged.core.types import PreemptMode, SloTier
+from edged.core.types import FinishEvent, PreemptMode, SloTier
 
 _LEARN_EVERY = 16
 """Steps that the cost model learns together, once it knows a few. While the model ran, the
@@ -22,11 +22,21 @@ _LEARN_EACH = 64
 class TierAccount:
     """What one tier got since the scheduler was made; its owner adds to it."""
 
-    __slots__ = ("num_finished", "num_generated_tokens", "served_tokens")
+    __slots__ = (
+        "num_broken",
+        "num_finished",
+        "num_generated_tokens",
+        "num_promised",
+        "num_relegated",
+        "served_tokens",
+    )
 
     def __init__(self) -> None:
         self.num_finished = 0
         self.num_generated_tokens = 0
+        self.num_promised = 0
+        self.num_broken = 0
+        self.num_relegated = 0
         self.served_tokens = 0
         """Computed in the step that is being committed."""
 
@@ -39,6 +49,8 @@ class Accounts:
         self.shares = TierShares(config.tiers.values(), config.share_quantum_s)
         self.preemptions: Counter[PreemptMode] = Counter()
         self.num_interrupted_steps = 0
+        self.num_turns = 0
+        """Given to those who were relegated."""
         self.num_prompt_tokens = 0
         self.tiers = {tier: TierAccount() for tier in config.tiers}
         self._measured: list[tuple[Sequence[Chunk], float]] = []
@@ -73,6 +85,14 @@ class Accounts:
                     self.cost.observe(step_shape(chunks), seconds)
                 self._measured.clear()
 
+    def close(self, tier: SloTier, event: FinishEvent) -> None:
+        """A request has ended."""
+        account = self.tiers[tier]
+        account.num_finished += 1
+        outcome = event.outcome
+        if outcome is not None and outcome.promised and not outcome.held:
+            account.num_broken += 1
+
     def counts(
         self, tier: SloTier, running: Sequence[SchedulerSequence], queue: WaitingQueue
     ) -> TierCounts:
@@ -84,4 +104,7 @@ class Accounts:
             num_preempted,
             account.num_finished,
             account.num_generated_tokens,
+            account.num_promised,
+            account.num_broken,
+            account.num_relegated,
         )

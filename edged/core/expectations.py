@@ -11,6 +11,7 @@ from math import inf
 from edged.core.admission import AdmissionView, next_slot_s, predict_ttft_s
 from edged.core.forecast import Assessment
 from edged.core.moments import Moments
+from edged.core.policy import Policy
 from edged.core.sequence import Sequence
 from edged.core.types import QueueEvent, SeqId
 from edged.core.waits import Waits
@@ -26,11 +27,12 @@ _OWN_PREFILL_MARGIN = 1.5
 class Expectations:
     """Mutable; owned by the scheduler."""
 
-    def __init__(self, view: AdmissionView, live: Mapping[SeqId, Sequence]) -> None:
+    def __init__(self, view: AdmissionView, policy: Policy, live: Mapping[SeqId, Sequence]) -> None:
         self._view = view
+        self._policy = policy
         self._live = live
         self._notices = Moments(live)
-        self._waits = Waits(view.queue)
+        self._waits = Waits(view.queue, live)
 
     def arrived(self, seq: Sequence, assessment: Assessment | None, now_s: float) -> float:
         """Seconds until the first token of one that was just queued."""
@@ -48,6 +50,7 @@ class Expectations:
 
     def notices(self, now_s: float) -> Iterator[QueueEvent]:
         """What is to be told now."""
+        self._waits.learn(now_s)
         for seq_id in islice(self._notices.due(now_s), MOST_NOTICES):
             seq = self._live[seq_id]
             if seq.first_scheduled_s is None and seq in self._view.queue:
@@ -61,12 +64,20 @@ class Expectations:
         self._notices.add(now_s + max(LEAST_NOTICE_S, eta_s / 2), seq.seq_id)
 
     def _expect(self, seq: Sequence, now_s: float) -> tuple[float, float]:
-        """Seconds until its first token, as expected and at most. No bound holds for one that was
-        not promised its targets: others that can be in time may pass it."""
-        wait = self._waits.expect(seq, next_slot_s(self._view), now_s)
-        if wait is None:
-            return predict_ttft_s(seq, self._view), inf
+        """Seconds until its first token, as expected and at most: until what was promised, or its
+        turn at the latest, or as others waited of late."""
         view = self._view
+        next_s = next_slot_s(view)
         prefill_s = view.cost.recompute_s(seq.num_missing_tokens, view.max_step_tokens)
-        bound_s = inf if seq.promised is False else wait.bound_s + _OWN_PREFILL_MARGIN * prefill_s
-        return wait.expected_s + prefill_s, bound_s
+        most_s = _OWN_PREFILL_MARGIN * prefill_s
+        wait = self._waits.expect(seq, next_s, now_s)
+        eta_s = predict_ttft_s(seq, view) if wait is None else wait.expected_s + prefill_s
+        if now_s < seq.promised_until_s < inf:
+            return eta_s, seq.promised_until_s - now_s
+        turn_s = self._policy.turn_s(seq)
+        bound_s = inf if turn_s is None else turn_s - now_s + next_s + most_s
+        is_settled = wait is not None and now_s + wait.bound_s < seq.placed_until_s
+        if wait is not None and is_settled and wait.bound_s + most_s < bound_s:
+            self._waits.told(seq, wait, now_s)
+            bound_s = wait.bound_s + most_s
+        return eta_s, bound_s

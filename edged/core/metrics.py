@@ -18,6 +18,10 @@ class TierCounts:
     num_preempted: int
     num_finished: int
     num_generated_tokens: int
+    num_promised: int
+    num_broken: int
+    """Of those promised, which missed a target."""
+    num_relegated: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class SchedulerStatistics:
     num_interrupted_steps: int
     num_swaps: int
     num_recomputes: int
+    num_turns: int
+    """Relegated requests that were served by their share of the engine's time."""
     num_prompt_tokens: int
     num_generated_tokens: int
     num_used_slots: int

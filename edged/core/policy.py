@@ -63,8 +63,8 @@ class Place(NamedTuple):
     """Where a sequence stands, and until when that is certain."""
 
     rank: Rank
-    until_s: float | None = None
-    """When to ask again; None: never."""
+    until_s: float = inf
+    """When to ask again."""
 
 
 class Policy(Protocol):
@@ -97,6 +97,11 @@ class Policy(Protocol):
         kept in order."""
         ...
 
+    def turn_s(self, seq: Sequence) -> float | None:
+        """Moment at which a waiting sequence is the most urgent one at the latest, whoever comes;
+        None if none can be named."""
+        ...
+
     def may_preempt(self, urgent: Sequence, victim: Sequence, now_s: float) -> bool:
         """Whether `urgent`, which has no slot, may take `victim`'s. Never true both ways."""
         ...
@@ -122,7 +127,8 @@ class Policy(Protocol):
     def ended(self, seq: Sequence, reason: FinishReason) -> None: ...
 
     def learn(self, plan: StepPlan, result: StepResult) -> Iterable[Sequence]:
-        """A step was committed; whom this moves is to be placed anew."""
+        """A step was committed; those that were relegated and have their turn now, to be placed
+        anew."""
         ...
 
 
@@ -140,6 +146,9 @@ class WithoutBooks:
         self, seq: Sequence, assessment: Assessment | None, now_s: float
     ) -> Iterable[Sequence]:
         return ()
+
+    def turn_s(self, seq: Sequence) -> float | None:
+        return None
 
     def advanced(self, seq: Sequence) -> None:
         return

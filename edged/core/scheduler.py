@@ -14,6 +14,7 @@ calls give the same answers (I10).
 """
 
 from bisect import insort
+from math import inf
 
 from edged.core.accounts import Accounts
 from edged.core.admission import AdmissionView, is_unattainable, refuse, unattainable
@@ -94,7 +95,7 @@ class Scheduler:
         self._admission = AdmissionView(
             self._queue, self._running, self._kv, self.cost, config.max_step_tokens
         )
-        self._expectations = Expectations(self._admission, self._by_id)
+        self._expectations = Expectations(self._admission, self._policy, self._by_id)
 
     # ── Commands ─────────────────────────────────────────────────────────────────────────────────
 
@@ -116,6 +117,9 @@ class Scheduler:
             is_replay = request.past.num_engine_losses > 0
             seq.promised = request.past.promised if is_replay else assessment.promised
             seq.expected_tokens = assessment.expected_tokens
+            if seq.promised:
+                seq.promised_until_s = assessment.entry.due_s
+                self._accounts.tiers[seq.tier].num_promised += 1
         moved = self._policy.admit(seq, assessment, now_s)
         self._place(seq, now_s)
         self._queue.add(seq)
@@ -176,6 +180,7 @@ class Scheduler:
         self._accounts.close_step(plan, result, self._running, self._queue)
         for seq in self._policy.learn(plan, result):
             self._place(seq, now_s)
+            self._accounts.num_turns += 1
         return events
 
     def next_wakeup_s(self) -> float | None:
@@ -217,6 +222,7 @@ class Scheduler:
             num_interrupted_steps=books.num_interrupted_steps,
             num_swaps=books.preemptions[PreemptMode.SWAP],
             num_recomputes=books.preemptions[PreemptMode.RECOMPUTE],
+            num_turns=books.num_turns,
             num_prompt_tokens=books.num_prompt_tokens,
             num_generated_tokens=books.num_generated_tokens,
             num_used_slots=self._kv.num_used_slots,
@@ -251,13 +257,15 @@ class Scheduler:
     def _place(self, seq: Sequence, now_s: float) -> None:
         """Ask the policy where a sequence stands, and remember when to ask again."""
         rank, until_s = self._policy.place(seq, now_s)
-        if until_s is not None:
+        seq.placed_until_s = until_s
+        if until_s < inf:
             assert until_s > now_s, f"{seq.seq_id} stands where it does until {until_s}, which was"
             self._reviews.add(until_s, seq.seq_id)
         if rank == seq.rank:
             return
         is_queued = seq.slot is None and seq in self._queue
         if rank.band > seq.rank.band and (is_queued or seq.slot is not None):
+            self._accounts.tiers[seq.tier].num_relegated += not seq.was_relegated
             seq.was_relegated = True
         if is_queued:
             self._queue.remove(seq)
@@ -383,5 +391,6 @@ class Scheduler:
         self._policy.ended(seq, reason)
         del self._sequences[seq.request.request_id]
         del self._by_id[seq.seq_id]
-        self._accounts.tiers[seq.tier].num_finished += 1
-        return finish_event(seq, reason, now_s, detail)
+        event = finish_event(seq, reason, now_s, detail)
+        self._accounts.close(seq.tier, event)
+        return event

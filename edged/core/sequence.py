@@ -7,6 +7,7 @@ with a longer `token_ids`.
 """
 
 from enum import StrEnum
+from math import inf
 
 from edged.core.plan import Sampling
 from edged.core.types import Rank, Request, SeqId, SlotId
@@ -41,8 +42,10 @@ class Sequence:
         "num_losses",
         "num_preemptions",
         "num_prompt_tokens",
+        "placed_until_s",
         "preempted_at_s",
         "promised",
+        "promised_until_s",
         "rank",
         "request",
         "sampling",
@@ -53,6 +56,7 @@ class Sequence:
         "stop_token_ids",
         "tier",
         "token_ids",
+        "wait_bounds",
         "was_relegated",
     )
 
@@ -79,6 +83,8 @@ class Sequence:
         """Host bytes held by its swapped KV; 0 when it holds none."""
         self.rank = Rank(0, 0.0)
         """The policy's, set once when the sequence is admitted."""
+        self.placed_until_s = inf
+        """Until when the rank is certain, if the sequence does not start."""
         self.first_scheduled_s = request.past.first_scheduled_s
         self.first_token_s = request.past.first_token_s
         self.last_token_s = request.past.last_token_s
@@ -93,6 +99,11 @@ class Sequence:
         """Whether it lost its place to others whose targets could be held."""
         self.eta_s: float | None = None
         """Moment at which its first token is expected, while it waits for its first step."""
+        self.wait_bounds: list[tuple[float, int]] = []
+        """Moments until which it was told to wait at most, and the bands it waited in then
+        (`edged.core.waits`)."""
+        self.promised_until_s = inf
+        """When its first token comes at the latest, if it was promised its targets."""
 
     def to(self, state: SequenceState) -> None:
         assert state in TRANSITIONS[self.state], f"{self.seq_id}: {self.state} -> {state}"

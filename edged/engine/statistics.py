@@ -57,6 +57,9 @@ def _report(statistics: SchedulerStatistics, decode_tokens_per_s: float) -> Stat
                 num_preempted=counts.num_preempted,
                 num_finished=counts.num_finished,
                 num_generated_tokens=counts.num_generated_tokens,
+                num_promised=counts.num_promised,
+                num_broken=counts.num_broken,
+                num_relegated=counts.num_relegated,
             )
             for tier, counts in statistics.tiers.items()
         ),

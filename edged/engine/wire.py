@@ -284,6 +284,10 @@ class TierStatistics(msgspec.Struct, frozen=True, array_like=True):
     num_preempted: int
     num_finished: int
     num_generated_tokens: int
+    num_promised: int = 0
+    num_broken: int = 0
+    """Of those promised, which missed a target."""
+    num_relegated: int = 0
 
 
 class Statistics(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -163,4 +163,7 @@ def _to_tier_status(tier: TierStatistics) -> pb.TierStatus:
         num_preempted=tier.num_preempted,
         num_finished=tier.num_finished,
         num_generated_tokens=tier.num_generated_tokens,
+        num_promised=tier.num_promised,
+        num_broken=tier.num_broken,
+        num_relegated=tier.num_relegated,
     )

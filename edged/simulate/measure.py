@@ -69,8 +69,12 @@ class Measures:
     """Jobs that missed a target for the sake of others."""
     relegated_p99_s: float
     """Their time to a first token."""
+    num_turns: int
+    """Jobs that were served by the share of those relegated."""
     num_swaps: int
     num_recomputes: int
+    chunk_tokens: tuple[float, ...]
+    """Prompt tokens of the steps that had any, at `PERCENTILES`."""
     worst_wait_s: float
     """Longest time to a first token."""
     num_unfinished: int
@@ -122,6 +126,8 @@ def measure(run: Run, targets: Mapping[SloTier, Targets]) -> Measures:
         bound_held=_bound_held(lives),
         num_relegated=len(relegated),
         relegated_p99_s=relegated_s[PERCENTILES.index(99)],
+        num_turns=run.num_turns,
+        chunk_tokens=percentiles(run.chunk_tokens),
         num_swaps=sum(life.num_swaps for life in lives),
         num_recomputes=sum(life.num_recomputes for life in lives),
         worst_wait_s=max(waits_s, default=math.nan),

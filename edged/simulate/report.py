@@ -1,4 +1,4 @@
-"""A table of measures, as text and as JSON."""
+"""Tables of measures, as text and as JSON."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,12 +26,18 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """A heading and a line for each row; parts in percent, times in seconds."""
+    """What jobs got: a heading and a line for each row; parts in percent, times in seconds."""
     tiers = [tier for tier in SloTier if any(tier in run.tiers for row in rows for run in row.runs)]
     heading = ["POLICY", "RATE", "VIOLATED", *(f"{tier.upper()}" for tier in tiers), "LONG", "TPOT"]
-    heading += ["GOODPUT", "SMOOTH", "TOKENS/S", "WORST WAIT", "PROMISED", "BROKEN", "RELEGATED"]
-    heading += ["THEIR P99", "BOUND HELD", "SWAPS", "RECOMPUTES", "UNFINISHED", "JAIN"]
-    return [heading, *([*_cells(row, tiers)] for row in rows)]
+    heading += ["GOODPUT", "SMOOTH", "TOKENS/S", "WORST WAIT", "UNFINISHED", "JAIN"]
+    return [heading, *(_gains(row, tiers) for row in rows)]
+
+
+def work_table(rows: Sequence[Row]) -> list[list[str]]:
+    """What the scheduler did for that, as `table`."""
+    heading = ["POLICY", "RATE", "PROMISED", "BROKEN", "RELEGATED", "THEIR P99", "TURNS"]
+    heading += ["BOUND HELD", "SWAPS", "RECOMPUTES", "CHUNK P50", "CHUNK P99"]
+    return [heading, *(_work(row) for row in rows)]
 
 
 def tier_table(rows: Sequence[Row]) -> list[list[str]]:
@@ -51,35 +57,46 @@ def tier_table(rows: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
-def _cells(row: Row, tiers: Sequence[SloTier]) -> list[str]:
-    def part(of: Callable[[Measures], float]) -> str:
-        value = row.mean(of)
-        return "-" if math.isnan(value) else f"{100 * value:.1f}%"
-
+def _gains(row: Row, tiers: Iterable[SloTier]) -> list[str]:
     def violated(tier: SloTier) -> Callable[[Measures], float]:
         return lambda run: run.tiers[tier].violated if tier in run.tiers else math.nan
 
     return [
         row.policy,
         f"{row.rate:.2f}",
-        part(lambda run: run.violated),
-        *(part(violated(tier)) for tier in tiers),
-        part(lambda run: run.violated_long),
-        part(lambda run: run.missed_tpot),
+        _part(row, lambda run: run.violated),
+        *(_part(row, violated(tier)) for tier in tiers),
+        _part(row, lambda run: run.violated_long),
+        _part(row, lambda run: run.missed_tpot),
         f"{row.mean(lambda run: run.goodput):.2f}",
         f"{row.mean(lambda run: run.smooth_goodput):.0f}",
         f"{row.mean(lambda run: run.tokens_per_s):.0f}",
         f"{row.mean(lambda run: run.worst_wait_s):.1f}",
-        part(lambda run: run.promised),
-        part(lambda run: run.broken),
-        f"{row.mean(lambda run: run.num_relegated):.0f}",
-        _seconds(row.mean(lambda run: run.relegated_p99_s)),
-        part(lambda run: run.bound_held),
-        f"{row.mean(lambda run: run.num_swaps):.0f}",
-        f"{row.mean(lambda run: run.num_recomputes):.0f}",
         f"{row.mean(lambda run: run.num_unfinished):.0f}",
         f"{row.mean(lambda run: run.fairness):.2f}",
     ]
+
+
+def _work(row: Row) -> list[str]:
+    return [
+        row.policy,
+        f"{row.rate:.2f}",
+        _part(row, lambda run: run.promised),
+        _part(row, lambda run: run.broken),
+        f"{row.mean(lambda run: run.num_relegated):.0f}",
+        _seconds(row.mean(lambda run: run.relegated_p99_s)),
+        f"{row.mean(lambda run: run.num_turns):.0f}",
+        _part(row, lambda run: run.bound_held),
+        f"{row.mean(lambda run: run.num_swaps):.0f}",
+        f"{row.mean(lambda run: run.num_recomputes):.0f}",
+        f"{row.mean(lambda run: run.chunk_tokens[0]):.0f}",
+        f"{row.mean(lambda run: run.chunk_tokens[-1]):.0f}",
+    ]
+
+
+def _part(row: Row, of: Callable[[Measures], float]) -> str:
+    value = row.mean(of)
+    return "-" if math.isnan(value) else f"{100 * value:.1f}%"
 
 
 def _seconds(value: float) -> str:

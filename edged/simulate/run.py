@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from edged.backend import BackendConfig, SimulatedBackend, find_simulated
 from edged.clock import ManualClock
-from edged.core.cost import step_shape
+from edged.core.cost import StepShape, step_shape
 from edged.core.plan import StepPlan
 from edged.core.policy import SchedulerConfig
 from edged.core.types import (
@@ -84,6 +84,10 @@ class Run:
     num_steps: int
     ended_s: float
     cost_model_error: float
+    chunk_tokens: Sequence[int]
+    """Prompt tokens of each step that had any."""
+    num_turns: int
+    """Relegated requests that were served by their share of the engine's time."""
 
 
 def run_jobs(
@@ -151,8 +155,8 @@ class _Simulation:
         self._services = services
         self._backend = backend
         self._clock = clock
-        on_step = self._on_step if backend.info.can_interrupt else None
-        self._loop = EngineLoop(backend, scheduler, clock, on_step)
+        self._chunk_tokens = array("l")
+        self._loop = EngineLoop(backend, scheduler, clock, self._on_step)
         self._loop.calibrate()
         self._start_s = clock.now_s()
         self._lives = [Life(job) for job in jobs]
@@ -172,11 +176,14 @@ class _Simulation:
                 clock.advance_to(self._arrival_s(self._next))
             else:
                 break
+        statistics = loop.statistics()
         return Run(
             self._lives,
             num_steps,
             clock.now_s() - self._start_s,
-            loop.statistics().cost_model_error,
+            statistics.cost_model_error,
+            self._chunk_tokens,
+            statistics.num_turns,
         )
 
     def _arrive(self) -> None:
@@ -193,11 +200,16 @@ class _Simulation:
                 life.promised = answer.promised
 
     def _on_step(self, plan: StepPlan) -> None:
-        """Cut the step short where the first arrival comes that is worth it."""
-        if not plan.yields_to:
-            return
+        shape = step_shape(plan.chunks)
+        if shape.prefill_tokens:
+            self._chunk_tokens.append(shape.prefill_tokens)
+        if plan.yields_to and self._backend.info.can_interrupt:
+            self._cut_short(plan, shape)
+
+    def _cut_short(self, plan: StepPlan, shape: StepShape) -> None:
+        """Where the first arrival comes that is worth it."""
         began_s, cost = self._clock.now_s(), self._loop.scheduler.cost
-        ends_s = began_s + cost.predict_s(step_shape(plan.chunks))
+        ends_s = began_s + cost.predict_s(shape)
         for number in range(self._next, len(self._jobs)):
             arrival_s = self._arrival_s(number)
             if arrival_s > ends_s:

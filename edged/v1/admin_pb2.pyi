@@ -181,6 +181,9 @@ class TierStatus(message.Message):
     NUM_PREEMPTED_FIELD_NUMBER: builtins.int
     NUM_FINISHED_FIELD_NUMBER: builtins.int
     NUM_GENERATED_TOKENS_FIELD_NUMBER: builtins.int
+    NUM_PROMISED_FIELD_NUMBER: builtins.int
+    NUM_BROKEN_FIELD_NUMBER: builtins.int
+    NUM_RELEGATED_FIELD_NUMBER: builtins.int
     tier: inference_pb2.Tier.ValueType
     """The tier."""
     num_waiting: builtins.int
@@ -193,6 +196,12 @@ class TierStatus(message.Message):
     """Requests that ended."""
     num_generated_tokens: builtins.int
     """Tokens generated."""
+    num_promised: builtins.int
+    """Requests that were promised their targets."""
+    num_broken: builtins.int
+    """Of those, the ones that missed a target."""
+    num_relegated: builtins.int
+    """Requests that gave way to others, whose targets could be held."""
     def __init__(
         self,
         *,
@@ -202,10 +211,13 @@ class TierStatus(message.Message):
         num_preempted: builtins.int = ...,
         num_finished: builtins.int = ...,
         num_generated_tokens: builtins.int = ...,
+        num_promised: builtins.int = ...,
+        num_broken: builtins.int = ...,
+        num_relegated: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["num_finished", b"num_finished", "num_generated_tokens", b"num_generated_tokens", "num_preempted", b"num_preempted", "num_running", b"num_running", "num_waiting", b"num_waiting", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["num_broken", b"num_broken", "num_finished", b"num_finished", "num_generated_tokens", b"num_generated_tokens", "num_preempted", b"num_preempted", "num_promised", b"num_promised", "num_relegated", b"num_relegated", "num_running", b"num_running", "num_waiting", b"num_waiting", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,6 +50,7 @@ def test_status_tells_the_work_of_a_model_that_has_worked(
 ) -> None:
     assert "steps" not in edgectl.run("status").stdout
     load = admin_pb2.TierStatus(tier=inference_pb2.TIER_BATCH, num_running=3, num_finished=12)
+    load.MergeFrom(admin_pb2.TierStatus(num_promised=9, num_broken=1, num_relegated=2))
     daemon.status.models[0].MergeFrom(
         admin_pb2.Model(
             num_steps=50,
@@ -61,7 +62,7 @@ def test_status_tells_the_work_of_a_model_that_has_worked(
     )
     text = edgectl.run("status").stdout
     assert "87.2 tokens/s, 50 steps, 4 cut short, 2 swaps, 0 recomputes" in text
-    assert text.splitlines()[-1].split() == ["batch", "0", "3", "0", "12", "0"]
+    assert text.splitlines()[-1].split() == ["batch", "0", "3", "0", "12", "0", "9", "1", "2"]
 
 
 def test_status_as_json_has_every_field_by_its_proto_name(

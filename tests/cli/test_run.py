@@ -43,6 +43,47 @@ def test_every_option_reaches_the_server(edgectl: Program, daemon: FakeDaemon) -
     assert 0 < limit_s <= 30
 
 
+def test_targets_reach_the_server(edgectl: Program, daemon: FakeDaemon) -> None:
+    done = edgectl.run(
+        *("run", "Hi", "--ttft", "0.5", "--tpot", "0.05", "--ttlt", "60"),
+        *("--expected-tokens", "100", "--or-reject"),
+    )
+    assert done.returncode == 0
+    (asked,) = daemon.asked
+    targets = asked.targets
+    assert (targets.ttft_s, targets.tpot_s, targets.ttlt_s) == (0.5, 0.05, 60)
+    assert asked.expected_tokens == 100
+    assert asked.on_unattainable == inference_pb2.ON_UNATTAINABLE_REJECT
+
+
+def test_targets_that_are_not_given_are_left_to_the_tier(
+    edgectl: Program, daemon: FakeDaemon
+) -> None:
+    edgectl.run("run", "Hi")
+    (asked,) = daemon.asked
+    assert not any(asked.targets.HasField(name) for name in ("ttft_s", "tpot_s", "ttlt_s"))
+    assert not asked.HasField("expected_tokens")
+    assert asked.on_unattainable == inference_pb2.ON_UNATTAINABLE_BEST_EFFORT
+
+
+@pytest.mark.parametrize("option", ["--ttft", "--tpot", "--ttlt", "--expected-tokens"])
+def test_a_target_of_nothing_is_a_usage_error(edgectl: Program, option: str) -> None:
+    done = edgectl.run("run", "Hi", option, "0")
+    assert done.returncode == 2
+    assert option in done.stderr
+
+
+def test_who_would_rather_be_refused_is_told_when_to_come_again(
+    edgectl: Program, daemon: FakeDaemon
+) -> None:
+    daemon.answers = []
+    daemon.error = EdgedError(Reason.UNATTAINABLE, "cannot be promised now", retry_after_s=2.5)
+    done = edgectl.run("run", "Hi", "--or-reject")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "cannot be promised now" in done.stderr
+    assert "2.5 s" in done.stderr
+
+
 def test_a_raw_prompt_goes_past_the_template(edgectl: Program, daemon: FakeDaemon) -> None:
     edgectl.run("run", "--raw", "Once upon")
     assert daemon.asked[0].prompt.text == "Once upon"
@@ -96,6 +137,50 @@ def test_verbose_tells_the_events_on_stderr(edgectl: Program, daemon: FakeDaemon
         "finished (stop): 2 tokens in 0.30 s, queue 0.100 s, TTFT 0.200 s, TPOT 0.0500 s, "
         "1 preemptions, 0 engine losses",
     ]
+
+
+def test_verbose_tells_what_was_promised_and_held(edgectl: Program, daemon: FakeDaemon) -> None:
+    first, last = admitted(), finished()
+    first.admitted.promised = True
+    last.finished.outcome.promised = True
+    last.finished.outcome.held = True
+    daemon.answers = [
+        first,
+        inference_pb2.GenerateResponse(queued=inference_pb2.Queued(position=3, eta_s=4)),
+        inference_pb2.GenerateResponse(
+            queued=inference_pb2.Queued(position=1, eta_s=1.5, eta_bound_s=2.25)
+        ),
+        delta(0, "Hi"),
+        last,
+    ]
+    told = edgectl.run("run", "Hi", "--verbose").stderr.splitlines()
+    assert told[0].endswith("first token expected after 0.50 s, targets promised")
+    assert told[1:3] == [
+        "waiting at position 3, first token expected in 4.0 s",
+        "waiting at position 1, first token expected in 1.5 s, at most 2.2 s",
+    ]
+    assert told[-1] == "targets held"
+
+
+@pytest.mark.parametrize(
+    ("promised", "cause", "said"),
+    [
+        (True, inference_pb2.MISS_CAUSE_ESTIMATE, "targets missed, though promised: estimate"),
+        (False, inference_pb2.MISS_CAUSE_RELEGATED, "targets missed: relegated"),
+        (None, inference_pb2.MISS_CAUSE_ENGINE_LOST, "targets missed: engine_lost"),
+    ],
+)
+def test_verbose_tells_why_targets_were_missed(
+    edgectl: Program,
+    daemon: FakeDaemon,
+    promised: bool | None,
+    cause: inference_pb2.MissCause.ValueType,
+    said: str,
+) -> None:
+    last = finished()
+    last.finished.outcome.CopyFrom(inference_pb2.Outcome(promised=promised, miss_cause=cause))
+    daemon.answers = [admitted(), delta(0, "Hi"), last]
+    assert edgectl.run("run", "Hi", "--verbose").stderr.splitlines()[-1] == said
 
 
 def test_a_model_that_is_loading_is_waited_for(edgectl: Program, daemon: FakeDaemon) -> None:

@@ -74,7 +74,7 @@ STATISTICS = Statistics(
     num_recomputes=7,
     decode_tokens_per_s=10.5,
     cost_model_error=0.125,
-    tiers=(TierStatistics(SloTier.BATCH, 1, 2, 3, 4, 5),),
+    tiers=(TierStatistics(SloTier.BATCH, 1, 2, 3, 4, 5, 6, 7, 8),),
 )
 
 
@@ -109,6 +109,9 @@ async def test_status_tells_the_daemon_and_its_models(front: Front) -> None:
             num_preempted=3,
             num_finished=4,
             num_generated_tokens=5,
+            num_promised=6,
+            num_broken=7,
+            num_relegated=8,
         )
     ]
     assert (model.decode_tokens_per_s, model.cost_model_error) == (10.5, 0.125)

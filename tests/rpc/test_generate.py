@@ -2,16 +2,23 @@
 
 import asyncio
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import grpc
 import pytest
 
-from edged.core.types import FinishReason, SloTier
+from edged.core.types import FinishReason, MissCause, Outcome, SloTier
 from edged.engine.wire import DeltaLogprob, TextPrompt, TopLogprob
 from edged.errors import Reason
 from edged.rpc.inference import InferenceLimits
-from edged.supervise.stream import PauseCause, StreamDelta, StreamPaused, StreamResumed
+from edged.supervise.stream import (
+    PauseCause,
+    StreamDelta,
+    StreamPaused,
+    StreamQueued,
+    StreamResumed,
+)
 from edged.v1 import inference_pb2 as pb
 from tests.rpc.fakes import GATE_TIMEOUT_S, admitted, delta, finished
 from tests.rpc.front import (
@@ -53,6 +60,57 @@ async def test_admitted_names_the_request_and_its_place(front: Front) -> None:
     assert event.admitted.position == 2
     assert event.admitted.predicted_ttft_s == 0.25
     assert event.admitted.num_prompt_tokens == 7
+
+
+@pytest.mark.parametrize("promised", [True, False, None])
+async def test_admitted_says_what_is_promised(front: Front, promised: bool | None) -> None:
+    call = front.inference.Generate(text_request())
+    stream = await front.models.next_stream()
+    stream.put(replace(admitted(stream), promised=promised), finished(stream))
+    event = await call.read()
+    told = event.admitted.promised if event.admitted.HasField("promised") else None
+    assert told is promised
+
+
+async def test_who_waits_is_told_its_place_and_how_long(front: Front) -> None:
+    call = front.inference.Generate(text_request())
+    stream = await front.models.next_stream()
+    stream.put(
+        admitted(stream),
+        StreamQueued(4, 2.5, inf),
+        StreamQueued(1, 0.5, 0.75),
+        finished(stream),
+    )
+    events = [event async for event in call]
+    first, second = events[1].queued, events[2].queued
+    assert (first.position, first.eta_s, first.HasField("eta_bound_s")) == (4, 2.5, False)
+    assert (second.position, second.eta_s, second.eta_bound_s) == (1, 0.5, 0.75)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome(True, True, None),
+        Outcome(None, True, None),
+        *(Outcome(False, False, cause) for cause in MissCause),
+        None,
+    ],
+)
+async def test_finished_says_what_became_of_its_targets(
+    front: Front, outcome: Outcome | None
+) -> None:
+    call = front.inference.Generate(text_request())
+    stream = await front.models.next_stream()
+    ending = finished(stream)
+    stream.put(admitted(stream), replace(ending, event=replace(ending.event, outcome=outcome)))
+    told = [event async for event in call][-1].finished
+    assert told.HasField("outcome") == (outcome is not None)
+    if outcome is not None:
+        known = told.outcome.promised if told.outcome.HasField("promised") else None
+        assert (known, told.outcome.held) == (outcome.promised, outcome.held)
+        cause = pb.MissCause.Name(told.outcome.miss_cause).removeprefix("MISS_CAUSE_")
+        named = "UNSPECIFIED" if outcome.miss_cause is None else outcome.miss_cause.name
+        assert cause == named
 
 
 async def test_a_delta_carries_text_tokens_and_logprobs(front: Front) -> None:

@@ -33,7 +33,7 @@ def life(*times_s: float, arrival_s: float = 0.0, is_finished: bool = True) -> L
 
 
 def measured(*lives: Life, targets: Targets = CHAT, ended_s: float = 10.0) -> Measures:
-    return measure(Run(list(lives), 1, ended_s, 0.0), {SloTier.INTERACTIVE: targets})
+    return measure(Run(list(lives), 1, ended_s, 0.0, [], 0), {SloTier.INTERACTIVE: targets})
 
 
 @pytest.mark.parametrize(

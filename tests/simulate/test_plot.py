@@ -20,6 +20,8 @@ def measures(violated: float, goodput: float) -> Measures:
         bound_held=1.0,
         num_relegated=0,
         relegated_p99_s=0.0,
+        num_turns=0,
+        chunk_tokens=(1.0, 1.0, 1.0),
         num_swaps=0,
         num_recomputes=0,
         worst_wait_s=1.0,

@@ -10,6 +10,7 @@ from edged.supervise.stream import (
     RequestStream,
     StreamDelta,
     StreamPaused,
+    StreamQueued,
     StreamResumed,
 )
 
@@ -29,6 +30,15 @@ async def test_deltas_that_wait_are_merged_up_to_the_next_other_event() -> None:
     assert await anext(events) == StreamDelta(0, (0, 1, 2), "ttt", ())
     assert await anext(events) == StreamPaused(PauseCause.SWAP)
     assert await anext(events) == delta(3)
+
+
+async def test_of_the_places_in_the_queue_that_wait_the_latest_is_told() -> None:
+    events = stream(3)
+    for position in range(100, 0, -1):
+        assert events.put(StreamQueued(position, 1.0, 2.0))
+    assert events.put(delta(0))
+    assert await anext(events) == StreamQueued(1, 1.0, 2.0)
+    assert await anext(events) == delta(0)
 
 
 async def test_reader_waits_for_the_next_event() -> None:

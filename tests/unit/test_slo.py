@@ -56,9 +56,8 @@ def _books(core: Scheduler) -> dict[str, int]:
         "entries": len(policy._entries),
         "stamps": len(policy._stamps),
         "expected": len(policy._expected),
-        "relegated": len(policy._relegated),
-        "lifted": len(policy._lifted),
-        "late": len(policy._late),
+        "relegated": len(policy._relegated._line),
+        "called": len(policy._relegated._called),
         "forecast": len(forecast),
         "aside": len(forecast._aside),
         "promised": len(forecast._promised),
@@ -169,7 +168,7 @@ def test_late_requests_that_ended_are_forgotten_though_an_older_one_waits() -> N
     for number in range(50):
         core.submit(request(f"r{number}", prompt=100, ttft_target_s=0.001), 1.0)
         core.cancel(RequestId(f"r{number}"), FinishReason.CANCELLED, 1.0)
-    assert _books(core)["late"] == 1
+    assert _books(core)["relegated"] == 1
 
 
 def test_a_prefill_that_has_begun_and_is_late_goes_before_those_that_have_not() -> None:

@@ -21,7 +21,7 @@ class _Line:
 
     def __init__(self, length: int) -> None:
         self.queue = WaitingQueue(TIERS)
-        self.waits = Waits(self.queue)
+        self.waits = Waits(self.queue, {})
         self.now_s = 0.0
         self.waiting: list[Sequence] = []
         self._count = 0

@@ -12,16 +12,14 @@ A request is *on time* while its targets can be kept beside those promised to ot
 
 The first token is due when the TTFT target says, or as long before the end as the answer will take,
 by its expected length and the engine's pace. An answer keeps the band in which it began. Each band
-yields slots and step time to those before it. Late prefills get `relegated_share` of the engine
-all the same, the longest relegated first, so that each is served at the latest when that share has
-done what was relegated before it.
+yields slots and step time to those before it. Who is relegated or late gets `relegated_share` of
+the engine all the same (`edged.core.relegation`).
 
 Prefills are as large as the answers beside them bear: an answer with a TPOT target bears what that
 says, one that is to end in time its slack over the tokens that it still lacks, unless it would miss
 its end at the usual pace anyway.
 """
 
-from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from math import inf
 
@@ -34,6 +32,7 @@ from edged.core.pace import Pace
 from edged.core.plan import YIELDS_TO_NOBODY, StepPlan, StepResult
 from edged.core.policies.answers import pace_tolerance, tiers_before
 from edged.core.policy import Place, PrefillBounds, SchedulerConfig, Tolerance, WithoutBooks
+from edged.core.relegation import Relegated
 from edged.core.sequence import Sequence, SequenceState
 from edged.core.types import TIER_RANK, FinishReason, Rank, SeqId, SloTier
 
@@ -86,11 +85,7 @@ class Slo(WithoutBooks):
         """Of sequences that have no slot yet."""
         self._entries: dict[SeqId, Entry] = {}
         """Of those that have targets and no token."""
-        self._relegated: set[SeqId] = set()
-        self._lifted: set[SeqId] = set()
-        """Late ones whose turn has come by `relegated_share`."""
-        self._late: OrderedDict[SeqId, Sequence] = OrderedDict()
-        self._credit_s = 0.0
+        self._relegated = Relegated(config.relegated_share)
         targets_s = [spec.ttft_target_s for spec in config.tiers.values()]
         shortest_s = min((one for one in targets_s if one is not None), default=inf)
         self._guard_s = min(max(config.arrival_guard_s, _STEP_PART * shortest_s), config.max_step_s)
@@ -137,9 +132,10 @@ class Slo(WithoutBooks):
         self._entries[seq.seq_id] = assessment.entry
         self._forecast.admit(assessment, now_s)
         moved = [entry.seq for entry in assessment.set_aside if entry.seq is not seq]
-        self._relegated.update(entry.seq_id for entry in assessment.set_aside)
+        for entry in assessment.set_aside:
+            self._relegated.join(entry.seq, entry.work_s, now_s)
         if assessment.taken_back is not None:
-            self._relegated.discard(assessment.taken_back.seq_id)
+            self._relegated.leave(assessment.taken_back.seq_id)
             moved.append(assessment.taken_back.seq)
         return moved
 
@@ -179,7 +175,7 @@ class Slo(WithoutBooks):
         entry = self._entries.get(seq_id)
         if entry is None:
             return Place(self._rank_without_entry(seq))
-        if seq_id in self._lifted:
+        if self._relegated.has_turn(seq_id):
             return Place(Rank(ON_TIME, seq.request.arrival_s))
         latest_s = entry.due_s - self._left_s(seq) - self._cost.base_s
         if latest_s > now_s:
@@ -187,9 +183,11 @@ class Slo(WithoutBooks):
             return Place(Rank(ON_TIME, entry.due_s + behind_s), latest_s)
         if seq.rank.band != LATE:
             self._forecast.leave(entry)
-            self._relegated.add(seq_id)
-            self._late[seq_id] = seq
+            self._relegated.join(seq, entry.work_s, now_s)
         return Place(Rank(LATE, self._stamps.get(seq_id, 0.0)))  # 0: it had its turn
+
+    def turn_s(self, seq: Sequence) -> float | None:
+        return self._relegated.turn_s(seq.seq_id)
 
     def _rank_without_entry(self, seq: Sequence) -> Rank:
         if seq.first_token_s is None:
@@ -326,24 +324,12 @@ class Slo(WithoutBooks):
 
     def learn(self, plan: StepPlan, result: StepResult) -> Iterable[Sequence]:
         self._pace.observe(plan, result, has_more=len(self._forecast) > 0)
-        if not self._late:
-            self._credit_s = 0.0
-            return ()
-        self._credit_s += self._config.relegated_share * (result.finished_s - result.started_s)
-        seq_id, longest = next(iter(self._late.items()))
-        work_s = self._cost.prefill_cost_s(longest.num_computed_tokens, longest.num_missing_tokens)
-        if self._credit_s < work_s:
-            return ()
-        self._credit_s -= work_s
-        del self._late[seq_id]
-        self._lifted.add(seq_id)
-        return (longest,)
+        lifted = self._relegated.earn(result.finished_s, self._left_s)
+        return () if lifted is None else (lifted,)
 
     def _forget(self, seq_id: SeqId) -> None:
         """It needs no first token any more."""
         entry = self._entries.pop(seq_id, None)
         if entry is not None:
             self._forecast.leave(entry)
-        self._relegated.discard(seq_id)
-        self._late.pop(seq_id, None)
-        self._lifted.discard(seq_id)
+        self._relegated.leave(seq_id)

@@ -1,0 +1,106 @@
+"""The line of those relegated: first in, first out, and never later than what was said."""
+
+import random
+from math import inf
+
+import pytest
+
+from edged.core.relegation import Relegated
+from edged.core.sequence import Sequence
+from edged.core.types import SeqId
+from tests.factories import request
+
+SHARE = 0.05
+
+
+def _seq(number: int) -> Sequence:
+    return Sequence(SeqId(number), request(f"r{number}"), max_tokens=4, stop_token_ids=frozenset())
+
+
+def _served(line: Relegated, now_s: float, left_s: float = inf) -> Sequence | None:
+    return line.earn(now_s, lambda _: left_s)
+
+
+def test_a_turn_comes_when_the_share_has_saved_what_it_costs() -> None:
+    line = Relegated(SHARE)
+    seq = _seq(0)
+    line.join(seq, 1.0, 100.0)
+    assert line.turn_s(seq.seq_id) == pytest.approx(100.0 + 1.0 / SHARE)
+    assert _served(line, 119.9) is None
+    assert seq.seq_id in line
+    assert _served(line, 120.1) is seq
+    assert seq.seq_id not in line
+    assert line.has_turn(seq.seq_id)
+
+
+def test_what_is_computed_already_need_not_be_saved() -> None:
+    line = Relegated(SHARE)
+    seq = _seq(0)
+    line.join(seq, 1.0, 0.0)
+    assert _served(line, 10.1, left_s=0.5) is seq
+
+
+def test_whoever_is_in_the_line_longest_goes_first() -> None:
+    line = Relegated(SHARE)
+    seqs = [_seq(number) for number in range(4)]
+    for seq in seqs:
+        line.join(seq, 0.1, 0.0)
+    line.leave(seqs[1].seq_id)
+    turns = [_served(line, 100.0 + step) for step in range(4)]
+    assert turns == [seqs[0], seqs[2], seqs[3], None]
+
+
+def test_joining_twice_is_joining_once() -> None:
+    line = Relegated(SHARE)
+    first, second = _seq(0), _seq(1)
+    line.join(first, 1.0, 0.0)
+    line.join(second, 1.0, 0.0)
+    line.join(first, 1.0, 30.0)
+    assert line.turn_s(first.seq_id) == pytest.approx(20.0)
+    assert _served(line, 20.1) is first
+    line.join(first, 1.0, 21.0)
+    assert first.seq_id not in line
+
+
+def test_nothing_is_saved_while_nobody_is_in_the_line() -> None:
+    line = Relegated(SHARE)
+    first, second = _seq(0), _seq(1)
+    line.join(first, 1.0, 0.0)
+    line.leave(first.seq_id)
+    line.join(second, 1.0, 1000.0)
+    assert _served(line, 1019.0) is None
+    assert line.turn_s(first.seq_id) is None
+
+
+def test_without_a_share_no_turn_is_named() -> None:
+    line = Relegated(0.0)
+    seq = _seq(0)
+    line.join(seq, 1.0, 0.0)
+    assert line.turn_s(seq.seq_id) == inf
+    assert _served(line, 1e9) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nobodys_turn_is_later_than_was_said(seed: int) -> None:
+    draw = random.Random(seed)
+    line = Relegated(SHARE)
+    work_s: dict[SeqId, float] = {}
+    said_s: dict[SeqId, float] = {}
+    step_s, now_s = 0.2, 0.0
+    num_turns = 0
+    for number in range(3000):
+        now_s += step_s
+        if number < 2000 and draw.random() < 0.02:
+            seq = _seq(number)
+            work_s[seq.seq_id] = draw.uniform(0.01, 1.0)
+            line.join(seq, work_s[seq.seq_id], now_s)
+            turn_s = line.turn_s(seq.seq_id)
+            assert turn_s is not None
+            said_s[seq.seq_id] = turn_s
+        if said_s and draw.random() < 0.003:
+            line.leave(draw.choice(list(said_s)))
+        turn = line.earn(now_s, lambda seq: work_s[seq.seq_id])
+        if turn is not None:
+            num_turns += 1
+            assert now_s <= said_s[turn.seq_id] + step_s + 1e-9
+    assert num_turns > 5

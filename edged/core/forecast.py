@@ -24,11 +24,11 @@ engine to itself competes with nobody, and counts for nothing.
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from collections.abc import Sequence as Collection
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from edged.core.demand import Arrivals, Sizes
-from edged.core.sequence import Sequence
+from edged.core.timeline import Entry, Timeline
 from edged.core.types import SeqId
 
 _MARGIN = 0.88
@@ -43,16 +43,6 @@ _SURE = 0.8
 """Part of the time until it is due within which work must fit to be promised."""
 _ROOM_FOR_ALL = 0.7
 """Work that comes per second, as a part of the speed, below which anything may be promised."""
-
-
-class Entry(NamedTuple):
-    due_s: float
-    seq_id: SeqId
-    work_s: float
-    """Of the whole prefill, alone on the engine."""
-    cost_s: float
-    """`work_s`, weighed by what the client had."""
-    seq: Sequence
 
 
 class Assessment(NamedTuple):
@@ -74,7 +64,7 @@ class Forecast:
     """Mutable; owned by a policy, which says what work and deadlines are."""
 
     def __init__(self) -> None:
-        self._entries: list[Entry] = []
+        self._timeline = Timeline()
         self._aside: list[tuple[float, SeqId, Entry]] = []
         """Those set aside that could still be in time, the cheapest first."""
         self._promised: set[SeqId] = set()
@@ -82,7 +72,7 @@ class Forecast:
         self._sizes = Sizes()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._timeline)
 
     # ── An arrival ───────────────────────────────────────────────────────────────────────────────
 
@@ -93,8 +83,8 @@ class Forecast:
             return Assessment(entry, False, self._wait_s(entry, speed))
         taken_back = self._exchange(entry, speed, now_s)
         if taken_back is not None:
-            both = sorted((*self._entries, taken_back, entry))
-            is_in = self._all_fit(both, speed, now_s)
+            with self._having(taken_back, entry):
+                is_in = self._all_fit(speed, now_s)
             return Assessment(
                 entry,
                 is_in and self._may_promise(entry, taken_back, speed, now_s),
@@ -102,11 +92,10 @@ class Forecast:
                 set_aside=() if is_in else (entry,),
                 taken_back=taken_back,
             )
-        entries = self._entries.copy()
-        insort(entries, entry)
-        set_aside, all_fit = self._relieve(entries, speed, now_s)
+        with self._having(entry):
+            set_aside, all_fit = self._relieve(speed, now_s)
         if entry in set_aside and len(set_aside) > 1:
-            others, _ = self._relieve(self._entries, speed, now_s)
+            others, _ = self._relieve(speed, now_s)
             set_aside = [entry, *others]  # in vain for an arrival that does not fit all the same
         is_in = all_fit and entry not in set_aside
         return Assessment(
@@ -121,42 +110,40 @@ class Forecast:
         entry = assessment.entry
         if _is_late_alone(entry, now_s):
             return
-        insort(self._entries, entry)
+        self._timeline.add(entry)
         seq = entry.seq
         self.arrivals.come(seq.tier, entry.work_s, entry.due_s - now_s, now_s)
         self._sizes.come(seq.num_prompt_tokens)
         if assessment.promised:
             self._promised.add(entry.seq_id)
         for one in assessment.set_aside:
-            self._entries.remove(one)
+            self._timeline.remove(one)
             insort(self._aside, (one.cost_s, one.seq_id, one))
             self.arrivals.set_aside(one.seq.tier, one.work_s, now_s)
             self._sizes.set_aside(one.seq.num_prompt_tokens)
         back = assessment.taken_back
         if back is not None:
             self._aside.remove((back.cost_s, back.seq_id, back))
-            insort(self._entries, back)
+            self._timeline.add(back)
             self.arrivals.take_back(back.seq.tier, back.work_s, now_s)
             self._sizes.take_back(back.seq.num_prompt_tokens)
 
     def leave(self, entry: Entry) -> None:
         """It got its first token, ended, or is late."""
-        place = bisect_left(self._entries, entry)
-        if place < len(self._entries) and self._entries[place] is entry:
-            del self._entries[place]
-        else:
+        if not self._timeline.remove(entry):
             key = (entry.cost_s, entry.seq_id, entry)
             place = bisect_left(self._aside, key)
             if place < len(self._aside) and self._aside[place][2] is entry:
                 del self._aside[place]
         self._promised.discard(entry.seq_id)
 
+    def progressed(self, entry: Entry) -> None:
+        """Some of its prefill was computed."""
+        self._timeline.progressed(entry)
+
     def due_before(self, entry: Entry) -> Iterator[Entry]:
         """Those expected to be in time that are due sooner."""
-        for other in self._entries:
-            if (other.due_s, other.seq_id) >= (entry.due_s, entry.seq_id):
-                return
-            yield other
+        return self._timeline.before(entry)
 
     # ── Inside ───────────────────────────────────────────────────────────────────────────────────
 
@@ -167,23 +154,32 @@ class Forecast:
         for cost_s, _, other in self._aside[:_TRIED]:
             if cost_s * _WORTH_A_CHANGE >= entry.cost_s:
                 return None
-            entries = self._entries.copy()
-            insort(entries, other)
-            if self._all_fit(entries, speed, now_s):
-                return other
+            with self._having(other):
+                if self._all_fit(speed, now_s):
+                    return other
         return None
 
-    def _relieve(
-        self, entries: Collection[Entry], speed: float, now_s: float
-    ) -> tuple[list[Entry], bool]:
+    @contextmanager
+    def _having(self, *entries: Entry) -> Iterator[None]:
+        """As if they were expected to be in time."""
+        for entry in entries:
+            self._timeline.add(entry)
+        try:
+            yield
+        finally:
+            for entry in entries:
+                self._timeline.remove(entry)
+
+    def _relieve(self, speed: float, now_s: float) -> tuple[list[Entry], bool]:
         """Whom to set aside so that the others are in time, and whether all of them are then. A
         prefill that has begun goes on."""
         set_aside: list[Entry] = []
         movable: list[Entry] = []
         gained_s, all_fit = 0.0, True
-        for entry, over_s in self._overruns(entries, speed, now_s):
-            if not (entry.seq.num_computed_tokens or entry.seq_id in self._promised):
-                movable.append(entry)
+        in_order = iter(self._timeline)
+        for entry, over_s in self._overruns(speed, now_s):
+            if over_s > gained_s:
+                movable += self._movable(in_order, entry)
             while over_s > gained_s and movable:
                 dearest = min(movable, key=self._loss)
                 movable.remove(dearest)
@@ -192,26 +188,30 @@ class Forecast:
             all_fit = all_fit and over_s <= gained_s
         return set_aside, all_fit
 
-    def _all_fit(self, entries: Collection[Entry], speed: float, now_s: float) -> bool:
-        return all(over_s <= 0 for _, over_s in self._overruns(entries, speed, now_s))
+    def _movable(self, in_order: Iterator[Entry], last: Entry) -> Iterator[Entry]:
+        """The next ones, through the last, that may be set aside."""
+        for entry in in_order:
+            if not (entry.seq.num_computed_tokens or entry.seq_id in self._promised):
+                yield entry
+            if entry is last:
+                return
 
-    def _overruns(
-        self, entries: Collection[Entry], speed: float, now_s: float
-    ) -> Iterator[tuple[Entry, float]]:
-        """By how many seconds of work each one is late; below 0 if it is in time."""
+    def _all_fit(self, speed: float, now_s: float) -> bool:
+        return next(self._overruns(speed, now_s), None) is None
+
+    def _overruns(self, speed: float, now_s: float) -> Iterator[tuple[Entry, float]]:
+        """Those that will be late, and by how many seconds of work."""
         to_come = self.arrivals.expected(now_s)
-        done_s = 0.0
-        for entry in entries:
-            due_s, _, work_s, _, seq = entry
-            if seq.num_computed_tokens:
-                work_s *= seq.num_missing_tokens / len(seq.token_ids)
-            done_s += work_s
+
+        def limit(due_s: float) -> float:
             left_s = due_s - now_s
-            before_s = done_s
+            work_s = left_s * speed
             for rate, horizon_s in to_come:
                 if left_s > horizon_s:
-                    before_s += rate * (left_s - horizon_s)
-            yield entry, before_s - left_s * speed
+                    work_s -= rate * (left_s - horizon_s)
+            return work_s
+
+        return self._timeline.overruns(limit)
 
     def _loss(self, entry: Entry) -> tuple[bool, float, float]:
         """Least for whom to set aside: the one whose size may lose most, then the dearest."""
@@ -233,10 +233,7 @@ class Forecast:
 
     def _wait_s(self, entry: Entry, speed: float) -> float:
         """Seconds until its work is done, if nothing else comes."""
-        work_s = entry.work_s
-        for other in self.due_before(entry):
-            work_s += other.work_s * other.seq.num_missing_tokens / len(other.seq.token_ids)
-        return work_s / speed
+        return (entry.work_s + self._timeline.work_before_s(entry)) / speed
 
 
 def _is_late_alone(entry: Entry, now_s: float) -> bool:

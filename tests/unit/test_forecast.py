@@ -5,8 +5,9 @@ import random
 import pytest
 
 from edged.core.demand import RATE_S
-from edged.core.forecast import Assessment, Entry, Forecast
+from edged.core.forecast import Assessment, Forecast
 from edged.core.sequence import Sequence
+from edged.core.timeline import Entry
 from edged.core.types import SeqId
 from tests.factories import request
 
@@ -63,7 +64,7 @@ def test_a_promise_is_never_broken_by_a_later_arrival(seed: int) -> None:
 
 
 def _all(forecast: Forecast) -> list[Entry]:
-    return [*forecast._entries, *(entry for _, _, entry in forecast._aside)]
+    return [*forecast._timeline, *(entry for _, _, entry in forecast._aside)]
 
 
 def test_the_dearest_is_set_aside_and_comes_back_when_a_larger_one_takes_its_place() -> None:
@@ -74,7 +75,7 @@ def test_the_dearest_is_set_aside_and_comes_back_when_a_larger_one_takes_its_pla
     dear = _entry(3, 1.1, 0.42)
     assert _ids(_come(forecast, dear).set_aside) == [3]
     larger = _entry(4, 1.2, 0.9)
-    forecast.leave(forecast._entries[0])
+    forecast.leave(next(iter(forecast._timeline)))
     assessment = _come(forecast, larger)
     assert _ids(assessment.set_aside) == [4]
     assert assessment.taken_back is dear
@@ -91,7 +92,7 @@ def test_nobody_comes_back_for_an_arrival_that_is_hardly_dearer_or_of_a_spared_s
     forecast = Forecast()
     _come(forecast, _entry(1, 1.0, 0.5))
     assert _ids(_come(forecast, _entry(2, 1.0, 0.4)).set_aside) == [2]
-    forecast.leave(forecast._entries[0])
+    forecast.leave(next(iter(forecast._timeline)))
     for _ in range(20 if is_spared else 0):
         forecast._sizes.come(1000)
         forecast._sizes.set_aside(1000)
@@ -104,7 +105,7 @@ def test_one_that_comes_back_takes_no_place_where_both_fit() -> None:
     _come(forecast, _entry(1, 1.0, 0.5))
     small = _entry(2, 1.0, 0.4)
     assert _ids(_come(forecast, small).set_aside) == [2]
-    forecast.leave(forecast._entries[0])
+    forecast.leave(next(iter(forecast._timeline)))
     assessment = _come(forecast, _entry(3, 9.0, 1.0), 0.1)
     assert assessment.taken_back is small
     assert not assessment.set_aside
@@ -183,7 +184,7 @@ def test_to_assess_changes_nothing() -> None:
 
 def _books(forecast: Forecast) -> list[str]:
     arrivals, sizes = vars(forecast.arrivals), vars(forecast._sizes)
-    own = [forecast._entries, forecast._aside, forecast._promised]
+    own = [list(forecast._timeline), forecast._aside, forecast._promised]
     return [repr(one) for one in (*own, arrivals, sizes)]
 
 

@@ -25,7 +25,7 @@ from math import inf
 
 from edged.core.cost import StepCostModel
 from edged.core.fairness import Loads, Turns
-from edged.core.forecast import Assessment, Entry, Forecast
+from edged.core.forecast import Assessment, Forecast
 from edged.core.kv import KvBudget
 from edged.core.lengths import AnswerLengths
 from edged.core.pace import Pace
@@ -34,6 +34,7 @@ from edged.core.policies.answers import pace_tolerance, tiers_before
 from edged.core.policy import Place, PrefillBounds, SchedulerConfig, Tolerance, WithoutBooks
 from edged.core.relegation import Relegated
 from edged.core.sequence import Sequence, SequenceState
+from edged.core.timeline import Entry
 from edged.core.types import TIER_RANK, FinishReason, Rank, SeqId, SloTier
 
 ON_TIME, LATE, BEST_EFFORT = range(3)
@@ -149,11 +150,14 @@ class Slo(WithoutBooks):
             if self._would_yield(seq, entry.due_s, now_s):
                 num_slots += 1
                 num_cells += seq.num_computed_tokens
+        num_cells -= len(entry.seq.token_ids)
         for other in self._forecast.due_before(entry):
+            if num_slots <= 0 or num_cells < 0:
+                return False
             if other.seq.slot is None:
                 num_slots -= 1
                 num_cells -= len(other.seq.token_ids)
-        return num_slots > 0 and num_cells >= len(entry.seq.token_ids)
+        return num_slots > 0 and num_cells >= 0
 
     def _keeps_pace(self, entry: Entry, running: Collection[Sequence]) -> bool:
         """Whether answers with a TPOT target, those that are on time and its own, fit in a step."""
@@ -177,6 +181,8 @@ class Slo(WithoutBooks):
             return Place(self._rank_without_entry(seq))
         if self._relegated.has_turn(seq_id):
             return Place(Rank(ON_TIME, seq.request.arrival_s))
+        if seq.num_computed_tokens:
+            self._forecast.progressed(entry)
         latest_s = entry.due_s - self._left_s(seq) - self._cost.base_s
         if latest_s > now_s:
             behind_s = BEHIND_S if seq_id in self._relegated else 0.0

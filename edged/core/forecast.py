@@ -37,6 +37,8 @@ _WORTH_A_CHANGE = 1.5
 """How much dearer an arrival must be than one set aside, to give it its place."""
 _TRIED = 8
 """How many that were set aside are tried in the place of an arrival."""
+_MOST_DOUBLED = 6
+"""How often the time that a turn may take is doubled, from that of its work alone."""
 _SMALL = 0.1
 """Work, as a part of the time until it is due, that may be promised whatever the load."""
 _SURE = 0.8
@@ -127,6 +129,20 @@ class Forecast:
             self._timeline.add(back)
             self.arrivals.take_back(back.seq.tier, back.work_s, now_s)
             self._sizes.take_back(back.seq.num_prompt_tokens)
+
+    def call(self, entry: Entry, speed: float, now_s: float) -> Entry:
+        """One that was relegated has its turn, as soon as nobody who was promised anything is late
+        for it: the same, due then, and promised that."""
+        self.leave(entry)
+        for doubled in range(_MOST_DOUBLED + 1):
+            called = entry._replace(due_s=now_s + entry.work_s * 2**doubled)
+            with self._having(called):
+                late = [one for one, _ in self._overruns(speed * _MARGIN, now_s)]
+            if called not in late and not any(one.seq_id in self._promised for one in late):
+                break
+        self._timeline.add(called)
+        self._promised.add(called.seq_id)
+        return called
 
     def leave(self, entry: Entry) -> None:
         """It got its first token, ended, or is late."""

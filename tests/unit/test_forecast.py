@@ -188,6 +188,25 @@ def _books(forecast: Forecast) -> list[str]:
     return [repr(one) for one in (*own, arrivals, sizes)]
 
 
+def test_a_turn_comes_when_no_promise_is_late_for_it() -> None:
+    forecast = Forecast()
+    assert _come(forecast, _entry(1, 1.0, 0.5)).promised
+    late = _entry(2, -5.0, 0.6)
+    called = forecast.call(late, 1.0, 0.0)
+    # In front of the other it would make that one late, and right behind it be late itself.
+    assert called == late._replace(due_s=0.6 * 4)
+    assert [one.seq_id for one in forecast._timeline] == [1, 2]
+    assert not _come(forecast, _entry(3, 2.3, 1.5)).promised
+
+
+def test_a_turn_comes_at_some_time_though_promises_leave_no_room() -> None:
+    forecast = Forecast()
+    for number in range(100):
+        entry = _entry(number, number + 1.0, 0.9)
+        forecast.admit(Assessment(entry, True, 0.0), 0.0)
+    assert forecast.call(_entry(100, -5.0, 1.0), 1.0, 0.0).due_s == 2**6
+
+
 def test_a_size_that_has_lost_its_part_is_spared() -> None:
     def long_and_short(*, has_lost: bool) -> list[int]:
         forecast = Forecast()

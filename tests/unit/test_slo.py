@@ -164,9 +164,9 @@ def test_promises_come_back_after_a_time_in_which_prefills_were_slow() -> None:
 
 def test_late_requests_that_ended_are_forgotten_though_an_older_one_waits() -> None:
     core = scheduler(policy="slo", num_slots=1, relegated_share=0.0)
-    core.submit(request("oldest", prompt=100, ttft_target_s=0.001), 1.0)
+    core.submit(request("oldest", prompt=100, ttft_target_s=0.125), 1.0)
     for number in range(50):
-        core.submit(request(f"r{number}", prompt=100, ttft_target_s=0.001), 1.0)
+        core.submit(request(f"r{number}", prompt=100, ttft_target_s=0.125), 1.0)
         core.cancel(RequestId(f"r{number}"), FinishReason.CANCELLED, 1.0)
     assert _books(core)["relegated"] == 1
 
@@ -184,12 +184,21 @@ def test_a_prefill_that_has_begun_and_is_late_goes_before_those_that_have_not() 
     assert ranks[0] < ranks[1]
 
 
+@pytest.mark.parametrize("relegated_share", [0.01, 0.2])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_promise_is_kept_whoever_comes_later(seed: int) -> None:
-    """Answers are short and slots enough, so that what is predicted is what happens."""
+def test_a_promise_is_kept_whoever_comes_later(seed: int, relegated_share: float) -> None:
+    """Answers are short and slots enough, so that what is predicted is what happens. Turns of
+    those who were relegated break no promise either."""
     draw = random.Random(seed)
     clock = ManualClock()
-    loop = engine(clock, policy="slo", num_slots=32, num_cells=32_768, model=WHOLE_STEPS)
+    loop = engine(
+        clock,
+        policy="slo",
+        num_slots=32,
+        num_cells=32_768,
+        model=WHOLE_STEPS,
+        relegated_share=relegated_share,
+    )
     finished: list[FinishEvent] = []
     next_s, number = clock.now_s(), 0
     while number < 300:
@@ -215,6 +224,7 @@ def test_a_promise_is_kept_whoever_comes_later(seed: int) -> None:
     met = [one.timings.met_ttft for one in finished if one.outcome and one.outcome.promised]
     assert len(met) > 100
     assert all(met)
+    assert relegated_share < 0.1 or loop.statistics().num_turns > 0
     assert any(seq.was_relegated for seq, _ in loop.sequences())
 
 
@@ -344,9 +354,21 @@ def test_odd_targets_are_served_to_their_end(odd: Request) -> None:
     assert not any(_books(loop.scheduler).values())
 
 
-def test_who_is_late_takes_no_time_from_others_any_more() -> None:
+def test_a_promise_that_is_broken_is_broken_by_as_little_as_can_be() -> None:
     core = scheduler(policy="slo", num_slots=1, num_cells=4096)
     core.submit(request("chat", tier=CHAT, prompt=100), 0.0)
+    assert _seq(core, "chat").promised
+    core.tick(5.0)
+    core.submit(request("later", tier=CHAT, prompt=10, arrival_s=5.0), 5.0)
+    first, second = (_seq(core, name).rank for name in ("chat", "later"))
+    assert first.band == ON_TIME
+    assert first < second
+
+
+def test_who_is_late_takes_no_time_from_others_any_more() -> None:
+    core = scheduler(policy="slo", num_slots=1, num_cells=4096)
+    core.submit(request("chat", tier=CHAT, prompt=100, ttft_target_s=0.125), 0.0)
+    assert not _seq(core, "chat").promised, "it fits, but barely"
     assert _books(core)["forecast"] == 1
     core.tick(1.0)
     assert _seq(core, "chat").rank.band == LATE

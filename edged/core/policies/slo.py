@@ -5,7 +5,7 @@ A request is *on time* while its targets can be kept beside those promised to ot
 
 | band | who | order |
 |---|---|---|
-| 0 | on time | when its first token is due |
+| 0 | on time, or promised to be | when its first token is due |
 | 0 | relegated, but may be in time yet | the same, behind those that are on time |
 | 1 | late | its client's turn |
 | 2 | no targets | its client's turn |
@@ -179,11 +179,13 @@ class Slo(WithoutBooks):
         entry = self._entries.get(seq_id)
         if entry is None:
             return Place(self._rank_without_entry(seq))
-        if self._relegated.has_turn(seq_id):
-            return Place(Rank(ON_TIME, seq.request.arrival_s))
         if seq.num_computed_tokens:
             self._forecast.progressed(entry)
+        if self._relegated.has_turn(seq_id):
+            return Place(Rank(ON_TIME, entry.due_s))
         latest_s = entry.due_s - self._left_s(seq) - self._cost.base_s
+        if seq.promised and latest_s <= now_s:
+            return Place(Rank(ON_TIME, entry.due_s))  # a promise is broken by as little as can be
         if latest_s > now_s:
             behind_s = BEHIND_S if seq_id in self._relegated else 0.0
             return Place(Rank(ON_TIME, entry.due_s + behind_s), latest_s)
@@ -330,8 +332,14 @@ class Slo(WithoutBooks):
 
     def learn(self, plan: StepPlan, result: StepResult) -> Iterable[Sequence]:
         self._pace.observe(plan, result, has_more=len(self._forecast) > 0)
-        lifted = self._relegated.earn(result.finished_s, self._left_s)
-        return () if lifted is None else (lifted,)
+        now_s = result.finished_s
+        called = self._relegated.earn(now_s, self._left_s)
+        if called is None:
+            return ()
+        entry = self._entries[called.seq_id]
+        entry = self._forecast.call(entry, self._pace.speed(now_s), now_s)
+        self._entries[called.seq_id] = entry
+        return (called,)
 
     def _forget(self, seq_id: SeqId) -> None:
         """It needs no first token any more."""

@@ -49,8 +49,6 @@ class Accounts:
         self.shares = TierShares(config.tiers.values(), config.share_quantum_s)
         self.preemptions: Counter[PreemptMode] = Counter()
         self.num_interrupted_steps = 0
-        self.num_turns = 0
-        """Given to those who were relegated."""
         self.num_prompt_tokens = 0
         self.tiers = {tier: TierAccount() for tier in config.tiers}
         self._measured: list[tuple[Sequence[Chunk], float]] = []

@@ -10,7 +10,7 @@ RATE_S = 30.0
 _COMPETING_PART = 0.5
 """Work that comes and is set aside, as far as it is expected to compete."""
 _FORGETTING = 0.999
-_SPARED = 0.58
+_SPARED = 0.6
 """Of each size of prompts this part is kept, as large a part of all as is kept, before any size is
 asked for more."""
 

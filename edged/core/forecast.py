@@ -14,8 +14,8 @@ make many so. As Moore (Management Science 15, 1968) has it, the one with the mo
 front is set aside, as often as needed: so the fewest are late. Three things temper that. Work is
 weighed with what its client had of late, so that whoever asks for more than its part loses first.
 Of each size of prompts a part is kept whatever it costs: long prompts are not to be late always.
-And who was set aside comes back when somebody larger comes and it has room, by then or in the
-larger one's place.
+And who was set aside comes back when there is room again, or when somebody larger comes, in that
+one's place.
 
 A request is *promised* its targets if it fits although all arrivals go on as they did, and is
 small, or there is room for all. Who is promised is never set aside. Who would be late with the
@@ -25,6 +25,8 @@ engine to itself competes with nobody, and counts for nothing.
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
+from math import inf
 from typing import NamedTuple
 
 from edged.core.demand import Arrivals, Sizes
@@ -33,6 +35,12 @@ from edged.core.types import SeqId
 
 _MARGIN = 0.88
 """Part of the measured speed that is counted on."""
+_MARGIN_AGAIN = 0.84
+"""The same, to take one back that was set aside."""
+_LOOKED_AT = 32
+"""Of those due next, how many say whether there is time to wait."""
+_TRIED_AGAIN = 2
+"""How many that were set aside are tried again after a step."""
 _WORTH_A_CHANGE = 1.5
 """How much dearer an arrival must be than one set aside, to give it its place."""
 _TRIED = 8
@@ -123,12 +131,20 @@ class Forecast:
             insort(self._aside, (one.cost_s, one.seq_id, one))
             self.arrivals.set_aside(one.seq.tier, one.work_s, now_s)
             self._sizes.set_aside(one.seq.num_prompt_tokens)
-        back = assessment.taken_back
-        if back is not None:
-            self._aside.remove((back.cost_s, back.seq_id, back))
-            self._timeline.add(back)
-            self.arrivals.take_back(back.seq.tier, back.work_s, now_s)
-            self._sizes.take_back(back.seq.num_prompt_tokens)
+        if assessment.taken_back is not None:
+            self._take_back(assessment.taken_back, now_s)
+
+    def relax(self, speed: float, now_s: float) -> Entry | None:
+        """Take one back that was set aside, if work went so well that there is room for it now.
+        Less is counted on than for an arrival, else it would be at the cost of the next ones."""
+        for _, _, entry in self._aside[:_TRIED_AGAIN]:
+            if not _is_late_alone(entry, now_s):
+                with self._having(entry):
+                    fits = self._all_fit(_MARGIN_AGAIN * speed, now_s)
+                if fits:
+                    self._take_back(entry, now_s)
+                    return entry
+        return None
 
     def call(self, entry: Entry, speed: float, now_s: float) -> Entry:
         """One that was relegated has its turn, as soon as nobody who was promised anything is late
@@ -156,6 +172,14 @@ class Forecast:
     def progressed(self, entry: Entry) -> None:
         """Some of its prefill was computed."""
         self._timeline.progressed(entry)
+
+    def slack_s(self, speed: float, now_s: float) -> float:
+        """Seconds that the prefills due next can wait, and be in time."""
+        done_s, slack_s = 0.0, inf
+        for entry in islice(self._timeline, _LOOKED_AT):
+            done_s += entry.left_s
+            slack_s = min(slack_s, entry.due_s - now_s - done_s / speed)
+        return slack_s
 
     def due_before(self, entry: Entry) -> Iterator[Entry]:
         """Those expected to be in time that are due sooner."""
@@ -185,6 +209,12 @@ class Forecast:
         finally:
             for entry in entries:
                 self._timeline.remove(entry)
+
+    def _take_back(self, entry: Entry, now_s: float) -> None:
+        self._aside.remove((entry.cost_s, entry.seq_id, entry))
+        self._timeline.add(entry)
+        self.arrivals.take_back(entry.seq.tier, entry.work_s, now_s)
+        self._sizes.take_back(entry.seq.num_prompt_tokens)
 
     def _relieve(self, speed: float, now_s: float) -> tuple[list[Entry], bool]:
         """Whom to set aside so that the others are in time, and whether all of them are then. A

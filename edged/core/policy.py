@@ -97,6 +97,11 @@ class Policy(Protocol):
         kept in order."""
         ...
 
+    @property
+    def num_turns(self) -> int:
+        """Relegated sequences that had their turn."""
+        ...
+
     def turn_s(self, seq: Sequence) -> float | None:
         """Moment at which a waiting sequence is the most urgent one at the latest, whoever comes;
         None if none can be named."""
@@ -127,8 +132,7 @@ class Policy(Protocol):
     def ended(self, seq: Sequence, reason: FinishReason) -> None: ...
 
     def learn(self, plan: StepPlan, result: StepResult) -> Iterable[Sequence]:
-        """A step was committed; those that were relegated and have their turn now, to be placed
-        anew."""
+        """A step was committed; whom this moves is to be placed anew."""
         ...
 
 
@@ -136,6 +140,7 @@ class WithoutBooks:
     """What a policy does that promises nothing: nothing."""
 
     ranks_progress = False
+    num_turns = 0
 
     def assess(
         self, seq: Sequence, running: Collection[Sequence], kv: KvBudget, now_s: float

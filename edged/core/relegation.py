@@ -33,6 +33,7 @@ class Relegated:
         self._work_s = 0.0
         self._saved_s = 0.0
         self._since_s = 0.0
+        self.num_turns = 0
 
     def __contains__(self, seq_id: SeqId) -> bool:
         """Whether it is in the line still."""
@@ -77,4 +78,5 @@ class Relegated:
         seq_id = member.seq.seq_id
         self.leave(seq_id)
         self._called[seq_id] = member.turn_s
+        self.num_turns += 1
         return member.seq

@@ -180,7 +180,6 @@ class Scheduler:
         self._accounts.close_step(plan, result, self._running, self._queue)
         for seq in self._policy.learn(plan, result):
             self._place(seq, now_s)
-            self._accounts.num_turns += 1
         return events
 
     def next_wakeup_s(self) -> float | None:
@@ -222,7 +221,7 @@ class Scheduler:
             num_interrupted_steps=books.num_interrupted_steps,
             num_swaps=books.preemptions[PreemptMode.SWAP],
             num_recomputes=books.preemptions[PreemptMode.RECOMPUTE],
-            num_turns=books.num_turns,
+            num_turns=self._policy.num_turns,
             num_prompt_tokens=books.num_prompt_tokens,
             num_generated_tokens=books.num_generated_tokens,
             num_used_slots=self._kv.num_used_slots,

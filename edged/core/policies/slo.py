@@ -31,7 +31,7 @@ from edged.core.lengths import AnswerLengths
 from edged.core.pace import Pace
 from edged.core.plan import YIELDS_TO_NOBODY, StepPlan, StepResult
 from edged.core.policies.answers import pace_tolerance, tiers_before
-from edged.core.policy import Place, PrefillBounds, SchedulerConfig, Tolerance, WithoutBooks
+from edged.core.policy import Place, PrefillBounds, SchedulerConfig, Tolerance
 from edged.core.relegation import Relegated
 from edged.core.sequence import Sequence, SequenceState
 from edged.core.timeline import Entry
@@ -60,12 +60,12 @@ _AT_STAKE_S = 0.25
 """Longest step for a prompt that an arrival may cut short: long chunks are cheaper to compute and
 dearer to lose."""
 _AT_RISK_STEPS = 8
-"""Steps before it must begin at which a prefill may take the slot of an answer that is on time."""
+"""Steps that prefills can wait for a slot before they take that of an answer that is on time."""
 _NEAR_ITS_END = 0.05
 """Part of the TTFT target for which an answer's end is waited for rather than to preempt it."""
 
 
-class Slo(WithoutBooks):
+class Slo:
     honours_shares = True
     ranks_progress = True
 
@@ -194,6 +194,10 @@ class Slo(WithoutBooks):
             self._relegated.join(seq, entry.work_s, now_s)
         return Place(Rank(LATE, self._stamps.get(seq_id, 0.0)))  # 0: it had its turn
 
+    @property
+    def num_turns(self) -> int:
+        return self._relegated.num_turns
+
     def turn_s(self, seq: Sequence) -> float | None:
         return self._relegated.turn_s(seq.seq_id)
 
@@ -262,9 +266,8 @@ class Slo(WithoutBooks):
         if not self._would_yield(victim, urgent.rank.order, now_s, band):
             return False
         if victim.rank.band == ON_TIME:
-            entry = self._entries.get(urgent.seq_id)
-            left_s = self._left_s(urgent) if entry is None else entry.work_s
-            return urgent.rank.order - left_s - now_s < _AT_RISK_STEPS * self._pace.step_s
+            slack_s = self._forecast.slack_s(self._pace.speed(now_s), now_s)
+            return slack_s < _AT_RISK_STEPS * self._pace.step_s
         tokens_left = self._expected_tokens(victim) - victim.num_generated_tokens
         ttft_s = urgent.request.service.ttft_target_s or 0.0
         return tokens_left * self._pace.step_s > _NEAR_ITS_END * ttft_s
@@ -333,13 +336,17 @@ class Slo(WithoutBooks):
     def learn(self, plan: StepPlan, result: StepResult) -> Iterable[Sequence]:
         self._pace.observe(plan, result, has_more=len(self._forecast) > 0)
         now_s = result.finished_s
+        speed, moved = self._pace.speed(now_s), []
+        back = self._forecast.relax(speed, now_s)
+        if back is not None:
+            self._relegated.leave(back.seq_id)
+            moved.append(back.seq)
         called = self._relegated.earn(now_s, self._left_s)
-        if called is None:
-            return ()
-        entry = self._entries[called.seq_id]
-        entry = self._forecast.call(entry, self._pace.speed(now_s), now_s)
-        self._entries[called.seq_id] = entry
-        return (called,)
+        if called is not None:
+            entry = self._forecast.call(self._entries[called.seq_id], speed, now_s)
+            self._entries[called.seq_id] = entry
+            moved.append(called)
+        return moved
 
     def _forget(self, seq_id: SeqId) -> None:
         """It needs no first token any more."""

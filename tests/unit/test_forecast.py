@@ -1,6 +1,7 @@
 """The forecast promises what fits, keeps what it promised, and lets the dearest wait."""
 
 import random
+from math import inf
 
 import pytest
 
@@ -186,6 +187,30 @@ def _books(forecast: Forecast) -> list[str]:
     arrivals, sizes = vars(forecast.arrivals), vars(forecast._sizes)
     own = [list(forecast._timeline), forecast._aside, forecast._promised]
     return [repr(one) for one in (*own, arrivals, sizes)]
+
+
+def test_one_that_was_set_aside_comes_back_when_there_is_room_again() -> None:
+    forecast = Forecast()
+    _come(forecast, _entry(1, 1.0, 0.5))
+    aside = _entry(2, 1.0, 0.4)
+    assert _ids(_come(forecast, aside).set_aside) == [2]
+    assert forecast.relax(1.0, 0.0) is None
+    forecast.leave(next(iter(forecast._timeline)))
+    assert forecast.relax(1.0, 0.7) is None, "too late for it"
+    assert forecast.relax(0.4, 0.0) is None, "too slow for it"
+    assert forecast.relax(1.0, 0.0) is aside
+    assert list(forecast._timeline) == [aside]
+    assert forecast.relax(1.0, 0.0) is None
+
+
+def test_slack_is_what_the_tightest_of_those_due_next_has() -> None:
+    forecast = Forecast()
+    assert forecast.slack_s(1.0, 0.0) == inf
+    for number, due_s, work_s in ((1, 1.0, 0.2), (2, 1.5, 1.0), (3, 9.0, 1.0)):
+        forecast.admit(Assessment(_entry(number, due_s, work_s), False, 0.0), 0.0)
+    assert forecast.slack_s(1.0, 0.0) == pytest.approx(1.5 - 1.2)
+    assert forecast.slack_s(0.5, 0.0) == pytest.approx(1.5 - 2.4)
+    assert forecast.slack_s(1.0, 0.2) == pytest.approx(0.1)
 
 
 def test_a_turn_comes_when_no_promise_is_late_for_it() -> None:

@@ -45,8 +45,8 @@ _WORTH_A_CHANGE = 1.5
 """How much dearer an arrival must be than one set aside, to give it its place."""
 _TRIED = 8
 """How many that were set aside are tried in the place of an arrival."""
-_MOST_DOUBLED = 6
-"""How often the time that a turn may take is doubled, from that of its work alone."""
+_TURN_TIMES = (1, 4, 16, 64)
+"""In how many times the time that its work takes alone a turn may be due."""
 _SMALL = 0.1
 """Work, as a part of the time until it is due, that may be promised whatever the load."""
 _SURE = 0.8
@@ -150,14 +150,15 @@ class Forecast:
         """One that was relegated has its turn, as soon as nobody who was promised anything is late
         for it: the same, due then, and promised that."""
         self.leave(entry)
-        for doubled in range(_MOST_DOUBLED + 1):
-            called = entry._replace(due_s=now_s + entry.work_s * 2**doubled)
+        self._promised.add(entry.seq_id)
+        for times in _TURN_TIMES:
+            called = entry._replace(due_s=now_s + times * entry.work_s)
             with self._having(called):
-                late = [one for one, _ in self._overruns(speed * _MARGIN, now_s)]
-            if called not in late and not any(one.seq_id in self._promised for one in late):
+                late = self._overruns(speed * _MARGIN, now_s)
+                breaks_promise = any(one.seq_id in self._promised for one, _ in late)
+            if not breaks_promise:
                 break
         self._timeline.add(called)
-        self._promised.add(called.seq_id)
         return called
 
     def leave(self, entry: Entry) -> None:

@@ -229,7 +229,7 @@ def test_a_turn_comes_at_some_time_though_promises_leave_no_room() -> None:
     for number in range(100):
         entry = _entry(number, number + 1.0, 0.9)
         forecast.admit(Assessment(entry, True, 0.0), 0.0)
-    assert forecast.call(_entry(100, -5.0, 1.0), 1.0, 0.0).due_s == 2**6
+    assert forecast.call(_entry(100, -5.0, 1.0), 1.0, 0.0).due_s == 64.0
 
 
 def test_a_size_that_has_lost_its_part_is_spared() -> None:

@@ -84,6 +84,7 @@ class Slo:
         """Of each sequence: its expected length, and the length at which to look anew."""
         self._stamps: dict[SeqId, float] = {}
         """Of sequences that have no slot yet."""
+        self._slack = (0.0, 0), inf
         self._entries: dict[SeqId, Entry] = {}
         """Of those that have targets and no token."""
         self._relegated = Relegated(config.relegated_share)
@@ -266,11 +267,17 @@ class Slo:
         if not self._would_yield(victim, urgent.rank.order, now_s, band):
             return False
         if victim.rank.band == ON_TIME:
-            slack_s = self._forecast.slack_s(self._pace.speed(now_s), now_s)
-            return slack_s < _AT_RISK_STEPS * self._pace.step_s
+            return self._slack_s(now_s) < _AT_RISK_STEPS * self._pace.step_s
         tokens_left = self._expected_tokens(victim) - victim.num_generated_tokens
         ttft_s = urgent.request.service.ttft_target_s or 0.0
         return tokens_left * self._pace.step_s > _NEAR_ITS_END * ttft_s
+
+    def _slack_s(self, now_s: float) -> float:
+        """Computed once for all that may yield in a plan."""
+        asked = now_s, len(self._forecast)
+        if self._slack[0] != asked:
+            self._slack = asked, self._forecast.slack_s(self._pace.speed(now_s), now_s)
+        return self._slack[1]
 
     def _would_yield(
         self, victim: Sequence, due_s: float, now_s: float, band: int = ON_TIME

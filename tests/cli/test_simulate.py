@@ -19,7 +19,7 @@ def test_a_table_has_a_line_for_each_policy_and_load(edged: Program) -> None:
         *("simulate", "--jobs", "30", "--rate", "2", "--load", "1,3", "--policies", "fcfs,edf")
     )
     assert done.returncode == 0
-    table, tiers = done.stdout.split("\n\n")
+    table, work, tiers = done.stdout.split("\n\n")
     heading, *lines = table.splitlines()
     assert heading.split()[:3] == ["POLICY", "RATE", "VIOLATED"]
     assert [line.split()[:2] for line in lines] == [
@@ -28,6 +28,9 @@ def test_a_table_has_a_line_for_each_policy_and_load(edged: Program) -> None:
         ["fcfs", "6.00"],
         ["edf", "6.00"],
     ]
+    heading, *lines = work.splitlines()
+    assert heading.split()[:3] == ["POLICY", "RATE", "PROMISED"]
+    assert len(lines) == 4
     heading, *lines = tiers.splitlines()
     assert heading.split()[2:6] == ["TIER", "TTFT", "P50", "TTFT"]
     assert len(lines) == 4 * len(SloTier)

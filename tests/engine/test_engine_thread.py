@@ -82,7 +82,7 @@ def _events(reports: Reports) -> list[object]:
 
 def counters(num_generated_tokens: int) -> SchedulerStatistics:
     num_steps = num_generated_tokens
-    return SchedulerStatistics(num_steps, 0, 0, 0, 0, num_generated_tokens, 0, 0, 0, 0.0, {})
+    return SchedulerStatistics(num_steps, 0, 0, 0, 0, 0, num_generated_tokens, 0, 0, 0, 0.0, {})
 
 
 def test_the_rate_of_tokens_is_that_of_the_last_seconds() -> None:

@@ -235,11 +235,10 @@ class _Placement:
         cost = self._view.cost
         held = [other for other in self.running if other.seq_id not in self.slots]
         step_s = cost.base_s + sum(cost.decode_cost_s(len(other.token_ids)) for other in held)
-        most_tokens = MAX_KEPT_S / step_s
         missing_slots = 0 if self._free_slots else 1
         missing_cells = len(seq.token_ids) - self.free_cells
         for other in held:
-            if other.max_tokens - other.num_generated_tokens <= most_tokens:
+            if (other.max_tokens - other.num_generated_tokens) * step_s <= MAX_KEPT_S:
                 missing_slots -= 1
                 missing_cells -= self._cells_given_back(other)
         return missing_slots <= 0 and missing_cells <= 0

@@ -82,7 +82,7 @@ class Sequence:
         self.snapshot_bytes = 0
         """Host bytes held by its swapped KV; 0 when it holds none."""
         self.rank = Rank(0, 0.0)
-        """The policy's, set once when the sequence is admitted."""
+        """The policy's."""
         self.placed_until_s = inf
         """Until when the rank is certain, if the sequence does not start."""
         self.first_scheduled_s = request.past.first_scheduled_s

@@ -1,7 +1,16 @@
 """What the scheduler keeps of requests that have ended: nothing that grows."""
 
 from edged.core.moments import MAX_STALE
-from edged.core.types import Admitted, FinishEvent, FinishReason, RequestId, SloTier
+from edged.core.plan import StepResult
+from edged.core.types import (
+    Admitted,
+    FinishEvent,
+    FinishReason,
+    RequestId,
+    SampledToken,
+    SeqId,
+    SloTier,
+)
 from tests.factories import request, scheduler
 
 
@@ -36,3 +45,24 @@ def test_a_request_that_waits_too_long_for_its_first_step_is_ended() -> None:
     (ended,) = core.tick(at_s)
     assert ended.reason is FinishReason.QUEUE_TIMEOUT  # type: ignore[union-attr]  # a finish
     assert "waited longer than the standard tier allows" in ended.detail  # type: ignore[union-attr]
+
+
+def test_a_step_that_is_fitted_to_cost_nothing_can_be_planned() -> None:
+    """Two tiers are owed a share, nothing runs, and the slot goes to the first of them."""
+    core = scheduler(policy="slo", num_slots=1)
+    without_targets = {"ttft_target_s": None, "tpot_target_s": None}
+    for tier in SloTier:
+        core.submit(request(tier, tier=tier, prompt=4, max_tokens=200, **without_targets), 0.0)
+    now_s = 0.0
+    for _ in range(150):
+        plan = core.plan(now_s)
+        assert plan is not None
+        sampled = {chunk.seq_id: SampledToken(1) for chunk in plan.chunks if chunk.sampling}
+        nothing = frozenset[SeqId]()
+        result = StepResult(plan.step, sampled, {}, nothing, nothing, now_s, now_s + 0.1, 0.1)
+        now_s += 0.1
+        core.commit(plan, result, now_s)
+    assert core.owed == {SloTier.STANDARD, SloTier.BATCH}
+    core.cost._weights[:] = [0.0] * len(core.cost._weights)
+    core.cancel(RequestId("interactive"), FinishReason.CANCELLED, now_s)
+    assert core.plan(now_s) is not None

@@ -1,7 +1,8 @@
 """When the first token of those who wait can be expected, and when they are told.
 
 A request is told when it comes, and while it waits each time when half of what was expected has
-passed, so that a wait of an hour makes a dozen events and a thousand waits no flood.
+passed, and an eighth of what it has waited, so that a wait of an hour makes a few dozen events,
+however wrong what was expected is, and a thousand waits no flood.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,8 @@ from edged.core.waits import Waits
 
 LEAST_NOTICE_S = 1.0
 """Shortest time between two notices of a request."""
+_WAITED_PART = 1 / 8
+"""The same, as a part of the time that it has waited."""
 MOST_NOTICES = 16
 """In one step; the others come with the next ones, so that nobody's tokens wait for them."""
 _OWN_PREFILL_MARGIN = 1.5
@@ -61,7 +64,8 @@ class Expectations:
 
     def _remember(self, seq: Sequence, eta_s: float, now_s: float) -> None:
         seq.eta_s = now_s + eta_s
-        self._notices.add(now_s + max(LEAST_NOTICE_S, eta_s / 2), seq.seq_id)
+        waited_s = _WAITED_PART * (now_s - seq.request.arrival_s)
+        self._notices.add(now_s + max(LEAST_NOTICE_S, eta_s / 2, waited_s), seq.seq_id)
 
     def _expect(self, seq: Sequence, now_s: float) -> tuple[float, float]:
         """Seconds until its first token, as expected and at most: until what was promised, or its

@@ -33,17 +33,21 @@ class Expiries:
 
     def watch(self, seq: Sequence) -> None:
         request = seq.request
-        if request.deadline_s is not None:
-            self._moments.add(request.deadline_s, seq.seq_id)
+        moments_s = [] if request.deadline_s is None else [request.deadline_s]
         max_queue_s = self._tiers[seq.tier].max_queue_s
         if max_queue_s is not None and seq.first_scheduled_s is None:
-            self._moments.add(request.arrival_s + max_queue_s, seq.seq_id)
+            moments_s.append(request.arrival_s + max_queue_s)
+        if moments_s:
+            self._moments.add(min(moments_s), seq.seq_id)
 
     def due(self, now_s: float) -> Iterator[Expired]:
         """Those whose time is over; their owner ends them one by one."""
         for seq_id in self._moments.due(now_s):
-            expired = self._expired(self._live[seq_id], now_s)
-            if expired is not None:
+            seq = self._live[seq_id]
+            expired = self._expired(seq, now_s)
+            if expired is None:
+                self.watch(seq)  # it got its slot in time
+            else:
                 yield expired
 
     def _expired(self, seq: Sequence, now_s: float) -> Expired | None:

@@ -88,7 +88,7 @@ class Waits:
         self._queue = queue
         self._live = live
         self._bounds = Moments(live)
-        """When those that were told end."""
+        """When the first of those that each was told ends."""
         self._starts: dict[tuple[SloTier, int], _Starts] = {}
 
     def arrived(self, seq: Sequence) -> None:
@@ -132,7 +132,7 @@ class Waits:
         """It was told the bound, and will show whether it held."""
         until_s = now_s + wait.bound_s
         seq.wait_bounds.append((until_s, seq.rank.band))
-        self._bounds.add(until_s, seq.seq_id)
+        self._bounds.add(min(until_s for until_s, _ in seq.wait_bounds), seq.seq_id)
 
     def learn(self, now_s: float) -> None:
         """From those who wait longer than they were told."""
@@ -141,6 +141,8 @@ class Waits:
             kept = [bound for bound in seq.wait_bounds if bound[0] > now_s]
             self._judge(seq, (bound for bound in seq.wait_bounds if bound[0] <= now_s), held=False)
             seq.wait_bounds = kept
+            if kept:
+                self._bounds.add(min(until_s for until_s, _ in kept), seq_id)
 
     def _judge(self, seq: Sequence, bounds: Iterable[tuple[float, int]], *, held: bool) -> None:
         for _, band in bounds:

@@ -5,7 +5,7 @@ import pytest
 from edged.core.expectations import LEAST_NOTICE_S, MOST_NOTICES
 from edged.core.scheduler import Scheduler
 from edged.core.types import Admitted, FinishReason, QueueEvent, RequestId, SloTier
-from tests.factories import request, scheduler
+from tests.factories import request, scheduler, tiers
 
 JOB = SloTier.BATCH
 
@@ -37,9 +37,15 @@ def test_notices_come_when_half_of_what_was_expected_has_passed(policy: str) -> 
 def test_notices_are_no_closer_than_the_least_time() -> None:
     core = scheduler()
     assert _submit(core, "waits").predicted_ttft_s < LEAST_NOTICE_S
-    for number in range(1, 20):
+    for number in range(1, 9):
         assert not _told(core, number * LEAST_NOTICE_S - 0.001)
         assert len(_told(core, number * LEAST_NOTICE_S)) == 1
+
+
+def test_a_long_wait_makes_few_notices_however_short_it_was_expected_to_be() -> None:
+    core = scheduler(tiers=tiers(max_queue_s=None))
+    _submit(core, "waits")
+    assert 30 < sum(len(_told(core, 0.5 * number)) for number in range(7200)) < 60
 
 
 def test_who_left_the_queue_is_told_no_more() -> None:

@@ -36,6 +36,16 @@ def test_expiries_of_live_requests_are_kept() -> None:
     assert (ended.request_id, ended.reason) == ("live", FinishReason.DEADLINE)  # type: ignore[union-attr]  # a finish
 
 
+def test_a_request_that_got_its_slot_in_time_ends_at_its_deadline_all_the_same() -> None:
+    core = scheduler(num_cells=4096)
+    wanted = request("r", tier=SloTier.STANDARD, deadline_s=500.0, max_tokens=None)
+    assert isinstance(core.submit(wanted, 0.0), Admitted)
+    core._sequences[wanted.request_id].first_scheduled_s = 100.0
+    assert core.tick(499.0) == []
+    (ended,) = core.tick(500.0)
+    assert ended.reason is FinishReason.DEADLINE  # type: ignore[union-attr]  # a finish
+
+
 def test_a_request_that_waits_too_long_for_its_first_step_is_ended() -> None:
     core = scheduler(num_slots=1)
     assert isinstance(core.submit(request("waits", tier=SloTier.STANDARD), 0.0), Admitted)

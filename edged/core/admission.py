@@ -1,18 +1,19 @@
 """Whether a request may wait at all, and when its first token can be expected."""
 
 from dataclasses import dataclass
+from math import inf
 
 from edged.core.cost import StepCostModel
 from edged.core.forecast import Assessment
 from edged.core.kv import KvBudget
 from edged.core.queue import WaitingQueue
-from edged.core.sequence import Sequence
-from edged.core.types import OnUnattainable, Rejected, RejectReason, Request
+from edged.core.sequence import Sequence, by_rank
+from edged.core.types import Obstacle, OnUnattainable, Rejected, RejectReason, Request
 
 _DEFAULT_ANSWER_TOKENS = 256
 """Assumed where a running answer has no nearer end."""
 
-_LEAST_RETRY_S = 0.1
+_LEAST_RETRY_S, _MOST_RETRY_S = 1.0, 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +68,44 @@ def is_unattainable(seq: Sequence, assessment: Assessment) -> bool:
     return not assessment.promised and request.on_unattainable is OnUnattainable.REJECT
 
 
-def unattainable(seq: Sequence, assessment: Assessment, now_s: float) -> Rejected:
-    left_s = assessment.entry.due_s - now_s
-    late_s = assessment.predicted_s - left_s
-    return Rejected(
-        RejectReason.UNATTAINABLE,
-        f"its targets cannot be promised now: the first token is due in {left_s:.3g} s and can be "
-        f"expected in {assessment.predicted_s:.3g} s, without what comes meanwhile",
-        retry_after_s=max(_LEAST_RETRY_S, late_s),
-    )
+def unattainable(assessment: Assessment, view: AdmissionView, now_s: float) -> Rejected:
+    """Why targets are not promised, and when they may be."""
+    entry = assessment.entry
+    left_s = inf if entry is None else entry.due_s - now_s
+    retry_after_s: float | None = None
+    match assessment.obstacle:
+        case Obstacle.TARGETS:
+            detail = "its targets cannot be held: even an idle engine would miss them"
+        case Obstacle.PACE:
+            detail = "its TPOT cannot be promised now: other answers were promised all of the pace"
+            retry_after_s = slot_wait_s(view)
+        case Obstacle.ROOM:
+            detail = (
+                f"its targets cannot be promised now: the first token is due in {left_s:.3g} s, "
+                "and slots and cells can be counted on "
+                + ("at no time" if assessment.room_s == inf else f"in {assessment.room_s:.3g} s")
+            )
+            retry_after_s = max(slot_wait_s(view), min(assessment.room_s - left_s, _MOST_RETRY_S))
+        case _:
+            detail = (
+                f"its targets cannot be promised now: at the engine's pace the first token is due "
+                f"in {left_s:.3g} s, and it would come in {assessment.predicted_s:.3g} s if nobody "
+                "else came meanwhile"
+            )
+            retry_after_s = assessment.predicted_s - left_s
+    if retry_after_s is not None:
+        retry_after_s = max(_LEAST_RETRY_S, retry_after_s)
+    return Rejected(RejectReason.UNATTAINABLE, detail, retry_after_s=retry_after_s)
+
+
+def promise(seq: Sequence, assessment: Assessment) -> Assessment:
+    """Note with the sequence what was found. What a replay was promised, or not, holds."""
+    if seq.promised is None:
+        seq.promised = assessment.promised
+    seq.expected_tokens, seq.fitted = assessment.expected_tokens, assessment.fits
+    if seq.promised and assessment.entry is not None:
+        seq.promised_until_s = assessment.entry.due_s
+    return assessment._replace(promised=seq.promised)
 
 
 def predict_ttft_s(seq: Sequence, view: AdmissionView) -> float:
@@ -84,7 +114,7 @@ def predict_ttft_s(seq: Sequence, view: AdmissionView) -> float:
     ahead = view.queue.missing_tokens_before(seq) + sum(
         other.num_missing_tokens
         for other in view.running
-        if not other.is_decoding and other.rank <= seq.rank
+        if not other.is_decoding and by_rank(other) <= by_rank(seq)
     )
     prefill_s = view.cost.recompute_s(ahead + seq.num_missing_tokens, view.max_step_tokens)
     as_urgent = sum(1 for other in view.running if other.rank.band <= seq.rank.band)

@@ -1,64 +1,84 @@
-"""What comes: work per second of each tier, and how many prompts of each size were set aside."""
+"""What comes: work per second by when it is due, and how many prompts of each size were set
+aside."""
 
 from collections.abc import Sequence
-from math import exp
-
-from edged.core.types import SloTier
+from math import exp, frexp
 
 RATE_S = 30.0
 """Seconds over which arrivals are averaged."""
 _COMPETING_PART = 0.5
 """Work that comes and is set aside, as far as it is expected to compete."""
+_FORGOTTEN = 1e-6
+"""Work per second that is as good as none."""
+_SHORTEST_S, _LONGEST_S = 2.0**-4, 2.0**20
+"""Horizons that are told apart."""
 _FORGETTING = 0.999
 _SPARED = 0.6
 """Of each size of prompts this part is kept, as large a part of all as is kept, before any size is
 asked for more."""
 
 
-class Arrivals:
-    """Work that comes, by tier, averaged over the last `RATE_S`. Mutable; owned by a forecast."""
+class _Rate:
+    """Of what is due about as long after it comes."""
+
+    __slots__ = ("accepted", "horizons", "offered")
 
     def __init__(self) -> None:
-        self._offered = dict.fromkeys(SloTier, 0.0)
-        """Seconds of work per second, as of `_at_s`."""
-        self._accepted = dict.fromkeys(SloTier, 0.0)
-        self._horizon_s = dict.fromkeys(SloTier, 0.0)
-        """Time from the arrival until it is due, of the tier's last."""
+        self.offered = 0.0
+        """Seconds of work per second."""
+        self.accepted = 0.0
+        self.horizons = 0.0
+        """The same as offered, times seconds until due."""
+
+
+class Arrivals:
+    """Work that comes, averaged over the last `RATE_S`, by the powers of two of its *horizon*: the
+    seconds from its arrival until it is due. Mutable; owned by a forecast."""
+
+    def __init__(self) -> None:
+        self._rates: dict[int, _Rate] = {}
         self._at_s = 0.0
 
-    def come(self, tier: SloTier, work_s: float, horizon_s: float, now_s: float) -> None:
+    def come(self, work_s: float, horizon_s: float, now_s: float) -> None:
         self._forget(now_s)
-        self._offered[tier] += work_s / RATE_S
-        self._accepted[tier] += work_s / RATE_S
-        self._horizon_s[tier] = max(0.0, horizon_s)
+        rate = self._rates.setdefault(_octave(horizon_s), _Rate())
+        rate.offered += work_s / RATE_S
+        rate.accepted += work_s / RATE_S
+        rate.horizons += work_s / RATE_S * max(0.0, horizon_s)
 
-    def set_aside(self, tier: SloTier, work_s: float, now_s: float) -> None:
+    def set_aside(self, work_s: float, horizon_s: float, now_s: float) -> None:
         self._forget(now_s)
-        self._accepted[tier] = max(0.0, self._accepted[tier] - work_s / RATE_S)
+        rate = self._rates.setdefault(_octave(horizon_s), _Rate())
+        rate.accepted = max(0.0, rate.accepted - work_s / RATE_S)
 
-    def take_back(self, tier: SloTier, work_s: float, now_s: float) -> None:
+    def take_back(self, work_s: float, horizon_s: float, now_s: float) -> None:
         self._forget(now_s)
-        self._accepted[tier] += work_s / RATE_S
+        self._rates.setdefault(_octave(horizon_s), _Rate()).accepted += work_s / RATE_S
 
     def offered(self, now_s: float) -> float:
-        """Seconds of work per second, of all tiers."""
-        return sum(self._offered.values()) * self._kept(now_s)
+        """Seconds of work per second, in all."""
+        return sum(rate.offered for rate in self._rates.values()) * self._kept(now_s)
 
     def expected(self, now_s: float) -> Sequence[tuple[float, float]]:
-        """For each tier with arrivals: seconds of work per second that are to be counted with, and
-        how long after its arrival it is due. Those due later than what is asked for do not count:
-        work that is due in `t` seconds is passed by `rate · (t − horizon)` seconds of it."""
+        """For each horizon: seconds of work per second that are to be counted with, and how long
+        after its arrival it is due. Those due later than what is asked for do not count: work that
+        is due in `t` seconds is passed by `rate · (t − horizon)` seconds of it."""
         kept = self._kept(now_s)
         return [
-            (max(accepted, _COMPETING_PART * self._offered[tier]) * kept, self._horizon_s[tier])
-            for tier, accepted in self._accepted.items()
-            if self._offered[tier] > 0.0
+            (
+                max(rate.accepted, _COMPETING_PART * rate.offered) * kept,
+                rate.horizons / rate.offered,
+            )
+            for rate in self._rates.values()
+            if rate.offered > 0.0
         ]
 
     def offered_before(self, left_s: float, now_s: float) -> float:
         """Seconds of work that will come and be due within `left_s`, if none is set aside."""
         work_s = sum(
-            rate * max(0.0, left_s - self._horizon_s[tier]) for tier, rate in self._offered.items()
+            rate.offered * max(0.0, left_s - rate.horizons / rate.offered)
+            for rate in self._rates.values()
+            if rate.offered > 0.0
         )
         return work_s * self._kept(now_s)
 
@@ -68,9 +88,16 @@ class Arrivals:
     def _forget(self, now_s: float) -> None:
         kept = self._kept(now_s)
         self._at_s = now_s
-        for rates in (self._offered, self._accepted):
-            for tier in rates:
-                rates[tier] *= kept
+        for octave, rate in list(self._rates.items()):
+            rate.offered *= kept
+            rate.accepted *= kept
+            rate.horizons *= kept
+            if rate.offered < _FORGOTTEN and rate.accepted < _FORGOTTEN:
+                del self._rates[octave]
+
+
+def _octave(horizon_s: float) -> int:
+    return frexp(min(max(horizon_s, _SHORTEST_S), _LONGEST_S))[1]
 
 
 class Sizes:

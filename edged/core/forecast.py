@@ -23,15 +23,16 @@ engine to itself competes with nobody, and counts for nothing.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from heapq import heappop, heappush
 from itertools import islice
 from math import inf
 from typing import NamedTuple
 
 from edged.core.demand import Arrivals, Sizes
 from edged.core.timeline import Entry, Timeline
-from edged.core.types import SeqId
+from edged.core.types import Obstacle, SeqId
 
 _MARGIN = 0.88
 """Part of the measured speed that is counted on."""
@@ -39,12 +40,12 @@ _MARGIN_AGAIN = 0.84
 """The same, to take one back that was set aside."""
 _LOOKED_AT = 32
 """Of those due next, how many say whether there is time to wait."""
-_TRIED_AGAIN = 2
-"""How many that were set aside are tried again after a step."""
 _WORTH_A_CHANGE = 1.5
 """How much dearer an arrival must be than one set aside, to give it its place."""
 _TRIED = 8
 """How many that were set aside are tried in the place of an arrival."""
+_MOST_FOR_ONE = 16
+"""How many may be set aside for the sake of one arrival."""
 _TURN_TIMES = (1, 4, 16, 64)
 """In how many times the time that its work takes alone a turn may be due."""
 _SMALL = 0.1
@@ -58,16 +59,30 @@ _ROOM_FOR_ALL = 0.7
 class Assessment(NamedTuple):
     """What an arrival would mean; nothing has changed yet."""
 
-    entry: Entry
+    entry: Entry | None
+    """None if its first token is never due."""
     promised: bool
-    predicted_s: float
+    obstacle: Obstacle | None = None
+    """To a promise."""
+    predicted_s: float = 0.0
     """Seconds until its first token, if it is served in its turn."""
+    room_s: float = 0.0
+    """Seconds until there is a slot and cells for it."""
     expected_tokens: float = 0.0
     """Length of its answer, as the policy expects it."""
     set_aside: tuple[Entry, ...] = ()
     """Those that would be late; the arrival itself may be among them."""
     taken_back: Entry | None = None
     """One that was set aside, and has room now: the arrival's, unless both fit."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the targets can be held beside those of others."""
+        return self.obstacle is not Obstacle.TARGETS and self.entry not in self.set_aside
+
+
+def _to_nobody(_entry: Entry) -> bool:
+    return False
 
 
 class Forecast:
@@ -78,6 +93,7 @@ class Forecast:
         self._aside: list[tuple[float, SeqId, Entry]] = []
         """Those set aside that could still be in time, the cheapest first."""
         self._promised: set[SeqId] = set()
+        self._num_relaxed = 0
         self.arrivals = Arrivals()
         self._sizes = Sizes()
 
@@ -86,80 +102,100 @@ class Forecast:
 
     # ── An arrival ───────────────────────────────────────────────────────────────────────────────
 
-    def assess(self, entry: Entry, speed: float, now_s: float) -> Assessment:
-        """What would become of an arrival, and of others for its sake."""
+    def assess(
+        self,
+        entry: Entry,
+        speed: float,
+        now_s: float,
+        *,
+        gives_way: Callable[[Entry], bool] = _to_nobody,
+        spare_s: float = 0.0,
+    ) -> Assessment:
+        """What would become of an arrival, and of others for its sake. `gives_way`: who is to be
+        set aside whatever work there is. `spare_s`: by how much it must be early to be promised."""
         speed *= _MARGIN
+        wait_s = self._wait_s(entry, speed)
         if _is_late_alone(entry, now_s):
-            return Assessment(entry, False, self._wait_s(entry, speed))
-        taken_back = self._exchange(entry, speed, now_s)
+            return Assessment(entry, False, Obstacle.TARGETS, wait_s)
+        taken_back = self._exchange(entry, speed, now_s, gives_way)
         if taken_back is not None:
-            with self._having(taken_back, entry):
-                is_in = self._all_fit(speed, now_s)
-            return Assessment(
-                entry,
-                is_in and self._may_promise(entry, taken_back, speed, now_s),
-                self._wait_s(entry, speed),
-                set_aside=() if is_in else (entry,),
-                taken_back=taken_back,
-            )
-        with self._having(entry):
-            set_aside, all_fit = self._relieve(speed, now_s)
-        if entry in set_aside and len(set_aside) > 1:
-            others, _ = self._relieve(speed, now_s)
-            set_aside = [entry, *others]  # in vain for an arrival that does not fit all the same
-        is_in = all_fit and entry not in set_aside
+            with self._having(taken_back):
+                all_fit = not gives_way(entry)
+                with self._having(entry):
+                    all_fit = all_fit and self._all_fit(speed, now_s)
+            set_aside = [] if all_fit else [entry]
+        elif gives_way(entry):
+            others, all_fit = self._relieve(speed, now_s)
+            set_aside, all_fit = [entry, *others], False
+        else:
+            set_aside, all_fit = self._relieve_for(entry, speed, now_s)
+        left_s = entry.due_s - now_s
+        sure_s = min(_SURE * left_s, left_s - spare_s)
+        is_sure = all_fit and self._may_promise(entry, taken_back, speed, now_s, sure_s)
         return Assessment(
             entry,
-            is_in and self._may_promise(entry, None, speed, now_s),
-            self._wait_s(entry, speed),
+            is_sure,
+            None if is_sure else Obstacle.WORK,
+            wait_s,
             set_aside=tuple(set_aside),
+            taken_back=taken_back,
         )
 
     def admit(self, assessment: Assessment, now_s: float) -> None:
         """Do as an assessment says, made at this moment."""
         entry = assessment.entry
-        if _is_late_alone(entry, now_s):
+        if entry is None or _is_late_alone(entry, now_s):
             return
         self._timeline.add(entry)
-        seq = entry.seq
-        self.arrivals.come(seq.tier, entry.work_s, entry.due_s - now_s, now_s)
-        self._sizes.come(seq.num_prompt_tokens)
+        self.arrivals.come(entry.work_s, entry.horizon_s, now_s)
+        self._sizes.come(entry.seq.num_prompt_tokens)
         if assessment.promised:
             self._promised.add(entry.seq_id)
         for one in assessment.set_aside:
             self._timeline.remove(one)
             insort(self._aside, (one.cost_s, one.seq_id, one))
-            self.arrivals.set_aside(one.seq.tier, one.work_s, now_s)
+            self.arrivals.set_aside(one.work_s, one.horizon_s, now_s)
             self._sizes.set_aside(one.seq.num_prompt_tokens)
         if assessment.taken_back is not None:
             self._take_back(assessment.taken_back, now_s)
 
-    def relax(self, speed: float, now_s: float) -> Entry | None:
+    def relax(
+        self, speed: float, now_s: float, gives_way: Callable[[Entry], bool] = _to_nobody
+    ) -> Entry | None:
         """Take one back that was set aside, if work went so well that there is room for it now.
         Less is counted on than for an arrival, else it would be at the cost of the next ones."""
-        for _, _, entry in self._aside[:_TRIED_AGAIN]:
+        self._num_relaxed += 1
+        num = len(self._aside)
+        for place in {0, self._num_relaxed % num} if num else ():
+            _, _, entry = self._aside[place]
             if not _is_late_alone(entry, now_s):
                 with self._having(entry):
                     fits = self._all_fit(_MARGIN_AGAIN * speed, now_s)
-                if fits:
+                if fits and not gives_way(entry):
                     self._take_back(entry, now_s)
                     return entry
         return None
 
-    def call(self, entry: Entry, speed: float, now_s: float) -> Entry:
+    def call(
+        self,
+        entry: Entry,
+        speed: float,
+        now_s: float,
+        gives_way: Callable[[Entry], bool] = _to_nobody,
+    ) -> Entry | None:
         """One that was relegated has its turn, as soon as nobody who was promised anything is late
-        for it: the same, due then, and promised that."""
-        self.leave(entry)
-        self._promised.add(entry.seq_id)
+        for it: the same, due then, and promised that. None if somebody would be all the same."""
         for times in _TURN_TIMES:
             called = entry._replace(due_s=now_s + times * entry.work_s)
             with self._having(called):
                 late = self._overruns(speed * _MARGIN, now_s)
                 breaks_promise = any(one.seq_id in self._promised for one, _ in late)
-            if not breaks_promise:
-                break
-        self._timeline.add(called)
-        return called
+            if not breaks_promise and not gives_way(called):
+                self.leave(entry)
+                self._promised.add(called.seq_id)
+                self._timeline.add(called)
+                return called
+        return None
 
     def leave(self, entry: Entry) -> None:
         """It got its first token, ended, or is late."""
@@ -182,13 +218,20 @@ class Forecast:
             slack_s = min(slack_s, entry.due_s - now_s - done_s / speed)
         return slack_s
 
-    def due_before(self, entry: Entry) -> Iterator[Entry]:
-        """Those expected to be in time that are due sooner."""
-        return self._timeline.before(entry)
+    @property
+    def timeline(self) -> Timeline:
+        """Those expected to be in time."""
+        return self._timeline
+
+    def is_promised(self, entry: Entry) -> bool:
+        """Whether it is in time whoever comes."""
+        return entry.seq_id in self._promised
 
     # ── Inside ───────────────────────────────────────────────────────────────────────────────────
 
-    def _exchange(self, entry: Entry, speed: float, now_s: float) -> Entry | None:
+    def _exchange(
+        self, entry: Entry, speed: float, now_s: float, gives_way: Callable[[Entry], bool]
+    ) -> Entry | None:
         """One that was set aside, is much cheaper than the arrival and would be in time."""
         if self._sizes.is_spared(entry.seq.num_prompt_tokens):
             return None
@@ -196,8 +239,9 @@ class Forecast:
             if cost_s * _WORTH_A_CHANGE >= entry.cost_s:
                 return None
             with self._having(other):
-                if self._all_fit(speed, now_s):
-                    return other
+                fits = self._all_fit(speed, now_s)
+            if fits and not gives_way(other):
+                return other
         return None
 
     @contextmanager
@@ -214,22 +258,35 @@ class Forecast:
     def _take_back(self, entry: Entry, now_s: float) -> None:
         self._aside.remove((entry.cost_s, entry.seq_id, entry))
         self._timeline.add(entry)
-        self.arrivals.take_back(entry.seq.tier, entry.work_s, now_s)
+        self.arrivals.take_back(entry.work_s, entry.horizon_s, now_s)
         self._sizes.take_back(entry.seq.num_prompt_tokens)
 
+    def _relieve_for(self, entry: Entry, speed: float, now_s: float) -> tuple[list[Entry], bool]:
+        """Whom to set aside for an arrival, or with it, and whether it and all others are in time
+        then."""
+        with self._having(entry):
+            set_aside, all_fit = self._relieve(speed, now_s)
+        is_in = entry not in set_aside
+        if len(set_aside) <= (_MOST_FOR_ONE if is_in else 1):
+            return set_aside, all_fit and is_in
+        others, _ = self._relieve(speed, now_s)
+        if is_in and len(set_aside) <= len(others) + _MOST_FOR_ONE:
+            return set_aside, all_fit
+        return [entry, *others], False  # nobody else is set aside in vain
+
     def _relieve(self, speed: float, now_s: float) -> tuple[list[Entry], bool]:
-        """Whom to set aside so that the others are in time, and whether all of them are then. A
-        prefill that has begun goes on."""
+        """Whom to set aside so that the others are in time, and whether all of them are then: of
+        equals the youngest. A prefill that has begun goes on."""
         set_aside: list[Entry] = []
-        movable: list[Entry] = []
+        movable: list[tuple[tuple[bool, float, float], SeqId, Entry]] = []
         gained_s, all_fit = 0.0, True
         in_order = iter(self._timeline)
         for entry, over_s in self._overruns(speed, now_s):
             if over_s > gained_s:
-                movable += self._movable(in_order, entry)
+                for one in self._movable(in_order, entry):
+                    heappush(movable, (self._loss(one), SeqId(-one.seq_id), one))
             while over_s > gained_s and movable:
-                dearest = min(movable, key=self._loss)
-                movable.remove(dearest)
+                *_, dearest = heappop(movable)
                 set_aside.append(dearest)
                 gained_s += dearest.work_s
             all_fit = all_fit and over_s <= gained_s
@@ -258,7 +315,9 @@ class Forecast:
                     work_s -= rate * (left_s - horizon_s)
             return work_s
 
-        return self._timeline.overruns(limit)
+        for entry, over_s in self._timeline.overruns(limit):
+            if entry.due_s - now_s >= entry.left_s:  # else it is late in any case
+                yield entry, over_s
 
     def _loss(self, entry: Entry) -> tuple[bool, float, float]:
         """Least for whom to set aside: the one whose size may lose most, then the dearest."""
@@ -267,8 +326,9 @@ class Forecast:
         return spared, self._sizes.lost(num_tokens) if spared else 0.0, -entry.cost_s
 
     def _may_promise(
-        self, entry: Entry, taken_back: Entry | None, speed: float, now_s: float
+        self, entry: Entry, taken_back: Entry | None, speed: float, now_s: float, sure_s: float
     ) -> bool:
+        """Whether it is done within `sure_s`, whatever comes."""
         left_s = entry.due_s - now_s
         small = entry.work_s < _SMALL * left_s
         if not small and self.arrivals.offered(now_s) > _ROOM_FOR_ALL * speed:
@@ -276,7 +336,7 @@ class Forecast:
         before_s = self.arrivals.offered_before(left_s, now_s)
         if taken_back is not None:
             before_s += taken_back.work_s
-        return self._wait_s(entry, 1.0) + before_s <= _SURE * left_s * speed
+        return self._wait_s(entry, 1.0) + before_s <= sure_s * speed
 
     def _wait_s(self, entry: Entry, speed: float) -> float:
         """Seconds until its work is done, if nothing else comes."""

@@ -2,7 +2,8 @@
 
 from collections.abc import Collection
 
-from edged.core.planner import PlannerView, decide, is_steady, plan_next_tokens
+from edged.core.placement import PlannerView
+from edged.core.planner import decide, is_steady, plan_next_tokens
 from edged.core.sequence import Sequence, SequenceState
 from edged.core.types import SloTier
 

@@ -11,7 +11,8 @@ tokens come. A wrong estimate costs time, never correctness.
 from collections import OrderedDict
 from math import log2
 
-from edged.core.types import ClientId, SloTier
+from edged.core.sequence import Sequence
+from edged.core.types import ClientId, SeqId, SloTier
 
 _PER_OCTAVE = 2
 _NUM_BUCKETS = 20 * _PER_OCTAVE
@@ -20,6 +21,12 @@ _BORDERS: tuple[float, ...] = tuple(
 )
 _FORGETTING = 0.995
 _TRUST = 8.0
+_EXPECTED_PART = 0.6
+"""Part of the answers like it that an answer is expected not to outgrow."""
+_SURE_PART = 0.9
+"""The same, for what is promised."""
+_REFINED_AFTER = 8
+"""Tokens after which an answer's expected length is looked at again; a quarter of it, if more."""
 MAX_KEYS = 4096
 """Combinations of client, tier and size that are remembered; the one unused for longest goes."""
 _PRIOR_MEDIAN = 128.0
@@ -76,6 +83,69 @@ class AnswerLengths:
                     for count, prior in zip(counts, weights, strict=True)
                 ]
         return _quantile(weights, part, longer_than)
+
+
+class ExpectedLengths:
+    """Of the answers in progress, from admission to the end. Mutable; owned by the policy."""
+
+    def __init__(self) -> None:
+        self._lengths = AnswerLengths()
+        self._known: dict[SeqId, tuple[float, int]] = {}
+        """Of each sequence: its expected length, and the length at which to look anew."""
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def admit(self, seq: Sequence) -> None:
+        self._known[seq.seq_id] = self._estimate(seq)
+
+    def end(self, seq: Sequence, *, by_itself: bool) -> None:
+        """It ended; `by_itself`: so that its length says how long such answers are."""
+        self._known.pop(seq.seq_id, None)
+        if by_itself:
+            self._lengths.observe(
+                seq.request.client_id, seq.tier, seq.num_prompt_tokens, seq.num_generated_tokens
+            )
+
+    def tokens(self, seq: Sequence) -> float:
+        """Length of the whole answer."""
+        num_tokens = seq.num_generated_tokens
+        known = self._known.get(seq.seq_id)
+        if known is not None and num_tokens < known[1]:
+            return known[0]
+        expected, until = self._estimate(seq)
+        if known is not None:  # it was admitted
+            self._known[seq.seq_id] = expected, until
+        return expected
+
+    def left(self, seq: Sequence) -> float:
+        """Tokens still to come."""
+        num_tokens = len(seq.token_ids) - seq.num_prompt_tokens
+        known = self._known.get(seq.seq_id)
+        expected = known[0] if known is not None and num_tokens < known[1] else self.tokens(seq)
+        return max(1.0, expected - num_tokens)
+
+    def sure_tokens(self, seq: Sequence) -> float:
+        """What nine in ten answers like an arrival's do not outgrow."""
+        request = seq.request
+        if request.expected_tokens is not None:
+            return self.tokens(seq)
+        length = self._lengths.quantile(
+            _SURE_PART, request.client_id, seq.tier, seq.num_prompt_tokens
+        )
+        return min(length, seq.max_tokens)
+
+    def _estimate(self, seq: Sequence) -> tuple[float, int]:
+        request, num_tokens = seq.request, seq.num_generated_tokens
+        given = request.expected_tokens
+        if given is not None and given > num_tokens:
+            expected, until = float(given), given
+        else:
+            expected = self._lengths.quantile(
+                _EXPECTED_PART, request.client_id, seq.tier, seq.num_prompt_tokens, num_tokens
+            )
+            until = num_tokens + max(_REFINED_AFTER, num_tokens // 4)
+        return min(expected, seq.max_tokens), until
 
 
 def _keys(client_id: ClientId, tier: SloTier, num_prompt_tokens: int) -> tuple[_Key, ...]:

@@ -29,7 +29,7 @@ def _miss_cause(seq: Sequence, timings: RequestTimings) -> MissCause:
         return MissCause.ANSWER_LENGTH
     if seq.promised:
         return MissCause.ESTIMATE
-    return MissCause.RELEGATED if seq.was_relegated else MissCause.OVERLOAD
+    return MissCause.RELEGATED if seq.was_relegated and seq.fitted else MissCause.OVERLOAD
 
 
 def _outgrew(seq: Sequence) -> bool:

@@ -131,7 +131,13 @@ class Policy(Protocol):
 
     def ended(self, seq: Sequence, reason: FinishReason) -> None: ...
 
-    def learn(self, plan: StepPlan, result: StepResult) -> Iterable[Sequence]:
+    def learn(
+        self,
+        plan: StepPlan,
+        result: StepResult,
+        running: Collection[Sequence],
+        kv: KvBudget,
+    ) -> Iterable[Sequence]:
         """A step was committed; whom this moves is to be placed anew."""
         ...
 
@@ -161,5 +167,11 @@ class WithoutBooks:
     def ended(self, seq: Sequence, reason: FinishReason) -> None:
         return
 
-    def learn(self, plan: StepPlan, result: StepResult) -> Iterable[Sequence]:
+    def learn(
+        self,
+        plan: StepPlan,
+        result: StepResult,
+        running: Collection[Sequence],
+        kv: KvBudget,
+    ) -> Iterable[Sequence]:
         return ()

@@ -3,22 +3,31 @@
 Theory of operation. Whoever is relegated is served when nobody needs the engine more, and in an
 overload that may be never. So a small share of the engine is kept for them: it is saved up while
 anybody is in the line, and whoever has been in it longest has its turn, before all others, when the
-savings are what its prefill costs. Nobody passes anybody in the line, so whoever joins it knows
-when its turn comes at the latest: when the share has done the work in front and its own.
+savings are what its prefill costs, or the rest of its answer. Nobody passes anybody in the line, so
+whoever joins it knows when its turn comes at the latest: when the share has done the work in front
+and its own.
+
+Who may be in time after all is *excused*: it keeps its place, and its part of the savings, for the
+case that it may not.
 """
 
 from collections.abc import Callable
 from math import inf
-from typing import NamedTuple
 
 from edged.core.sequence import Sequence
 from edged.core.types import SeqId
 
+_ROUNDING_S = 1e-9
 
-class _Member(NamedTuple):
-    seq: Sequence
-    work_s: float
-    turn_s: float
+
+class _Member:
+    __slots__ = ("is_excused", "seq", "turn_s", "work_s")
+
+    def __init__(self, seq: Sequence, work_s: float, turn_s: float) -> None:
+        self.seq = seq
+        self.work_s = work_s
+        self.turn_s = turn_s
+        self.is_excused = False
 
 
 class Relegated:
@@ -36,26 +45,42 @@ class Relegated:
         self.num_turns = 0
 
     def __contains__(self, seq_id: SeqId) -> bool:
-        """Whether it is in the line still."""
-        return seq_id in self._line
+        """Whether it is in the line, and not excused."""
+        member = self._line.get(seq_id)
+        return member is not None and not member.is_excused
+
+    def __len__(self) -> int:
+        """Those in the line, and those that had their turn."""
+        return len(self._line) + len(self._called)
 
     def has_turn(self, seq_id: SeqId) -> bool:
         return seq_id in self._called
 
     def turn_s(self, seq_id: SeqId) -> float | None:
-        """Moment at which it has its turn at the latest; None if it was not relegated."""
+        """Moment at which it has its turn at the latest; None if it is not relegated."""
         member = self._line.get(seq_id)
-        return self._called.get(seq_id) if member is None else member.turn_s
+        if member is None or member.is_excused:
+            return self._called.get(seq_id)
+        return member.turn_s
 
     def join(self, seq: Sequence, work_s: float, now_s: float) -> None:
-        """`work_s`: of its prefill. Nothing, where it has joined before."""
-        if seq.seq_id in self._line or seq.seq_id in self._called:
+        """`work_s`: what its turn costs at most. Where it has joined before, it has its place."""
+        member = self._line.get(seq.seq_id)
+        if member is not None:
+            member.is_excused = False
+            return
+        if seq.seq_id in self._called:
             return
         if not self._line:
             self._saved_s, self._work_s, self._since_s = 0.0, 0.0, now_s
         self._work_s += work_s
-        wait_s = (self._work_s - self._saved_s) / self._share if self._share else inf
+        missing_s = max(0.0, self._work_s - self._saved_s)
+        wait_s = missing_s / self._share if self._share else inf
         self._line[seq.seq_id] = _Member(seq, work_s, now_s + wait_s)
+
+    def excuse(self, seq_id: SeqId) -> None:
+        """It may be in time after all."""
+        self._line[seq_id].is_excused = True
 
     def leave(self, seq_id: SeqId) -> None:
         self._called.pop(seq_id, None)
@@ -63,20 +88,28 @@ class Relegated:
         if member is not None:
             self._work_s -= member.work_s
 
-    def earn(self, now_s: float, left_s: Callable[[Sequence], float]) -> Sequence | None:
-        """The engine has worked until now. Whose turn it is, if anybody's. `left_s`: of a prefill,
-        in seconds of work."""
-        if not self._line:
-            return None
-        self._saved_s += self._share * (now_s - self._since_s)
-        self._since_s = now_s
-        member = next(iter(self._line.values()))
-        work_s = min(left_s(member.seq), member.work_s)
-        if self._saved_s < work_s:
-            return None
-        self._saved_s -= work_s
-        seq_id = member.seq.seq_id
+    def save(self, now_s: float) -> None:
+        """The engine has worked until now."""
+        if self._line:
+            saved_s = self._saved_s + self._share * (now_s - self._since_s)
+            self._saved_s = min(saved_s, max(self._saved_s, self._work_s))
+            self._since_s = now_s
+
+    def next(self, left_s: Callable[[Sequence], float]) -> Sequence | None:
+        """Whose turn it is, if anybody's. `left_s`: what its turn costs now."""
+        needed_s = 0.0
+        for member in self._line.values():
+            needed_s += min(left_s(member.seq), member.work_s)
+            if self._saved_s + _ROUNDING_S < needed_s:
+                return None
+            if not member.is_excused:
+                return member.seq
+        return None
+
+    def call(self, seq_id: SeqId, left_s: float) -> None:
+        """It has its turn, and what that costs is spent."""
+        member = self._line[seq_id]
+        self._saved_s -= min(left_s, member.work_s)
         self.leave(seq_id)
         self._called[seq_id] = member.turn_s
         self.num_turns += 1
-        return member.seq

@@ -14,18 +14,20 @@ calls give the same answers (I10).
 """
 
 from bisect import insort
+from itertools import islice
 from math import inf
 
 from edged.core.accounts import Accounts
-from edged.core.admission import AdmissionView, is_unattainable, refuse, unattainable
+from edged.core.admission import AdmissionView, is_unattainable, promise, refuse, unattainable
 from edged.core.expectations import Expectations
 from edged.core.expiry import Expiries
 from edged.core.invariants import check_between_steps
 from edged.core.kv import KvBudget
 from edged.core.metrics import SchedulerStatistics, finish_event
 from edged.core.moments import Moments
+from edged.core.placement import PlannerView
 from edged.core.plan import YIELDS_TO_NOBODY, Chunk, Evict, StepPlan, StepResult
-from edged.core.planner import PlannerView, draft_plan
+from edged.core.planner import draft_plan
 from edged.core.policies import POLICIES
 from edged.core.policy import SchedulerConfig
 from edged.core.queue import WaitingQueue
@@ -48,6 +50,8 @@ from edged.core.types import (
     TokenEvent,
 )
 
+MAX_REVIEWS = 256
+"""In one step; the others come with the next ones, so that nobody's tokens wait for them."""
 MAX_LOSSES = 2
 """A sequence whose KV was lost this often ends with ERROR."""
 
@@ -107,19 +111,15 @@ class Scheduler:
         seq = self._sequence(request)
         assessment = self._policy.assess(seq, self._running, self._kv, now_s)
         if assessment is not None and is_unattainable(seq, assessment):
-            return unattainable(seq, assessment, now_s)
+            return unattainable(assessment, self._admission, now_s)
         self._sequences[request.request_id] = seq
         self._by_id[seq.seq_id] = seq
         if seq.num_generated_tokens >= seq.max_tokens:
             self._complete_at_submit.append(seq)  # a replay that lacked only its finish event
             return Admitted(seq.seq_id, 0, 0.0)
         if assessment is not None:
-            is_replay = request.past.num_engine_losses > 0
-            seq.promised = request.past.promised if is_replay else assessment.promised
-            seq.expected_tokens = assessment.expected_tokens
-            if seq.promised:
-                seq.promised_until_s = assessment.entry.due_s
-                self._accounts.tiers[seq.tier].num_promised += 1
+            assessment = promise(seq, assessment)
+        self._accounts.tiers[seq.tier].num_promised += bool(seq.promised)
         moved = self._policy.admit(seq, assessment, now_s)
         self._place(seq, now_s)
         self._queue.add(seq)
@@ -145,7 +145,7 @@ class Scheduler:
             events.append(self._finish(self._complete_at_submit[0], FinishReason.LENGTH, now_s))
         for seq, reason, detail in self._expiries.due(now_s):
             events.append(self._finish(seq, reason, now_s, detail))
-        for seq_id in self._reviews.due(now_s):
+        for seq_id in islice(self._reviews.due(now_s), MAX_REVIEWS):
             self._place(self._by_id[seq_id], now_s)
         events.extend(self._expectations.notices(now_s))
         return events
@@ -178,7 +178,7 @@ class Scheduler:
             elif chunk.seq_id not in result.interrupted:
                 self._commit_chunk(seq, chunk, result, now_s, events)
         self._accounts.close_step(plan, result, self._running, self._queue)
-        for seq in self._policy.learn(plan, result):
+        for seq in self._policy.learn(plan, result, self._running, self._kv):
             self._place(seq, now_s)
         return events
 
@@ -301,6 +301,7 @@ class Scheduler:
         seq.num_preemptions += 1
         self._accounts.preemptions[mode] += 1
         self._queue.add(seq)
+        self._place(seq, now_s)
         return PreemptEvent(seq.request.request_id, mode, cause)
 
     def _commit_start(
@@ -315,6 +316,8 @@ class Scheduler:
         seq.slot = chunk.slot
         insort(self._running, seq, key=by_rank)
         self._policy.advanced(seq)
+        if seq.first_token_s is not None:
+            self._place(seq, began_s)
         if seq.first_scheduled_s is None:
             seq.first_scheduled_s = began_s
             self._expectations.started(seq, began_s)
@@ -354,6 +357,8 @@ class Scheduler:
             return
         token = result.sampled[seq.seq_id]
         if token.token_id in seq.stop_token_ids:
+            if seq.first_token_s is None:
+                seq.first_token_s = now_s  # of an empty answer
             events.append(self._finish(seq, FinishReason.STOP, now_s))
             return
         if seq.first_token_s is None:

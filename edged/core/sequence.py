@@ -36,6 +36,7 @@ class Sequence:
         "expected_tokens",
         "first_scheduled_s",
         "first_token_s",
+        "fitted",
         "last_token_s",
         "max_tokens",
         "num_computed_tokens",
@@ -81,7 +82,7 @@ class Sequence:
         self.slot: SlotId | None = None
         self.snapshot_bytes = 0
         """Host bytes held by its swapped KV; 0 when it holds none."""
-        self.rank = Rank(0, 0.0)
+        self.rank = Rank(0, 0, 0.0)
         """The policy's."""
         self.placed_until_s = inf
         """Until when the rank is certain, if the sequence does not start."""
@@ -91,8 +92,10 @@ class Sequence:
         self.preempted_at_s: float | None = None
         self.num_preemptions = request.past.num_preemptions
         self.num_losses = 0
-        self.promised: bool | None = None
+        self.promised = request.past.promised
         """`Admitted.promised`."""
+        self.fitted = False
+        """Whether its targets could be held beside those of others when it came."""
         self.expected_tokens: float | None = None
         """Length of the answer, as it was expected when the sequence came."""
         self.was_relegated = False
@@ -133,10 +136,10 @@ class Sequence:
         return len(self.token_ids) - self.num_computed_tokens == 1
 
 
-Key = tuple[int, float, int]
-"""(band, order, seq_id): the policy's rank, ties to the older sequence."""
+Key = tuple[int, int, float, int]
+"""(band, row, order, seq_id): the policy's rank, ties to the older sequence."""
 
 
 def by_rank(seq: Sequence) -> Key:
     """The one order of sequences, by their policy's rank; smaller is more urgent."""
-    return (seq.rank.band, seq.rank.order, seq.seq_id)
+    return (*seq.rank, seq.seq_id)

@@ -6,10 +6,11 @@ without a look at what is in them, and an arrival costs little more among thousa
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
-from edged.core.sequence import Sequence
+from edged.core.sequence import Sequence as SchedulerSequence
 from edged.core.types import SeqId
 
 _MOST = 64
@@ -23,7 +24,16 @@ class Entry(NamedTuple):
     """Of the whole prefill, alone on the engine."""
     cost_s: float
     """`work_s`, weighed by what the client had."""
-    seq: Sequence
+    seq: SchedulerSequence
+    hold_s: float = 0.0
+    """For which it will hold a slot, as expected."""
+    num_cells: int = 0
+    """That it will hold."""
+
+    @property
+    def horizon_s(self) -> float:
+        """Seconds from its arrival until it is due."""
+        return self.due_s - self.seq.request.arrival_s
 
     @property
     def left_s(self) -> float:
@@ -34,23 +44,72 @@ class Entry(NamedTuple):
         return self.work_s * seq.num_missing_tokens / len(seq.token_ids)
 
 
-class _Block:
-    __slots__ = ("entries", "left_s")
+class Claims(NamedTuple):
+    """Slots and cells that several need, and for how long."""
+
+    num: int = 0
+    num_cells: int = 0
+    hold_s: float = 0.0
+    """Seconds, of all together."""
+    hold_cell_s: float = 0.0
+    """Cells times seconds."""
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> "Claims":
+        num, num_cells, hold_s, hold_cell_s = 0, 0, 0.0, 0.0
+        for one in entries:
+            num += 1
+            num_cells += one.num_cells
+            hold_s += one.hold_s
+            hold_cell_s += one.hold_s * one.num_cells
+        return cls(num, num_cells, hold_s, hold_cell_s)
+
+    def plus(self, other: "Claims") -> "Claims":
+        return Claims(
+            self.num + other.num,
+            self.num_cells + other.num_cells,
+            self.hold_s + other.hold_s,
+            self.hold_cell_s + other.hold_cell_s,
+        )
+
+
+class Block:
+    """Entries that follow one another."""
+
+    __slots__ = ("_claims", "_dearest", "entries", "left_s")
 
     def __init__(self, entries: list[Entry]) -> None:
         self.entries = entries
-        self.left_s = 0.0
         self.sum_up()
 
     def sum_up(self) -> None:
         self.left_s = sum(entry.left_s for entry in self.entries)
+        self._claims: Claims | None = None
+        self._dearest = 0.0, 0
+
+    @property
+    def claims(self) -> Claims:
+        """Of those that have no slot."""
+        if self._claims is None:
+            self._claims = Claims.of(one for one in self.entries if one.seq.slot is None)
+            self._dearest = (
+                max(one.work_s for one in self.entries),
+                max(one.num_cells for one in self.entries),
+            )
+        return self._claims
+
+    @property
+    def dearest(self) -> tuple[float, int]:
+        """No entry has more seconds of work, nor more cells."""
+        _ = self.claims
+        return self._dearest
 
 
 class Timeline:
     """Mutable; owned by a forecast."""
 
     def __init__(self) -> None:
-        self._blocks: list[_Block] = []
+        self._blocks: list[Block] = []
         self._lasts: list[Entry] = []
         """Of each block."""
         self._num_entries = 0
@@ -62,10 +121,14 @@ class Timeline:
         for block in self._blocks:
             yield from block.entries
 
+    @property
+    def blocks(self) -> Sequence[Block]:
+        return self._blocks
+
     def add(self, entry: Entry) -> None:
         self._num_entries += 1
         if not self._blocks:
-            self._blocks.append(_Block([entry]))
+            self._blocks.append(Block([entry]))
             self._lasts.append(entry)
             return
         number = min(bisect_left(self._lasts, entry), len(self._blocks) - 1)
@@ -73,7 +136,7 @@ class Timeline:
         insort(entries, entry)
         if len(entries) > _MOST:
             half = len(entries) // 2
-            self._blocks.insert(number + 1, _Block(entries[half:]))
+            self._blocks.insert(number + 1, Block(entries[half:]))
             self._lasts.insert(number + 1, entries[-1])
             del entries[half:]
         self._lasts[number] = entries[-1]
@@ -99,27 +162,32 @@ class Timeline:
         return True
 
     def progressed(self, entry: Entry) -> None:
-        """Some of its work was done."""
+        """Some of its work was done, or undone, or it has a slot or has lost it."""
         number = bisect_left(self._lasts, entry)
         if number < len(self._blocks):
             self._blocks[number].sum_up()
 
-    def before(self, entry: Entry) -> Iterator[Entry]:
-        """Those that are due sooner."""
-        for other in self:
-            if other >= entry:
-                return
-            yield other
-
     def work_before_s(self, entry: Entry) -> float:
         """What is left to do of those that are due sooner."""
-        number = bisect_left(self._lasts, entry)
+        number, rest = self._before(entry)
         left_s = sum(block.left_s for block in self._blocks[:number])
-        if number < len(self._blocks):
-            entries = self._blocks[number].entries
-            place = bisect_left(entries, entry)
-            left_s += sum(other.left_s for other in entries[:place])
-        return left_s
+        return left_s + sum(other.left_s for other in rest)
+
+    def claims_before(self, entry: Entry) -> Claims:
+        """Of those that are due sooner and have no slot."""
+        number, rest = self._before(entry)
+        several = [block.claims for block in self._blocks[:number]]
+        several.append(Claims.of(one for one in rest if one.seq.slot is None))
+        num, num_cells, hold_s, hold_cell_s = map(sum, zip(*several, strict=True))
+        return Claims(num, num_cells, hold_s, hold_cell_s)
+
+    def _before(self, entry: Entry) -> tuple[int, Iterator[Entry]]:
+        """How many whole blocks are due sooner, and which of the next one."""
+        number = bisect_left(self._lasts, entry)
+        if number == len(self._blocks):
+            return number, iter(())
+        entries = self._blocks[number].entries
+        return number, islice(entries, bisect_left(entries, entry))
 
     def overruns(self, limit: Callable[[float], float]) -> Iterator[tuple[Entry, float]]:
         """Those up to which there is more work than their due moments allow, in order, and how

@@ -75,13 +75,29 @@ class MissCause(StrEnum):
     """At its arrival there was more to do in time than the engine can."""
 
 
+class Obstacle(StrEnum):
+    """Why targets are not promised at a request's arrival."""
+
+    TARGETS = "targets"
+    """Even an idle engine could not hold them."""
+    WORK = "work"
+    """There is, or may come, too much to compute before."""
+    ROOM = "room"
+    """There may be no slot or no cells in time."""
+    PACE = "pace"
+    """The answers in progress were promised all the pace there is."""
+
+
 class Rank(NamedTuple):
     """Place in the one total order; smaller is more urgent."""
 
     band: int
     """Sequences of a band share a step as equals; a band yields to a smaller one."""
+    row: int
+    """Place within the band. Answers of a later row pause rather than make the step longer than
+    those of the rows before tolerate for others."""
     order: float
-    """Place within the band; ties go to the older sequence."""
+    """Place within the row; ties go to the older sequence."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def test_the_queue_is_in_order_and_knows_every_place(
     for number, (tier, arrival_s, leaves) in enumerate(arrivals):
         wanted = request(f"r{number}", tier=tier, arrival_s=arrival_s)
         seq = Sequence(SeqId(number), wanted, max_tokens=4, stop_token_ids=frozenset())
-        seq.rank = Rank(list(SloTier).index(tier), arrival_s)
+        seq.rank = Rank(list(SloTier).index(tier), 0, arrival_s)
         queue.add(seq)
         waiting.append(seq)
         if leaves:

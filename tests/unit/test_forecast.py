@@ -9,7 +9,7 @@ from edged.core.demand import RATE_S
 from edged.core.forecast import Assessment, Forecast
 from edged.core.sequence import Sequence
 from edged.core.timeline import Entry
-from edged.core.types import SeqId
+from edged.core.types import Obstacle, SeqId
 from tests.factories import request
 
 
@@ -117,7 +117,7 @@ def test_one_that_comes_back_takes_no_place_where_both_fit() -> None:
 def test_of_the_unpromised_in_front_the_dearest_gives_way() -> None:
     forecast = Forecast()
     for number, work_s in ((1, 0.2), (2, 0.5)):
-        forecast.admit(Assessment(_entry(number, 1.0, work_s), False, 0.0), 0.0)
+        forecast.admit(Assessment(_entry(number, 1.0, work_s), False), 0.0)
     assert _ids(_come(forecast, _entry(3, 0.9, 0.3)).set_aside) == [2]
     assert len(forecast) == 2
 
@@ -125,7 +125,7 @@ def test_of_the_unpromised_in_front_the_dearest_gives_way() -> None:
 def test_the_promised_stay_though_they_are_the_dearest() -> None:
     forecast = Forecast()
     assert _come(forecast, _entry(1, 1.0, 0.6)).promised
-    forecast.admit(Assessment(_entry(2, 1.0, 0.1), False, 0.0), 0.0)
+    forecast.admit(Assessment(_entry(2, 1.0, 0.1), False), 0.0)
     assert _ids(_come(forecast, _entry(3, 0.9, 0.2)).set_aside) == [3]
 
 
@@ -141,7 +141,7 @@ def test_behind_promises_that_will_be_late_an_arrival_makes_no_other_late() -> N
 def test_an_arrival_that_does_not_fit_all_the_same_sets_nobody_else_aside() -> None:
     forecast = Forecast()
     for number in range(3):
-        forecast.admit(Assessment(_entry(number, 2.0, 0.4), False, 0.0), 0.0)
+        forecast.admit(Assessment(_entry(number, 2.0, 0.4), False), 0.0)
     cheap_for_its_client = _entry(9, 3.0, 2.9, cost_s=0.3)
     assert _ids(_come(forecast, cheap_for_its_client).set_aside) == [9]
     assert len(forecast) == 3
@@ -158,7 +158,7 @@ def test_who_would_be_late_alone_counts_for_nothing() -> None:
 def test_a_prefill_that_has_begun_is_not_set_aside() -> None:
     forecast = Forecast()
     begun = _entry(1, 1.0, 0.8)
-    forecast.admit(Assessment(begun, False, 0.0), 0.0)
+    forecast.admit(Assessment(begun, False), 0.0)
     begun.seq.num_computed_tokens = 1
     assert _ids(_come(forecast, _entry(2, 0.9, 0.4)).set_aside) == [2]
 
@@ -166,7 +166,7 @@ def test_a_prefill_that_has_begun_is_not_set_aside() -> None:
 def test_only_the_rest_of_a_prefill_that_has_begun_counts() -> None:
     forecast = Forecast()
     begun = _entry(1, 1.0, 0.8)
-    forecast.admit(Assessment(begun, False, 0.0), 0.0)
+    forecast.admit(Assessment(begun, False), 0.0)
     begun.seq.num_computed_tokens = 48
     assert not _come(forecast, _entry(2, 1.1, 0.4)).set_aside
 
@@ -207,7 +207,7 @@ def test_slack_is_what_the_tightest_of_those_due_next_has() -> None:
     forecast = Forecast()
     assert forecast.slack_s(1.0, 0.0) == inf
     for number, due_s, work_s in ((1, 1.0, 0.2), (2, 1.5, 1.0), (3, 9.0, 1.0)):
-        forecast.admit(Assessment(_entry(number, due_s, work_s), False, 0.0), 0.0)
+        forecast.admit(Assessment(_entry(number, due_s, work_s), False), 0.0)
     assert forecast.slack_s(1.0, 0.0) == pytest.approx(1.5 - 1.2)
     assert forecast.slack_s(0.5, 0.0) == pytest.approx(1.5 - 2.4)
     assert forecast.slack_s(1.0, 0.2) == pytest.approx(0.1)
@@ -224,12 +224,81 @@ def test_a_turn_comes_when_no_promise_is_late_for_it() -> None:
     assert not _come(forecast, _entry(3, 2.3, 1.5)).promised
 
 
-def test_a_turn_comes_at_some_time_though_promises_leave_no_room() -> None:
+def test_a_turn_waits_while_promises_leave_no_room() -> None:
     forecast = Forecast()
     for number in range(100):
         entry = _entry(number, number + 1.0, 0.9)
-        forecast.admit(Assessment(entry, True, 0.0), 0.0)
-    assert forecast.call(_entry(100, -5.0, 1.0), 1.0, 0.0).due_s == 64.0
+        forecast.admit(Assessment(entry, True), 0.0)
+    late = _entry(100, -5.0, 1.0)
+    before = _books(forecast)
+    assert forecast.call(late, 1.0, 0.0) is None
+    assert _books(forecast) == before
+
+
+@pytest.mark.parametrize("who", [1, 2])
+def test_a_turn_waits_for_whom_it_has_to_give_way_to(who: int) -> None:
+    forecast = Forecast()
+    called = forecast.call(_entry(1, -5.0, 1.0), 1.0, 0.0, lambda one: one.seq_id == who)
+    assert (called is None) == (who == 1)
+
+
+def test_who_gives_way_is_set_aside_and_not_taken_back() -> None:
+    forecast = Forecast()
+    assert _come(forecast, _entry(1, 9.0, 0.5)).promised
+    late = forecast.assess(_entry(2, 8.0, 0.1), 1.0, 0.0, gives_way=lambda _: True)
+    assert (late.promised, late.obstacle, _ids(late.set_aside)) == (False, Obstacle.WORK, [2])
+    forecast.admit(late, 0.0)
+    assert forecast.relax(1.0, 0.0, lambda _: True) is None
+    large = _entry(3, 9.0, 6.0)
+    assert forecast.assess(large, 1.0, 0.0, gives_way=lambda _: True).taken_back is None
+    assert forecast.assess(large, 1.0, 0.0).taken_back is late.entry
+    assert forecast.relax(1.0, 0.0) is late.entry
+
+
+def test_what_must_be_early_is_promised_only_if_it_is() -> None:
+    forecast, entry = Forecast(), _entry(1, 1.0, 0.3)
+    assert forecast.assess(entry, 1.0, 0.0, spare_s=0.5).promised
+    assert not forecast.assess(entry, 1.0, 0.0, spare_s=0.8).promised
+
+
+def test_one_arrival_sets_few_aside_and_else_goes_itself() -> None:
+    def set_aside(large_s: float) -> list[int]:
+        forecast = Forecast()
+        for number in range(60):
+            forecast.admit(Assessment(_entry(number, 10.0, 0.13), False), 0.0)
+        for _ in range(50):  # its size has lost its part
+            forecast._sizes.come(1000)
+            forecast._sizes.set_aside(1000)
+        return _ids(_come(forecast, _entry(99, 10.0, large_s, prompt=1000)).set_aside)
+
+    few = set_aside(2.0)
+    assert 0 < len(few) <= 16
+    assert 99 not in few
+    assert few == sorted(few, reverse=True), "of equals the youngest"
+    assert set_aside(6.0) == [99]
+
+
+def test_all_who_were_set_aside_are_tried_again_in_turns() -> None:
+    forecast = Forecast()
+    _come(forecast, _entry(0, 1.0, 0.5))
+    for number in range(1, 8):
+        assert number in _ids(_come(forecast, _entry(number, 1.0, 0.4)).set_aside)
+    forecast.leave(next(iter(forecast._timeline)))
+    tried: set[int] = set()
+
+    def gives_way(entry: Entry) -> bool:
+        tried.add(entry.seq_id)
+        return True
+
+    for _ in range(7):
+        assert forecast.relax(1.0, 0.0, gives_way) is None
+    assert tried == set(range(1, 8))
+
+
+def test_who_is_late_in_any_case_keeps_nobody_from_a_promise() -> None:
+    forecast = Forecast()
+    assert _come(forecast, _entry(1, 1.0, 0.5)).promised
+    assert _come(forecast, _entry(2, 9.0, 0.3), 5.0).promised
 
 
 def test_a_size_that_has_lost_its_part_is_spared() -> None:
@@ -240,8 +309,8 @@ def test_a_size_that_has_lost_its_part_is_spared() -> None:
             forecast._sizes.come(10)
             if has_lost:
                 forecast._sizes.set_aside(1000)
-        forecast.admit(Assessment(_entry(1, 1.0, 0.5, prompt=1000), False, 0.0), 0.0)
-        forecast.admit(Assessment(_entry(2, 1.0, 0.2, prompt=10), False, 0.0), 0.0)
+        forecast.admit(Assessment(_entry(1, 1.0, 0.5, prompt=1000), False), 0.0)
+        forecast.admit(Assessment(_entry(2, 1.0, 0.2, prompt=10), False), 0.0)
         return _ids(_come(forecast, _entry(3, 1.0, 0.25, prompt=10)).set_aside)
 
     assert long_and_short(has_lost=False) == [1]
@@ -252,7 +321,8 @@ def test_who_is_due_later_is_passed_by_those_that_will_come() -> None:
     forecast = Forecast()
     for number in range(200):
         entry = _entry(number, number / 2 + 1.0, 0.4)
-        forecast.leave(_come(forecast, entry, number / 2).entry)
+        _come(forecast, entry, number / 2)
+        forecast.leave(entry)
     # 0.8 s of work come a second, due a second later: they leave no room for 5 s in 20.
     assert not forecast.assess(_entry(200, 120.0, 5.0), 1.0, 100.0).promised
     quiet_s = 100.0 + 20 * RATE_S

@@ -32,6 +32,7 @@ def _seq(
     num_tokens: int = 3,
     promised: bool | None = True,
     was_relegated: bool = False,
+    fitted: bool = True,
     expected_tokens: float | None = None,
     engine_losses: int = 0,
     service: ServiceLevel = TARGETS,
@@ -42,7 +43,7 @@ def _seq(
     )
     wanted = replace(wanted, service=service)
     seq = Sequence(SeqId(0), wanted, max_tokens=99, stop_token_ids=frozenset())
-    seq.promised, seq.was_relegated = promised, was_relegated
+    seq.promised, seq.was_relegated, seq.fitted = promised, was_relegated, fitted
     seq.expected_tokens = expected_tokens
     return seq
 
@@ -101,7 +102,9 @@ def test_a_lost_engine_is_the_cause_whatever_else_went_wrong() -> None:
 def test_who_was_not_promised_came_to_an_overload_or_gave_way_later() -> None:
     assert _cause(_seq(ttft_s=9.0, promised=False)) is MissCause.OVERLOAD
     assert _cause(_seq(ttft_s=9.0, promised=None)) is MissCause.OVERLOAD
-    assert _cause(_seq(ttft_s=9.0, promised=False, was_relegated=True)) is MissCause.RELEGATED
+    gave_way = {"ttft_s": 9.0, "promised": False, "was_relegated": True}
+    assert _cause(_seq(**gave_way)) is MissCause.RELEGATED
+    assert _cause(_seq(**gave_way, fitted=False)) is MissCause.OVERLOAD
 
 
 def test_a_promise_is_broken_by_a_wrong_estimate_alone() -> None:

@@ -33,6 +33,10 @@ class _Engine:
     def speed(self) -> float:
         return self.pace.speed(self.now_s)
 
+    @property
+    def step_s(self) -> float:
+        return self.pace.step_s(self.now_s)
+
 
 def test_speed_is_the_part_of_the_time_that_waiting_prefills_get() -> None:
     engine = _Engine()
@@ -79,14 +83,34 @@ def test_a_speed_that_is_not_measured_any_more_is_forgotten() -> None:
 
 def test_the_pace_of_answers_is_that_of_steps_with_decodes() -> None:
     engine = _Engine()
-    assert engine.pace.step_s == pytest.approx(engine.cost.base_s + engine.cost.decode_s)
-    engine.step(DECODE, seconds=0.2)
-    assert engine.pace.step_s == pytest.approx(0.2)
+    alone_s = engine.cost.base_s + engine.cost.decode_s
+    assert engine.step_s == pytest.approx(alone_s)
+    engine.step(DECODE, seconds=2 * alone_s)
+    assert engine.step_s == pytest.approx(2 * alone_s)
     engine.step(PREFILL, seconds=9.0)
-    assert engine.pace.step_s == pytest.approx(0.2)
+    assert engine.step_s < 2 * alone_s
     for _ in range(400):
-        engine.step(DECODE, PREFILL, seconds=0.05)
-    assert engine.pace.step_s == pytest.approx(0.05, rel=0.02)
+        engine.step(DECODE, PREFILL, seconds=3 * alone_s)
+    assert engine.step_s == pytest.approx(3 * alone_s, rel=0.02)
+
+
+def test_a_pace_that_is_not_measured_any_more_is_forgotten() -> None:
+    engine = _Engine()
+    alone_s = engine.step_s
+    for _ in range(400):
+        engine.step(DECODE, seconds=5 * alone_s)
+    assert engine.step_s == pytest.approx(5 * alone_s, rel=0.02)
+    engine.now_s += 600.0
+    assert engine.step_s == pytest.approx(alone_s, rel=0.01)
+
+
+def test_a_hiccup_of_the_host_says_little_of_the_pace() -> None:
+    engine = _Engine()
+    for _ in range(400):
+        engine.step(DECODE, seconds=0.03)
+    before_s = engine.step_s
+    engine.step(DECODE, seconds=25.0)
+    assert before_s < engine.step_s < 1.2 * before_s
 
 
 def test_long_steps_in_a_row_forget_nothing() -> None:

@@ -18,7 +18,11 @@ def _seq(number: int) -> Sequence:
 
 
 def _served(line: Relegated, now_s: float, left_s: float = inf) -> Sequence | None:
-    return line.earn(now_s, lambda _: left_s)
+    line.save(now_s)
+    seq = line.next(lambda _: left_s)
+    if seq is not None:
+        line.call(seq.seq_id, left_s)
+    return seq
 
 
 def test_a_turn_comes_when_the_share_has_saved_what_it_costs() -> None:
@@ -99,8 +103,39 @@ def test_nobodys_turn_is_later_than_was_said(seed: int) -> None:
             said_s[seq.seq_id] = turn_s
         if said_s and draw.random() < 0.003:
             line.leave(draw.choice(list(said_s)))
-        turn = line.earn(now_s, lambda seq: work_s[seq.seq_id])
+        if said_s and draw.random() < 0.02:
+            away = draw.choice(list(said_s))
+            if away in line:
+                line.excuse(away)
+                del said_s[away]
+        line.save(now_s)
+        turn = line.next(lambda seq: work_s[seq.seq_id])
         if turn is not None:
+            line.call(turn.seq_id, work_s[turn.seq_id])
             num_turns += 1
             assert now_s <= said_s[turn.seq_id] + step_s + 1e-9
     assert num_turns > 5
+
+
+def test_who_is_excused_keeps_its_place_and_its_savings() -> None:
+    line = Relegated(SHARE)
+    first, second = _seq(0), _seq(1)
+    for seq in (first, second):
+        line.join(seq, 1.0, 0.0)
+    line.excuse(first.seq_id)
+    assert first.seq_id not in line
+    assert line.turn_s(first.seq_id) is None
+    assert _served(line, 39.9) is None, "the share of the first is kept for it"
+    assert _served(line, 40.1) is second
+    line.join(first, 1.0, 50.0)
+    assert line.turn_s(first.seq_id) == pytest.approx(20.0)
+    assert _served(line, 50.2) is first
+
+
+def test_no_more_is_saved_than_those_in_the_line_can_spend() -> None:
+    line = Relegated(SHARE)
+    line.join(_seq(0), 1.0, 0.0)
+    line.excuse(SeqId(0))
+    assert _served(line, 1e6) is None
+    line.join(_seq(1), 3.0, 1e6)
+    assert line.turn_s(SeqId(1)) == pytest.approx(1e6 + 3.0 / SHARE)

@@ -7,8 +7,8 @@ from itertools import accumulate
 import pytest
 
 from edged.core.sequence import Sequence
-from edged.core.timeline import Entry, Timeline
-from edged.core.types import SeqId
+from edged.core.timeline import Claims, Entry, Timeline
+from edged.core.types import SeqId, SlotId
 from tests.factories import request
 
 PROMPT = 16
@@ -16,7 +16,11 @@ PROMPT = 16
 
 def _entry(number: int, due_s: float, work_s: float) -> Entry:
     seq = Sequence(SeqId(number), request(prompt=PROMPT), max_tokens=4, stop_token_ids=frozenset())
-    return Entry(due_s, seq.seq_id, work_s, work_s, seq)
+    return Entry(due_s, seq.seq_id, work_s, work_s, seq, 10 * work_s, number % 7)
+
+
+def _waiting(entries: list[Entry]) -> list[Entry]:
+    return [entry for entry in entries if entry.seq.slot is None]
 
 
 def _timeline(draw: random.Random, num_entries: int) -> tuple[Timeline, list[Entry]]:
@@ -32,6 +36,7 @@ def _timeline(draw: random.Random, num_entries: int) -> tuple[Timeline, list[Ent
         if entries and draw.random() < 0.2:
             begun = draw.choice(entries)
             begun.seq.num_computed_tokens = draw.randrange(PROMPT)
+            begun.seq.slot = SlotId(0) if draw.random() < 0.5 else None
             timeline.progressed(begun)
     return timeline, sorted(entries)
 
@@ -45,7 +50,13 @@ def test_it_holds_what_came_and_has_not_gone_in_order(seed: int, num_entries: in
     assert len(timeline) == len(entries)
     asked = _entry(10**6, draw.uniform(-10, 110), 1.0)
     before = [entry for entry in entries if entry < asked]
-    assert list(timeline.before(asked)) == before
+    assert timeline.claims_before(asked) == pytest.approx(Claims.of(_waiting(before)))
+    claims = Claims()
+    for block in timeline.blocks:
+        claims = claims.plus(block.claims)
+        work_s, num_cells = block.dearest
+        assert all(one.work_s <= work_s and one.num_cells <= num_cells for one in block.entries)
+    assert claims == pytest.approx(Claims.of(_waiting(entries)))
     assert timeline.work_before_s(asked) == pytest.approx(sum(entry.left_s for entry in before))
 
 

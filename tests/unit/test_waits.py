@@ -31,7 +31,7 @@ class _Line:
     def come(self) -> Sequence:
         wanted = request(f"r{self._count}", tier=JOB, prompt=4)
         seq = Sequence(SeqId(self._count), wanted, max_tokens=4, stop_token_ids=frozenset())
-        seq.rank = Rank(BAND, float(self._count))
+        seq.rank = Rank(BAND, 0, float(self._count))
         self._count += 1
         self.queue.add(seq)
         self.waits.arrived(seq)

@@ -18,4 +18,4 @@ class Edf(Baseline):
         service = seq.request.service
         targets_s = (service.ttft_target_s, service.ttlt_target_s)
         first_s = min((one for one in targets_s if one is not None), default=_BEST_EFFORT_S)
-        return Place(Rank(0, seq.request.arrival_s + first_s))
+        return Place(Rank(0, 0, seq.request.arrival_s + first_s))

@@ -22,5 +22,5 @@ class EdfRelegate(Edf):
             rank.order - self._cost.base_s - self._cost.prefill_cost_s(0, seq.num_missing_tokens)
         )
         if now_s >= latest_s:
-            return Place(Rank(1, seq.request.arrival_s))
+            return Place(Rank(1, 0, seq.request.arrival_s))
         return Place(rank, latest_s)

@@ -12,7 +12,7 @@ from edged.core.types import Rank
 
 class Fcfs(Baseline):
     def place(self, seq: Sequence, now_s: float) -> Place:
-        return Place(Rank(0, seq.request.arrival_s))
+        return Place(Rank(0, 0, seq.request.arrival_s))
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
         return Tolerance()

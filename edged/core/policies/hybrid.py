@@ -15,7 +15,7 @@ _ALPHA_S = 0.008
 
 class Hybrid(EdfRelegate):
     def place(self, seq: Sequence, now_s: float) -> Place:
-        (band, order), until_s = super().place(seq, now_s)
+        (band, row, order), until_s = super().place(seq, now_s)
         if band > 0 or seq.first_token_s is not None:
-            return Place(Rank(band, order), until_s)
-        return Place(Rank(band, order + _ALPHA_S * seq.num_prompt_tokens), until_s)
+            return Place(Rank(band, row, order), until_s)
+        return Place(Rank(band, row, order + _ALPHA_S * seq.num_prompt_tokens), until_s)

@@ -16,4 +16,4 @@ class SjfOracle(Baseline):
     def place(self, seq: Sequence, now_s: float) -> Place:
         expected = seq.request.expected_tokens
         num_tokens = seq.max_tokens if expected is None else expected
-        return Place(Rank(0, seq.num_prompt_tokens + _DECODE_WEIGHT * num_tokens))
+        return Place(Rank(0, 0, seq.num_prompt_tokens + _DECODE_WEIGHT * num_tokens))

@@ -13,4 +13,4 @@ class Srpf(Baseline):
     ranks_progress = True
 
     def place(self, seq: Sequence, now_s: float) -> Place:
-        return Place(Rank(0, float(seq.num_missing_tokens)))
+        return Place(Rank(0, 0, float(seq.num_missing_tokens)))

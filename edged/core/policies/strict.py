@@ -34,7 +34,7 @@ class Strict(WithoutBooks):
         self._as_urgent = {tier: tiers_before(TIER_RANK[tier] + 1) for tier in SloTier}
 
     def place(self, seq: Sequence, now_s: float) -> Place:
-        return Place(Rank(TIER_RANK[seq.tier], seq.request.arrival_s))
+        return Place(Rank(TIER_RANK[seq.tier], 0, seq.request.arrival_s))
 
     def may_preempt(self, urgent: Sequence, victim: Sequence, now_s: float) -> bool:
         return (

@@ -1,0 +1,132 @@
+"""Who computes how many tokens in one step, most urgent first.
+
+Theory of operation. Within a band decodes come first, row by row, then prefills. Each sequence that
+gets in lowers the step time that those behind it may use (`Policy.tolerance`), so a prefill shrinks
+to what the decodes in front of it leave, and less urgent work is parked in place when nothing is
+left. The first sequence always gets in, and so does some of the first prefill of the most urgent
+band, so a step always makes progress (I7) and no prompt waits for all answers.
+"""
+
+from collections.abc import Mapping
+from math import inf
+
+from edged.core.placement import Placement, PlannerView
+from edged.core.plan import YIELDS_TO_NOBODY, Chunk
+from edged.core.sequence import Sequence
+from edged.core.types import SloTier
+
+
+class Allocation:
+    """The chunks of one step, most urgent first; scratch of one plan."""
+
+    def __init__(
+        self, view: PlannerView, owed: frozenset[SloTier], placement: Placement, now_s: float
+    ) -> None:
+        self._view = view
+        self._owed = owed
+        self._placement = placement
+        self._now_s = now_s
+        self.chunks: list[Chunk] = []
+        self._head: Sequence | None = None
+        """The most urgent sequence with a chunk."""
+        self._head_s: float | None = None
+        """Step seconds that its band tolerates for equals; None until others share the step."""
+        self._used_s = view.cost.base_s
+        self._decode_s = view.cost.decode_s
+        self._cell_s = view.cost.cell_s
+        self._tokens_left = view.max_step_tokens
+        self._cells_left = placement.free_cells
+        self._outer_s = inf
+        """Step seconds that more urgent bands tolerate."""
+        self._inner_s = inf
+        """Step seconds that the band's sequences so far tolerate for their equals."""
+        self._next_outer_s = inf
+        """Step seconds that everybody so far tolerates for less urgent bands."""
+        self._others_part = inf
+        """What everybody so far tolerates that less urgent bands add, as a part of the step."""
+        self._row, self._row_s = 0, inf
+        """The last row of a band's answers so far, and the step seconds that those in front of it
+        tolerate."""
+        self._has_prefill = False
+
+    def run(self) -> None:
+        """In a band decodes come first, then prefills, each by urgency."""
+        owed = self._owed
+        bands: dict[int, tuple[list[Sequence], list[Sequence]]] = {}
+        for seq in self._placement.running:
+            band = 0 if owed and seq.tier in owed else seq.rank.band
+            if band not in bands:
+                bands[band] = ([], [])
+            is_prefill = len(seq.token_ids) - seq.num_computed_tokens > 1
+            bands[band][is_prefill].append(seq)
+        for place, band in enumerate(sorted(bands)):
+            if place == 1:
+                self._head_s = self._inner_s
+            self._outer_s = min(self._next_outer_s, self._used_s * (1.0 + self._others_part))
+            self._inner_s = inf
+            self._row = 0
+            decodes, prefills = bands[band]
+            # The first one that does not fit ends its row: a smaller one that came later does not
+            # get ahead of it, step after step.
+            for seq in decodes:
+                if not self._add_decode(seq):
+                    break
+            for seq in prefills:
+                if not self._add_prefill(seq, is_head=place == 0 and not self._has_prefill):
+                    break
+
+    def yields_to(self) -> Mapping[SloTier, float]:
+        """Whose arrival cuts the step short. A tier that is owed time gets it: nobody's does."""
+        if self._owed or self._head is None:
+            return YIELDS_TO_NOBODY
+        spare_s = 0.0 if self._head_s is None else self._head_s - self._used_s
+        return self._view.policy.yields_to(self._head, spare_s)
+
+    def _add_decode(self, seq: Sequence) -> bool:
+        """A decode is parked only for the sake of a more urgent band or row: its equals share the
+        step."""
+        added_s = self._decode_s + self._cell_s * len(seq.token_ids)
+        limit_s, row = self._outer_s, seq.rank.row
+        if row:
+            if row > self._row:
+                self._row, self._row_s = row, self._next_outer_s
+            limit_s = min(limit_s, self._row_s)
+        return self._used_s + added_s <= limit_s and self._add(seq, 1, added_s)
+
+    def _add_prefill(self, seq: Sequence, *, is_head: bool) -> bool:
+        start, missing = seq.num_computed_tokens, seq.num_missing_tokens
+        most = min(missing, self._tokens_left)
+        cost = self._view.cost
+        bounds = self._view.policy.prefill_bounds(seq)
+        limit_s = min(self._outer_s, self._inner_s, bounds.step_s)
+        num_tokens = cost.prefill_tokens_within(limit_s - self._used_s, start, most)
+        if is_head and num_tokens < most:
+            least_s = bounds.least_part * self._used_s
+            num_tokens = max(num_tokens, 1, cost.prefill_tokens_within(least_s, start, most))
+        if num_tokens == 0:
+            return False
+        self._has_prefill = True
+        return self._add(seq, num_tokens, cost.prefill_cost_s(start, num_tokens))
+
+    def _add(self, seq: Sequence, num_tokens: int, added_s: float) -> bool:
+        seq_id, slot = seq.seq_id, seq.slot
+        if slot is None:
+            # A sequence that is placed in this step gets all its cells with its slot.
+            slot, growth = self._placement.slots[seq_id], 0
+        else:
+            growth = self._placement.growth[seq_id]
+        if num_tokens > self._tokens_left or growth > self._cells_left:
+            return False
+        start, known = seq.num_computed_tokens, seq.token_ids
+        end = start + num_tokens
+        sampling = seq.sampling if end == len(known) else None
+        self.chunks.append(Chunk(seq_id, slot, start, tuple(known[start:end]), sampling))
+        self._used_s += added_s
+        self._tokens_left -= num_tokens
+        self._cells_left -= growth
+        self._head = self._head or seq
+        tolerance = self._view.policy.tolerance(seq, self._now_s)
+        self._inner_s = min(self._inner_s, tolerance.for_equals_s)
+        self._next_outer_s = min(self._next_outer_s, tolerance.for_others_s)
+        self._others_part = min(self._others_part, tolerance.others_part)
+        return True

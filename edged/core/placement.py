@@ -1,0 +1,194 @@
+"""Who holds a slot in one step, and who yields it.
+
+Theory of operation. Running sequences must be able to grow by the tokens they know; while the free
+cells do not suffice, the least urgent yields. Then the queue is walked from its head: each sequence
+takes a free slot and its cells, or those of victims the policy allows, from the tail; the first one
+that cannot be placed ends the walk, so nobody is overtaken while it waits. For the first of a tier
+that is owed time see `Placement.place_waiting`.
+"""
+
+from bisect import insort
+from dataclasses import dataclass
+
+from edged.core.capacity import HEADROOM_TOKENS
+from edged.core.cost import StepCostModel
+from edged.core.kv import KvBudget
+from edged.core.plan import Evict, Restore
+from edged.core.policy import Policy
+from edged.core.queue import WaitingQueue
+from edged.core.sequence import Key, Sequence, by_rank
+from edged.core.types import PreemptMode, SeqId, SlotId, SloTier
+
+MAX_KEPT_S = 2.0
+"""Longest foreseeable wait for which room is kept for a tier that is owed time."""
+_OWED = 1000
+"""Bands that being owed time gets a sequence ahead."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerView:
+    """What planning may look at: the scheduler's own objects, as they are between steps."""
+
+    running: list[Sequence]
+    """By the policy's rank."""
+    queue: WaitingQueue
+    kv: KvBudget
+    cost: StepCostModel
+    policy: Policy
+    can_swap: bool
+    max_step_tokens: int
+    to_clear: list[SlotId]
+    to_discard: list[SeqId]
+
+
+def urgency(seq: Sequence, owed: frozenset[SloTier]) -> Key:
+    """The one total order; smaller runs first, larger yields first."""
+    band, row, order = seq.rank
+    return (band - _OWED if seq.tier in owed else band, row, order, seq.seq_id)
+
+
+class Placement:
+    """Slots and cells as they will be once the plan's evictions are done; scratch of one plan."""
+
+    def __init__(self, view: PlannerView, owed: frozenset[SloTier], now_s: float) -> None:
+        self._view = view
+        self._owed = owed
+        self._now_s = now_s
+        self._free_slots = view.kv.free_slots
+        self.free_cells = view.kv.free_cells
+        self._free_snapshot_bytes = view.kv.free_snapshot_bytes
+        self.running = list(view.running)
+        if owed:
+            self.running.sort(key=self._urgency)
+        cells = view.kv.cells
+        self.growth = {
+            seq.seq_id: len(seq.token_ids) - cells[seq.slot]
+            for seq in self.running
+            if seq.slot is not None
+        }
+        """Cells that each running sequence lacks for the tokens it knows."""
+        self.slots: dict[SeqId, SlotId] = {}
+        """Slots given to sequences that held none."""
+        self.preemptors: list[SeqId] = []
+        """Sequences of the queue for which somebody yielded, in order."""
+        self.evicted: list[Evict] = []
+        self.restored: list[Restore] = []
+
+    def make_room_to_grow(self) -> None:
+        """Evict the least urgent until every running sequence can hold the tokens it knows. Being
+        owed time changes nothing here: it would take cells from the more urgent."""
+        while len(self.running) > 1 and sum(self.growth.values()) > self.free_cells:
+            victim = max(self.running, key=by_rank)
+            self._evict(victim, cause=min(self.running, key=by_rank))
+
+    def place_waiting(self, until: SeqId | None) -> None:
+        """Give slots and cells to those that wait, from the head of the queue up to `until`.
+
+        The first of a tier that is owed time comes before the more urgent. It evicts nobody, but
+        what becomes free is kept for it: those behind it may only trade places with victims of
+        their own. If its room cannot be foreseen, because answers without a near limit hold it, it
+        lets the more urgent pass: they are not to wait for the end of a long answer.
+        """
+        if not len(self._view.queue):
+            return
+        is_room_kept = False
+        blocked: set[SloTier] = set()
+        for seq in self._view.queue.in_order(self._owed):
+            if seq.tier in blocked or seq.seq_id == until:
+                return
+            victims = self._victims_for(seq)
+            if victims is None and seq.tier in self._owed:
+                blocked.add(seq.tier)
+                is_room_kept = is_room_kept or self._has_room_soon(seq)
+                continue
+            if victims is None or (is_room_kept and not victims):
+                return
+            for victim in victims:
+                self._evict(victim, cause=seq)
+            if victims:
+                self.preemptors.append(seq.seq_id)
+            self._place(seq)
+
+    def _urgency(self, seq: Sequence) -> Key:
+        return urgency(seq, self._owed)
+
+    def _victims_for(self, seq: Sequence) -> list[Sequence] | None:
+        """Who must yield for `seq` to be placed: nobody, some from the tail, or None if even all
+        who may be asked would not do."""
+        missing_slots = 0 if self._free_slots else 1
+        needed = len(seq.token_ids)
+        if self.running:
+            needed += sum(self.growth.values()) + HEADROOM_TOKENS * len(self.running)
+        missing_cells = needed - self.free_cells
+        if missing_slots <= 0 and missing_cells <= 0:
+            return []
+        victims: list[Sequence] = []
+        urgent = self._urgency(seq)
+        for victim in reversed(self.running):
+            if victim.seq_id in self.slots or urgent >= self._urgency(victim):
+                break
+            if not self._view.policy.may_preempt(seq, victim, self._now_s):
+                continue
+            victims.append(victim)
+            missing_slots -= 1
+            missing_cells -= self._cells_given_back(victim)
+            if missing_slots <= 0 and missing_cells <= 0:
+                return victims
+        return None
+
+    def _has_room_soon(self, seq: Sequence) -> bool:
+        """Whether running answers that end at their limits make room for `seq` in `MAX_KEPT_S`."""
+        cost = self._view.cost
+        held = [other for other in self.running if other.seq_id not in self.slots]
+        step_s = cost.base_s + sum(cost.decode_cost_s(len(other.token_ids)) for other in held)
+        missing_slots = 0 if self._free_slots else 1
+        missing_cells = len(seq.token_ids) - self.free_cells
+        for other in held:
+            if (other.max_tokens - other.num_generated_tokens) * step_s <= MAX_KEPT_S:
+                missing_slots -= 1
+                missing_cells -= self._cells_given_back(other)
+        return missing_slots <= 0 and missing_cells <= 0
+
+    def _cells_given_back(self, victim: Sequence) -> int:
+        """Its reservation, the growth it no longer needs, and its headroom."""
+        assert victim.slot is not None, f"I1: {victim.seq_id} runs without a slot"
+        held = self._view.kv.cells[victim.slot]
+        return held + self.growth[victim.seq_id] + HEADROOM_TOKENS
+
+    def _place(self, seq: Sequence) -> None:
+        slot = self._free_slots.pop()
+        self.free_cells -= len(seq.token_ids)
+        self.slots[seq.seq_id] = slot
+        insort(self.running, seq, key=self._urgency)
+        if seq.snapshot_bytes:
+            self.restored.append(Restore(seq.seq_id, slot))
+
+    def _evict(self, victim: Sequence, cause: Sequence) -> None:
+        assert victim.slot is not None, f"I1: {victim.seq_id} runs without a slot"
+        assert by_rank(cause) < by_rank(victim), (
+            f"I5: {cause.seq_id} would evict the more urgent {victim.seq_id}"
+        )
+        mode = self._mode(victim)
+        if mode is PreemptMode.SWAP:
+            self._free_snapshot_bytes -= self._snapshot_bytes(victim)
+        self.running.remove(victim)
+        del self.growth[victim.seq_id]
+        self._free_slots.append(victim.slot)
+        self.free_cells += self._view.kv.cells[victim.slot]
+        self.evicted.append(Evict(victim.seq_id, victim.slot, mode, cause.request.request_id))
+
+    def _mode(self, victim: Sequence) -> PreemptMode:
+        """SWAP where it is possible, there is room, and copying twice beats computing again."""
+        num_tokens = victim.num_computed_tokens
+        num_bytes = self._snapshot_bytes(victim)
+        if not self._view.can_swap or num_tokens == 0 or num_bytes > self._free_snapshot_bytes:
+            return PreemptMode.RECOMPUTE
+        cost = self._view.cost
+        recompute_s = cost.recompute_s(num_tokens, self._view.max_step_tokens)
+        swap = 2 * cost.transfer_s(num_bytes) < recompute_s
+        return PreemptMode.SWAP if swap else PreemptMode.RECOMPUTE
+
+    def _snapshot_bytes(self, seq: Sequence) -> int:
+        geometry = self._view.kv.geometry
+        num_cells = seq.num_computed_tokens
+        return geometry.snapshot_bytes_fixed + num_cells * geometry.snapshot_bytes_per_cell

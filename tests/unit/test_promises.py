@@ -1,0 +1,340 @@
+"""What is promised is held whoever comes later; what cannot be is refused with a reason."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from backends.sim.backend import SimModel
+from backends.sim.profile import StepProfile
+from edged.clock import ManualClock
+from edged.core.policies.slo import BEHIND, ON_TIME
+from edged.core.scheduler import Scheduler
+from edged.core.types import (
+    Admitted,
+    EngineEvent,
+    FinishEvent,
+    FinishReason,
+    MissCause,
+    OnUnattainable,
+    PastService,
+    Rank,
+    Rejected,
+    RejectReason,
+    Request,
+    RequestId,
+    SloTier,
+    TokenEvent,
+)
+from edged.engine.loop import EngineLoop
+from tests.factories import engine, request, scheduler
+
+CHAT, STANDARD, JOB = SloTier
+WHOLE_STEPS = SimModel(can_interrupt=False)
+SLOW_DECODES = StepProfile(
+    step_s=0.01, prefill_token_s=0.001, decode_token_s=0.02, swap_byte_s=2e-10
+)
+
+
+def _refusal(core: Scheduler, wanted: Request, now_s: float = 0.0) -> Rejected:
+    """It is refused, and that leaves no trace."""
+    before = core.statistics(), core.num_expiries, core.sequences()
+    wanted = replace(wanted, on_unattainable=OnUnattainable.REJECT)
+    answer = core.submit(wanted, now_s)
+    assert isinstance(answer, Rejected)
+    assert answer.reason is RejectReason.UNATTAINABLE
+    assert (core.statistics(), core.num_expiries, core.sequences()) == before
+    return answer
+
+
+def test_what_even_an_idle_engine_could_not_hold_is_not_to_be_tried_again() -> None:
+    core = scheduler(policy="slo", num_cells=4096)
+    for hopeless in (
+        request("hopeless", prompt=2000, ttft_target_s=0.05),
+        request("hopeless", prompt=1, ttft_target_s=0.001),
+        request("hopeless", ttlt_target_s=0.5, expected=500, max_tokens=500),
+    ):
+        answer = _refusal(core, hopeless)
+        assert "even an idle engine" in answer.detail
+        assert answer.retry_after_s is None
+
+
+def test_a_refusal_for_work_in_front_says_when_that_is_done() -> None:
+    core = scheduler(policy="slo", num_cells=100_000)
+    core.submit(request("large", tier=CHAT, prompt=5000, ttft_target_s=9.0), 0.0)
+    answer = _refusal(core, request("small", tier=CHAT, prompt=1000, ttft_target_s=9.5))
+    assert "first token is due in 9.5 s" in answer.detail
+    assert answer.retry_after_s is not None
+    assert answer.retry_after_s >= 1.0
+
+
+def test_a_refusal_for_want_of_a_slot_says_when_one_can_be_counted_on() -> None:
+    core = scheduler(policy="slo", num_slots=1, num_cells=4096)
+    core.submit(request("long", tier=CHAT, prompt=20, max_tokens=1000, expected=1000), 0.0)
+    answer = _refusal(core, request("chat", tier=CHAT, prompt=20))
+    assert "slots and cells can be counted on in" in answer.detail
+    assert answer.retry_after_s is not None
+    assert answer.retry_after_s > 5.0
+
+
+def test_a_refusal_for_want_of_cells_is_one_for_want_of_room() -> None:
+    core = scheduler(policy="slo", num_slots=4, num_cells=1000)
+    core.submit(request("long", tier=CHAT, prompt=20, max_tokens=900, expected=900), 0.0)
+    assert "slots and cells" in _refusal(core, request("chat", prompt=100, max_tokens=100)).detail
+
+
+def test_no_more_paces_are_promised_than_a_step_can_hold() -> None:
+    core = scheduler(policy="slo", num_slots=16, num_cells=100_000)
+    step_s = core.cost.base_s + 4 * core.cost.decode_cost_s(100)
+    wanted = {"tier": SloTier.STANDARD, "tpot_target_s": step_s / 0.7, "prompt": 20}
+    for number in range(4):
+        answer = core.submit(request(f"r{number}", max_tokens=80, expected=80, **wanted), 0.0)
+        assert isinstance(answer, Admitted)
+        assert answer.promised
+    answer = _refusal(core, request("r4", max_tokens=80, expected=80, **wanted))
+    assert "TPOT" in answer.detail
+    assert answer.retry_after_s is not None
+    core.cancel(RequestId("r0"), FinishReason.CANCELLED, 0.0)
+    admitted = core.submit(request("r4", max_tokens=80, expected=80, **wanted), 0.0)
+    assert isinstance(admitted, Admitted)
+    assert admitted.promised
+
+
+class _Engine:
+    """An engine on a manual clock, that has seen some answers, and what came of each request."""
+
+    def __init__(self, *, num_slots: int, num_cells: int = 8192) -> None:
+        self.clock = ManualClock()
+        self.loop = engine(
+            self.clock,
+            policy="slo",
+            num_slots=num_slots,
+            num_cells=num_cells,
+            profile=SLOW_DECODES,
+        )
+        self.first_s: dict[str, float] = {}
+        self.ends: dict[str, FinishEvent] = {}
+        for number in range(3):
+            self.submit(f"before-{number}", tier=CHAT, max_tokens=60, tpot_target_s=None)
+        self.run()
+
+    def submit(self, name: str, **fields: object) -> bool | None:
+        """Whether it is promised its targets. It is as long as is expected, unless that is said."""
+        fields.setdefault("expected", fields.get("max_tokens"))
+        wanted = request(name, arrival_s=self.clock.now_s(), **fields)  # type: ignore[arg-type]  # names are checked by request
+        answer = self.loop.submit(wanted)
+        assert isinstance(answer, Admitted)
+        return answer.promised
+
+    def run(self, for_s: float = 1e9) -> None:
+        until_s = self.clock.now_s() + for_s
+        while self.clock.now_s() < until_s:
+            events = self.loop.run_once()
+            if events is None:
+                return
+            for event in events:
+                self._note(event)
+
+    def _note(self, event: EngineEvent) -> None:
+        if isinstance(event, TokenEvent) and event.token_index == 0:
+            self.first_s[event.request_id] = self.clock.now_s()
+        if isinstance(event, FinishEvent):
+            self.ends[event.request_id] = event
+
+    def held(self, name: str) -> bool:
+        outcome = self.ends[name].outcome
+        assert outcome is not None
+        return outcome.held
+
+    def cause(self, name: str) -> MissCause | None:
+        outcome = self.ends[name].outcome
+        assert outcome is not None
+        return outcome.miss_cause
+
+
+@pytest.mark.parametrize("relegated_share", [0.01, 0.2])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_promise_is_kept_whoever_comes_later(seed: int, relegated_share: float) -> None:
+    """Answers are short and slots enough, so that what is predicted is what happens. Turns of
+    those who were relegated break no promise either."""
+    draw = random.Random(seed)
+    clock = ManualClock()
+    loop = engine(
+        clock,
+        policy="slo",
+        num_slots=32,
+        num_cells=32_768,
+        model=WHOLE_STEPS,
+        relegated_share=relegated_share,
+    )
+    finished: list[FinishEvent] = []
+    next_s, number = clock.now_s(), 0
+    while number < 300:
+        while next_s <= clock.now_s():
+            number += 1
+            before = _ranks_of_promised(loop)
+            loop.submit(
+                request(
+                    f"r{number}",
+                    tier=draw.choice((CHAT, SloTier.STANDARD)),
+                    prompt=draw.choice((20, 100, 1000)),
+                    max_tokens=draw.randint(1, 4),
+                    arrival_s=clock.now_s(),
+                    client=f"client-{draw.randint(0, 2)}",
+                )
+            )
+            assert before.items() <= _ranks_of_promised(loop).items()
+            next_s += draw.expovariate(30.0)
+        events = loop.run_once()
+        if events is None:
+            clock.advance_to(next_s)
+        finished += [event for event in events or () if isinstance(event, FinishEvent)]
+    met = [one.timings.met_ttft for one in finished if one.outcome and one.outcome.promised]
+    assert len(met) > 100
+    assert all(met)
+    assert relegated_share < 0.1 or loop.statistics().num_turns > 0
+    assert any(seq.was_relegated for seq, _ in loop.sequences())
+
+
+def _ranks_of_promised(loop: EngineLoop) -> dict[RequestId, Rank]:
+    return {seq.request.request_id: seq.rank for seq, _ in loop.sequences() if seq.promised}
+
+
+def test_a_promised_pace_is_held_against_answers_that_were_promised_none() -> None:
+    """Later ones, on time as well, whose decodes alone would make the steps three times as long."""
+    engine = _Engine(num_slots=16)
+    answer = {"tier": STANDARD, "prompt": 16, "max_tokens": 100, "tpot_target_s": 0.1}
+    names = [f"first-{number}" for number in range(5)]
+    promised = [name for name in names if engine.submit(name, **answer)]
+    assert 1 <= len(promised) < 5
+    engine.run(2.0)
+    for number in range(10):
+        assert not engine.submit(f"later-{number}", **answer)
+    engine.run()
+    assert all(engine.held(name) for name in promised)
+    assert len(engine.ends) == 3 + 5 + 10
+    assert all(end.reason is FinishReason.LENGTH for end in engine.ends.values())
+
+
+def test_answers_without_a_promised_pace_go_on_as_the_others_bear() -> None:
+    """They are parked in part, not altogether."""
+    engine = _Engine(num_slots=16)
+    answer = {"tier": STANDARD, "prompt": 16, "max_tokens": 100}
+    assert engine.submit("first", tpot_target_s=0.1, **answer)
+    for number in range(6):
+        engine.submit(f"later-{number}", tpot_target_s=0.01, **answer)
+    engine.run(3.0)
+    begun = {name for name in engine.first_s if name.startswith("later")}
+    assert begun
+    assert "first" not in engine.ends
+    engine.run()
+    assert engine.held("first")
+
+
+def test_a_slot_is_promised_once() -> None:
+    """The one that comes second is due sooner, and its answer is long."""
+    engine = _Engine(num_slots=1)
+    assert engine.submit("first", tier=STANDARD, max_tokens=100)
+    assert not engine.submit("second", tier=CHAT, max_tokens=300)
+    engine.run()
+    assert engine.held("first")
+    assert engine.cause("second") is MissCause.OVERLOAD
+
+
+def test_a_slot_that_an_answer_gives_up_for_one_is_not_taken_by_another() -> None:
+    engine = _Engine(num_slots=1)
+    assert engine.submit("job", tier=JOB, max_tokens=500, ttlt_target_s=200.0)
+    engine.run(1.0)
+    assert engine.submit("standard", tier=STANDARD, max_tokens=100), "the job may pause"
+    engine.run(1.0)
+    assert not engine.submit("chat", tier=CHAT, max_tokens=300)
+    engine.run()
+    assert engine.held("standard")
+    assert engine.held("job")
+
+
+def test_cells_are_promised_once() -> None:
+    engine = _Engine(num_slots=4, num_cells=512)
+    promised = [engine.submit(f"r{number}", tier=CHAT, max_tokens=200) for number in range(4)]
+    assert promised == [True, True, False, False]
+    engine.run()
+    assert all(engine.held(f"r{number}") for number in range(2))
+    assert not any(engine.ends[f"r{number}"].timings.num_preemptions for number in range(2))
+
+
+def test_slots_come_free_in_time_for_many_that_are_due_much_later() -> None:
+    engine = _Engine(num_slots=4)
+    promised = [
+        engine.submit(f"job-{number}", tier=JOB, max_tokens=100, ttlt_target_s=36_000.0)
+        for number in range(12)
+    ]
+    assert all(promised)
+    engine.run()
+    assert all(engine.held(f"job-{number}") for number in range(12))
+
+
+def test_a_target_shorter_than_the_steps_to_it_is_not_promised() -> None:
+    engine = _Engine(num_slots=4)
+    engine.submit("running", tier=JOB, max_tokens=500)
+    engine.run(0.5)
+    assert not engine.submit("chat", tier=CHAT, prompt=10, max_tokens=4, ttft_target_s=0.04)
+    assert engine.submit("other", tier=CHAT, prompt=10, max_tokens=4)
+
+
+def test_a_pace_alone_is_promised_from_the_first_token_on() -> None:
+    engine = _Engine(num_slots=4)
+    targets = {"ttft_target_s": None, "tpot_target_s": 0.1}
+    assert engine.submit("reader", tier=JOB, max_tokens=50, **targets)
+    assert not engine.submit(
+        "hasty", tier=JOB, max_tokens=50, ttft_target_s=None, tpot_target_s=1e-3
+    )
+    engine.run(0.5)
+    ranks = {seq.request.request_id: seq.rank for seq, _ in engine.loop.sequences()}
+    assert ranks[RequestId("reader")][:2] == (ON_TIME, 0)
+    assert ranks[RequestId("hasty")][:2] == (ON_TIME, BEHIND)
+    engine.run()
+    assert engine.held("reader")
+
+
+@pytest.mark.parametrize("num_tokens", [0, 2])
+def test_what_was_promised_is_promised_still_after_a_lost_engine(num_tokens: int) -> None:
+    core = scheduler(policy="slo", num_slots=1, num_cells=8192)
+    core.submit(request("holds", tier=CHAT, max_tokens=None), 0.0)
+    past = PastService(
+        first_token_s=0.1 if num_tokens else None, num_engine_losses=1, promised=True
+    )
+    for number in range(6):
+        replay = request(
+            f"r{number}", prompt=1200, generated=tuple(range(num_tokens)), past=past, max_tokens=9
+        )
+        answer = core.submit(replay, 0.0)
+        assert isinstance(answer, Admitted)
+        assert answer.promised
+    for number in range(20):
+        core.submit(request(f"new-{number}", prompt=400, client=f"c{number}"), 0.0)
+    ranks = {seq.request.request_id: seq.rank for seq, _ in core.sequences()}
+    assert all(ranks[RequestId(f"r{number}")][:2] == (ON_TIME, 0) for number in range(6))
+    ended = core.cancel(RequestId("r0"), FinishReason.DEADLINE, 9.0)
+    assert ended is not None
+    assert ended.outcome is not None
+    assert (ended.outcome.promised, ended.outcome.miss_cause) == (True, MissCause.ENGINE_LOST)
+
+
+def test_a_replay_that_was_promised_nothing_is_promised_nothing() -> None:
+    core = scheduler(policy="slo")
+    answer = core.submit(request(past=PastService(num_engine_losses=1, promised=False)), 0.0)
+    assert isinstance(answer, Admitted)
+    assert answer.promised is False
+
+
+def test_an_empty_answer_that_comes_late_has_missed_its_target() -> None:
+    loop: EngineLoop = engine(ManualClock(), policy="slo")
+    core = loop.scheduler
+    core._eog_token_ids = frozenset(range(256))
+    loop.submit(request("late", tier=CHAT, arrival_s=-5.0))
+    events = loop.run_once()
+    assert events is not None
+    (ended,) = (event for event in events if isinstance(event, FinishEvent))
+    assert (ended.num_generated_tokens, ended.timings.met_ttft) == (0, False)
+    assert ended.outcome is not None
+    assert not ended.outcome.held

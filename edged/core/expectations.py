@@ -78,10 +78,9 @@ class Expectations:
         eta_s = predict_ttft_s(seq, view) if wait is None else wait.expected_s + prefill_s
         if now_s < seq.promised_until_s < inf:
             return eta_s, seq.promised_until_s - now_s
-        turn_s = self._policy.turn_s(seq)
+        turn_s = self._policy.turn_s(seq, now_s)
         bound_s = inf if turn_s is None else max(0.0, turn_s - now_s) + next_s + most_s
-        is_settled = wait is not None and now_s + wait.bound_s < seq.placed_until_s
-        if wait is not None and is_settled and wait.bound_s + most_s < bound_s:
+        if wait is not None and self._policy.is_in_line(seq) and wait.bound_s + most_s < bound_s:
             self._waits.told(seq, wait, now_s)
             bound_s = wait.bound_s + most_s
         return eta_s, bound_s

@@ -212,6 +212,7 @@ class Forecast:
 
     def slack_s(self, speed: float, now_s: float) -> float:
         """Seconds that the prefills due next can wait, and be in time."""
+        speed *= _MARGIN
         done_s, slack_s = 0.0, inf
         for entry in islice(self._timeline, _LOOKED_AT):
             done_s += entry.left_s

@@ -102,9 +102,14 @@ class Policy(Protocol):
         """Relegated sequences that had their turn."""
         ...
 
-    def turn_s(self, seq: Sequence) -> float | None:
+    def turn_s(self, seq: Sequence, now_s: float) -> float | None:
         """Moment at which a waiting sequence is the most urgent one at the latest, whoever comes;
         None if none can be named."""
+        ...
+
+    def is_in_line(self, seq: Sequence) -> bool:
+        """Whether those of its tier and band are served in an order that later ones do not change,
+        so that what others waited says how long it will."""
         ...
 
     def may_preempt(self, urgent: Sequence, victim: Sequence, now_s: float) -> bool:
@@ -158,8 +163,11 @@ class WithoutBooks:
     ) -> Iterable[Sequence]:
         return ()
 
-    def turn_s(self, seq: Sequence) -> float | None:
+    def turn_s(self, seq: Sequence, now_s: float) -> float | None:
         return None
+
+    def is_in_line(self, seq: Sequence) -> bool:
+        return True
 
     def advanced(self, seq: Sequence) -> None:
         return

@@ -63,6 +63,11 @@ class Relegated:
             return self._called.get(seq_id)
         return member.turn_s
 
+    def wait_s(self, work_s: float) -> float:
+        """Seconds to the turn of one that joined now, at most."""
+        missing_s = max(0.0, self._work_s + work_s - self._saved_s)
+        return missing_s / self._share if self._share else inf
+
     def join(self, seq: Sequence, work_s: float, now_s: float) -> None:
         """`work_s`: what its turn costs at most. Where it has joined before, it has its place."""
         member = self._line.get(seq.seq_id)
@@ -73,10 +78,8 @@ class Relegated:
             return
         if not self._line:
             self._saved_s, self._work_s, self._since_s = 0.0, 0.0, now_s
+        self._line[seq.seq_id] = _Member(seq, work_s, now_s + self.wait_s(work_s))
         self._work_s += work_s
-        missing_s = max(0.0, self._work_s - self._saved_s)
-        wait_s = missing_s / self._share if self._share else inf
-        self._line[seq.seq_id] = _Member(seq, work_s, now_s + wait_s)
 
     def excuse(self, seq_id: SeqId) -> None:
         """It may be in time after all."""

@@ -256,7 +256,6 @@ class Scheduler:
     def _place(self, seq: Sequence, now_s: float) -> None:
         """Ask the policy where a sequence stands, and remember when to ask again."""
         rank, until_s = self._policy.place(seq, now_s)
-        seq.placed_until_s = until_s
         if until_s < inf:
             assert until_s > now_s, f"{seq.seq_id} stands where it does until {until_s}, which was"
             self._reviews.add(until_s, seq.seq_id)

@@ -43,7 +43,6 @@ class Sequence:
         "num_losses",
         "num_preemptions",
         "num_prompt_tokens",
-        "placed_until_s",
         "preempted_at_s",
         "promised",
         "promised_until_s",
@@ -84,8 +83,6 @@ class Sequence:
         """Host bytes held by its swapped KV; 0 when it holds none."""
         self.rank = Rank(0, 0, 0.0)
         """The policy's."""
-        self.placed_until_s = inf
-        """Until when the rank is certain, if the sequence does not start."""
         self.first_scheduled_s = request.past.first_scheduled_s
         self.first_token_s = request.past.first_token_s
         self.last_token_s = request.past.last_token_s

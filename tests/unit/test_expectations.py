@@ -1,5 +1,7 @@
 """Those who wait are told when: at halves of what is left, seldom, and a few at a time."""
 
+from math import inf
+
 import pytest
 
 from edged.core.expectations import LEAST_NOTICE_S, MOST_NOTICES
@@ -46,6 +48,18 @@ def test_a_long_wait_makes_few_notices_however_short_it_was_expected_to_be() -> 
     core = scheduler(tiers=tiers(max_queue_s=None))
     _submit(core, "waits")
     assert 30 < sum(len(_told(core, 0.5 * number)) for number in range(7200)) < 60
+
+
+def test_who_was_promised_nothing_is_told_its_turn_at_the_latest() -> None:
+    """Were it relegated now: on time still, then late."""
+    core = scheduler(policy="slo", num_slots=1, num_cells=100_000, relegated_share=0.01)
+    core.submit(request("holds", tier=SloTier.INTERACTIVE, prompt=9000, max_tokens=None), 0.0)
+    core.submit(request("waits", tier=SloTier.INTERACTIVE, prompt=500), 0.0)
+    work_s = core.cost.prefill_cost_s(0, 500)
+    told = [event for step in range(40) for event in _told(core, 0.1 * step)]
+    bounds_s = [event.eta_bound_s for event in told if event.request_id == "waits"]
+    assert len(bounds_s) >= 2
+    assert all(100 * work_s <= bound_s < inf for bound_s in bounds_s)
 
 
 def test_who_left_the_queue_is_told_no_more() -> None:

@@ -208,9 +208,9 @@ def test_slack_is_what_the_tightest_of_those_due_next_has() -> None:
     assert forecast.slack_s(1.0, 0.0) == inf
     for number, due_s, work_s in ((1, 1.0, 0.2), (2, 1.5, 1.0), (3, 9.0, 1.0)):
         forecast.admit(Assessment(_entry(number, due_s, work_s), False), 0.0)
-    assert forecast.slack_s(1.0, 0.0) == pytest.approx(1.5 - 1.2)
-    assert forecast.slack_s(0.5, 0.0) == pytest.approx(1.5 - 2.4)
-    assert forecast.slack_s(1.0, 0.2) == pytest.approx(0.1)
+    assert forecast.slack_s(1.0 / 0.88, 0.0) == pytest.approx(1.5 - 1.2)
+    assert forecast.slack_s(0.5 / 0.88, 0.0) == pytest.approx(1.5 - 2.4)
+    assert forecast.slack_s(1.0 / 0.88, 0.2) == pytest.approx(0.1)
 
 
 def test_a_turn_comes_when_no_promise_is_late_for_it() -> None:

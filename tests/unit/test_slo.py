@@ -340,7 +340,7 @@ def test_an_answer_whose_end_has_passed_gives_way_until_its_turn() -> None:
     seen: list[tuple[tuple[int, ...], float | None]] = []
     while clock.now_s() < 110.0:
         loop.run_once()
-        stands = seq.rank[:2], _policy(loop.scheduler).turn_s(seq)
+        stands = seq.rank[:2], _policy(loop.scheduler)._relegated.turn_s(seq.seq_id)
         if seen[-1:] != [stands]:
             seen.append(stands)
     (on_time, late, called) = seen

@@ -146,8 +146,14 @@ class Slo:
     def num_turns(self) -> int:
         return self._relegated.num_turns
 
-    def turn_s(self, seq: Sequence) -> float | None:
-        return self._relegated.turn_s(seq.seq_id)
+    def turn_s(self, seq: Sequence, now_s: float) -> float | None:
+        turn_s = self._relegated.turn_s(seq.seq_id)
+        if turn_s is None and seq.rank.band == ON_TIME:
+            return now_s + self._relegated.wait_s(self._outlook.work_s(seq))
+        return turn_s
+
+    def is_in_line(self, seq: Sequence) -> bool:
+        return seq.rank.band == BEST_EFFORT
 
     def _place_answer(self, seq: Sequence, now_s: float) -> Place:
         """One that has no targets, or whose answer has begun."""

@@ -60,7 +60,7 @@ class _OnUnattainableEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_OnUnatt
     ON_UNATTAINABLE_BEST_EFFORT: _OnUnattainable.ValueType  # 1
     """It is served as early as promises to others allow."""
     ON_UNATTAINABLE_REJECT: _OnUnattainable.ValueType  # 2
-    """It is refused: UNATTAINABLE, with RetryInfo."""
+    """It is refused: UNATTAINABLE, with RetryInfo unless even an idle engine could not hold its targets."""
 
 class OnUnattainable(_OnUnattainable, metaclass=_OnUnattainableEnumTypeWrapper):
     """What becomes of a request whose targets cannot be promised when it comes."""
@@ -70,7 +70,7 @@ ON_UNATTAINABLE_UNSPECIFIED: OnUnattainable.ValueType  # 0
 ON_UNATTAINABLE_BEST_EFFORT: OnUnattainable.ValueType  # 1
 """It is served as early as promises to others allow."""
 ON_UNATTAINABLE_REJECT: OnUnattainable.ValueType  # 2
-"""It is refused: UNATTAINABLE, with RetryInfo."""
+"""It is refused: UNATTAINABLE, with RetryInfo unless even an idle engine could not hold its targets."""
 
 class _PreemptionCause:
     ValueType = typing.NewType("ValueType", builtins.int)

@@ -131,6 +131,11 @@ class Sizes:
         size = num_tokens.bit_length()
         return self._aside.get(size, 0.0) / max(self._come.get(size, 0.0), 1.0)
 
+    def loss(self, num_tokens: int) -> tuple[bool, float]:
+        """Whether that size is spared, and if so what it has lost."""
+        spared = self.is_spared(num_tokens)
+        return spared, self.lost(num_tokens) if spared else 0.0
+
     def is_spared(self, num_tokens: int) -> bool:
         """Whether that size has lost its part."""
         kept_of_all = 1.0 - self._num_aside / max(self._num_come, 1.0)

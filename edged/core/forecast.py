@@ -56,6 +56,10 @@ _ROOM_FOR_ALL = 0.7
 """Work that comes per second, as a part of the speed, below which anything may be promised."""
 
 
+_Loss = tuple[bool, float, float]
+"""Least for whom to set aside first: not spared, the part that its size has lost, then dear."""
+
+
 class Assessment(NamedTuple):
     """What an arrival would mean; nothing has changed yet."""
 
@@ -276,16 +280,21 @@ class Forecast:
         return [entry, *others], False  # nobody else is set aside in vain
 
     def _relieve(self, speed: float, now_s: float) -> tuple[list[Entry], bool]:
-        """Whom to set aside so that the others are in time, and whether all of them are then: of
-        equals the youngest. A prefill that has begun goes on."""
+        """Whom to set aside so that the others are in time, and whether all of them are then: the
+        dearest, or if all sizes have lost their part the one whose size lost least; of equals the
+        youngest. A prefill that has begun goes on."""
         set_aside: list[Entry] = []
-        movable: list[tuple[tuple[bool, float, float], SeqId, Entry]] = []
+        movable: list[tuple[_Loss, SeqId, Entry]] = []
+        losses: dict[int, tuple[bool, float]] = {}
         gained_s, all_fit = 0.0, True
         in_order = iter(self._timeline)
         for entry, over_s in self._overruns(speed, now_s):
             if over_s > gained_s:
                 for one in self._movable(in_order, entry):
-                    heappush(movable, (self._loss(one), SeqId(-one.seq_id), one))
+                    size = one.seq.num_prompt_tokens.bit_length()
+                    if size not in losses:
+                        losses[size] = self._sizes.loss(one.seq.num_prompt_tokens)
+                    heappush(movable, ((*losses[size], -one.cost_s), SeqId(-one.seq_id), one))
             while over_s > gained_s and movable:
                 *_, dearest = heappop(movable)
                 set_aside.append(dearest)
@@ -319,12 +328,6 @@ class Forecast:
         for entry, over_s in self._timeline.overruns(limit):
             if entry.due_s - now_s >= entry.left_s:  # else it is late in any case
                 yield entry, over_s
-
-    def _loss(self, entry: Entry) -> tuple[bool, float, float]:
-        """Least for whom to set aside: the one whose size may lose most, then the dearest."""
-        num_tokens = entry.seq.num_prompt_tokens
-        spared = self._sizes.is_spared(num_tokens)
-        return spared, self._sizes.lost(num_tokens) if spared else 0.0, -entry.cost_s
 
     def _may_promise(
         self, entry: Entry, taken_back: Entry | None, speed: float, now_s: float, sure_s: float

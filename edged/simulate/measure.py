@@ -13,10 +13,11 @@ neither delaying nor dropping one raises the sum.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from edged.core.types import MissCause, SloTier
+from edged.core.types import ClientId, MissCause, SloTier
 from edged.simulate.run import Life, Run
 
 LONG_PART = 0.1
@@ -51,6 +52,8 @@ class Measures:
     """Part of all jobs."""
     violated_long: float
     """Part of those with the longest prompts."""
+    violated_light: float
+    """Part of those of clients that sent less than an even share of all."""
     missed_tpot: float
     """Part of the jobs that have such a target."""
     goodput: float
@@ -101,6 +104,7 @@ def measure(run: Run, targets: Mapping[SloTier, Targets]) -> Measures:
     bad = [verdict.violated for verdict in verdicts]
     num_long = max(1, math.ceil(LONG_PART * len(lives)))
     by_prompt = sorted(range(len(lives)), key=lambda i: -lives[i].job.num_prompt_tokens)
+    light = _light_clients(lives)
     with_tpot = [
         verdict.tpot
         for life, verdict in zip(lives, verdicts, strict=True)
@@ -117,6 +121,11 @@ def measure(run: Run, targets: Mapping[SloTier, Targets]) -> Measures:
     return Measures(
         violated=_part(bad),
         violated_long=_part(bad[i] for i in by_prompt[:num_long]),
+        violated_light=_part(
+            verdict.violated
+            for life, verdict in zip(lives, verdicts, strict=True)
+            if life.job.client_id in light
+        ),
         missed_tpot=_part(with_tpot),
         goodput=(len(bad) - sum(bad)) / run.ended_s,
         smooth_goodput=sum(_worth(life, targets[life.job.tier]) for life in lives) / run.ended_s,
@@ -196,6 +205,11 @@ def _bound_held(lives: Iterable[Life]) -> float:
         if notice.position >= DEEP and notice.eta_bound_s < math.inf
     ]
     return _part(held) if held else math.nan
+
+
+def _light_clients(lives: Sequence[Life]) -> Set[ClientId]:
+    counts = Counter(life.job.client_id for life in lives)
+    return {client for client, count in counts.items() if count * len(counts) < len(lives)}
 
 
 def _was_relegated(life: Life) -> bool:

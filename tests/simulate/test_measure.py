@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.core.types import (
+    ClientId,
     FinishEvent,
     FinishReason,
     MissCause,
@@ -91,6 +92,16 @@ def test_neither_delaying_nor_dropping_tokens_raises_smooth_goodput(
     dropped = times_s[:later_from]
     for other in (delayed, dropped):
         assert measured(life(*other), targets=targets).smooth_goodput <= worth + 1e-9
+
+
+def test_light_clients_have_a_column_of_their_own() -> None:
+    def of(client: str, ttft_s: float) -> Life:
+        one = life(ttft_s)
+        return replace(one, job=replace(one.job, client_id=ClientId(client)))
+
+    found = measured(*[of("hog", 0.5)] * 7, of("first", 2.0), of("second", 0.5))
+    assert found.violated_light == 0.5
+    assert measured(of("only", 2.0)).violated_light == 0.0
 
 
 def test_percentiles_are_nearest_ranks() -> None:

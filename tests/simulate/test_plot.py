@@ -11,6 +11,7 @@ def measures(violated: float, goodput: float) -> Measures:
     return Measures(
         violated=violated,
         violated_long=0.0,
+        violated_light=0.0,
         missed_tpot=0.0,
         goodput=goodput,
         smooth_goodput=1.0,

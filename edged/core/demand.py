@@ -6,8 +6,6 @@ from math import exp, frexp
 
 RATE_S = 30.0
 """Seconds over which arrivals are averaged."""
-_COMPETING_PART = 0.5
-"""Work that comes and is set aside, as far as it is expected to compete."""
 _FORGOTTEN = 1e-6
 """Work per second that is as good as none."""
 _SHORTEST_S, _LONGEST_S = 2.0**-4, 2.0**20
@@ -60,15 +58,12 @@ class Arrivals:
         return sum(rate.offered for rate in self._rates.values()) * self._kept(now_s)
 
     def expected(self, now_s: float) -> Sequence[tuple[float, float]]:
-        """For each horizon: seconds of work per second that are to be counted with, and how long
-        after its arrival it is due. Those due later than what is asked for do not count: work that
-        is due in `t` seconds is passed by `rate · (t − horizon)` seconds of it."""
+        """For each horizon: seconds of work per second that come and are not set aside, and how
+        long after its arrival it is due. Those due later than what is asked for do not count: work
+        that is due in `t` seconds is passed by `rate · (t − horizon)` seconds of it."""
         kept = self._kept(now_s)
         return [
-            (
-                max(rate.accepted, _COMPETING_PART * rate.offered) * kept,
-                rate.horizons / rate.offered,
-            )
+            (rate.accepted * kept, rate.horizons / rate.offered)
             for rate in self._rates.values()
             if rate.offered > 0.0
         ]

@@ -27,14 +27,14 @@ def test_what_came_is_forgotten() -> None:
     assert arrivals.offered(1e9) == 0.0
 
 
-def test_half_of_what_is_set_aside_still_competes() -> None:
+def test_what_is_set_aside_does_not_compete() -> None:
     arrivals = Arrivals()
     for _ in range(4):
         arrivals.come(3.0, 2.0, 0.0)
     assert _rate(arrivals) == pytest.approx(12.0 / RATE_S)
     for _ in range(3):
         arrivals.set_aside(3.0, 2.0, 0.0)
-    assert _rate(arrivals) == pytest.approx(6.0 / RATE_S)
+    assert _rate(arrivals) == pytest.approx(3.0 / RATE_S)
     for _ in range(3):
         arrivals.take_back(3.0, 2.0, 0.0)
     assert _rate(arrivals) == pytest.approx(12.0 / RATE_S)

@@ -127,7 +127,10 @@ class Placement:
         for victim in reversed(self.running):
             if victim.seq_id in self.slots or urgent >= self._urgency(victim):
                 break
-            if not self._view.policy.may_preempt(seq, victim, self._now_s):
+            policy = self._view.policy
+            if not policy.may_preempt(seq, victim, self._now_s):
+                continue
+            if not policy.is_worth(victim, self._preemption(victim)[1], self._now_s):
                 continue
             victims.append(victim)
             missing_slots -= 1
@@ -168,7 +171,7 @@ class Placement:
         assert by_rank(cause) < by_rank(victim), (
             f"I5: {cause.seq_id} would evict the more urgent {victim.seq_id}"
         )
-        mode = self._mode(victim)
+        mode, _ = self._preemption(victim)
         if mode is PreemptMode.SWAP:
             self._free_snapshot_bytes -= self._snapshot_bytes(victim)
         self.running.remove(victim)
@@ -177,16 +180,18 @@ class Placement:
         self.free_cells += self._view.kv.cells[victim.slot]
         self.evicted.append(Evict(victim.seq_id, victim.slot, mode, cause.request.request_id))
 
-    def _mode(self, victim: Sequence) -> PreemptMode:
-        """SWAP where it is possible, there is room, and copying twice beats computing again."""
-        num_tokens = victim.num_computed_tokens
-        num_bytes = self._snapshot_bytes(victim)
-        if not self._view.can_swap or num_tokens == 0 or num_bytes > self._free_snapshot_bytes:
-            return PreemptMode.RECOMPUTE
-        cost = self._view.cost
+    def _preemption(self, victim: Sequence) -> tuple[PreemptMode, float]:
+        """How to preempt it, and the seconds of the engine that this costs: SWAP where it is
+        possible, there is room, and copying twice beats computing again."""
+        num_tokens, cost = victim.num_computed_tokens, self._view.cost
+        if not num_tokens:
+            return PreemptMode.RECOMPUTE, 0.0
         recompute_s = cost.recompute_s(num_tokens, self._view.max_step_tokens)
-        swap = 2 * cost.transfer_s(num_bytes) < recompute_s
-        return PreemptMode.SWAP if swap else PreemptMode.RECOMPUTE
+        num_bytes = self._snapshot_bytes(victim)
+        swap_s = 2 * cost.transfer_s(num_bytes)
+        if self._view.can_swap and num_bytes <= self._free_snapshot_bytes and swap_s < recompute_s:
+            return PreemptMode.SWAP, swap_s
+        return PreemptMode.RECOMPUTE, recompute_s
 
     def _snapshot_bytes(self, seq: Sequence) -> int:
         geometry = self._view.kv.geometry

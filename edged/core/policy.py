@@ -116,6 +116,11 @@ class Policy(Protocol):
         """Whether `urgent`, which has no slot, may take `victim`'s. Never true both ways."""
         ...
 
+    def is_worth(self, victim: Sequence, cost_s: float, now_s: float) -> bool:
+        """Whether to preempt it, which costs the engine so many seconds, rather than wait for its
+        end."""
+        ...
+
     def prefill_bounds(self, seq: Sequence) -> PrefillBounds:
         """How long a step a prefill chunk of `seq` may make."""
         ...
@@ -167,6 +172,9 @@ class WithoutBooks:
         return None
 
     def is_in_line(self, seq: Sequence) -> bool:
+        return True
+
+    def is_worth(self, victim: Sequence, cost_s: float, now_s: float) -> bool:
         return True
 
     def advanced(self, seq: Sequence) -> None:

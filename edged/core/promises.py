@@ -48,12 +48,15 @@ class Promises:
         """None once it has a token, or if its first is never due."""
         return self._entries.get(seq_id)
 
-    def assess(self, seq: SchedulerSequence, holdings: Holdings, now_s: float) -> Assessment | None:
+    def assess(
+        self, seq: SchedulerSequence, look: Callable[[], Holdings], now_s: float
+    ) -> Assessment | None:
         """None for a request that has a token already, or no targets."""
         outlook = self._outlook
         due_s, tpot_s = outlook.due_s(seq, now_s), seq.request.service.tpot_target_s
         if seq.first_token_s is not None or (due_s is None and tpot_s is None):
             return None
+        holdings = look()
         num_tokens = outlook.lengths.tokens(seq)
         num_cells = len(seq.token_ids) + int(num_tokens)
         obstacle = None
@@ -97,17 +100,17 @@ class Promises:
             self._entries[seq.seq_id] = assessment.entry
             self.forecast.admit(assessment, now_s)
 
-    def call(self, seq: SchedulerSequence, holdings: Callable[[], Holdings], now_s: float) -> bool:
+    def call(self, seq: SchedulerSequence, look: Callable[[], Holdings], now_s: float) -> bool:
         """Put one that was relegated in front, unless that would break a promise."""
         entry = self._entries.get(seq.seq_id)
         if entry is None:  # an answer
             claim = self._outlook.claim(seq, now_s, self._outlook.pace.step_s(now_s))
-            return seq.slot is not None or not self.gives_way(claim, holdings(), now_s)
+            return seq.slot is not None or not self.gives_way(claim, look(), now_s)
         called = self.forecast.call(
             entry,
             self._outlook.pace.speed(now_s),
             now_s,
-            lambda one: self.gives_way(one, holdings(), now_s),
+            lambda one: self.gives_way(one, look(), now_s),
         )
         if called is not None:
             self._entries[seq.seq_id] = called
@@ -160,4 +163,7 @@ class Promises:
         return spare_s
 
     def _is_promised(self, entry: Entry) -> bool:
-        return bool(entry.seq.promised) or self.forecast.is_promised(entry)
+        """Whether a first token, or an end, was promised that has not come."""
+        seq = entry.seq
+        has_more = seq.first_token_s is None or seq.ends_due_s is not None
+        return bool(seq.promised and has_more) or self.forecast.is_promised(entry)

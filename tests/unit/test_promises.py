@@ -253,6 +253,16 @@ def test_a_slot_that_an_answer_gives_up_for_one_is_not_taken_by_another() -> Non
     assert engine.held("job")
 
 
+def test_an_answer_that_was_promised_no_more_than_its_first_token_may_wait_after_it() -> None:
+    engine = _Engine(num_slots=1)
+    assert engine.submit("standard", tier=STANDARD, max_tokens=500, tpot_target_s=None)
+    engine.run(1.0)
+    assert engine.submit("chat", tier=CHAT, max_tokens=300)
+    engine.run()
+    assert engine.held("standard")
+    assert engine.held("chat")
+
+
 def test_cells_are_promised_once() -> None:
     engine = _Engine(num_slots=4, num_cells=512)
     promised = [engine.submit(f"r{number}", tier=CHAT, max_tokens=200) for number in range(4)]

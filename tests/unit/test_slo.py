@@ -11,9 +11,7 @@ from backends.sim.backend import SimModel
 from backends.sim.faults import SeededFaults
 from edged.clock import ManualClock
 from edged.core.plan import Chunk, StepPlan, StepResult
-from edged.core.policies.slo import BEHIND, BEST_EFFORT, FIRST, LATE, ON_TIME, Slo
-from edged.core.scheduler import Scheduler
-from edged.core.sequence import Sequence
+from edged.core.policies.slo import BEHIND, BEST_EFFORT, FIRST, LATE, ON_TIME
 from edged.core.types import (
     Admitted,
     EngineEvent,
@@ -30,35 +28,10 @@ from edged.core.types import (
 )
 from tests.factories import config, engine, request, scheduler, tiers
 from tests.sim.harness import Cancellation, Life, simulate, workload
+from tests.unit.books import books_of, policy_of, sequence_of
 
 CHAT, JOB = SloTier.INTERACTIVE, SloTier.BATCH
 WHOLE_STEPS = SimModel(can_interrupt=False)
-
-
-def _policy(core: Scheduler) -> Slo:
-    policy = core._policy
-    assert isinstance(policy, Slo)
-    return policy
-
-
-def _seq(core: Scheduler, name: str) -> Sequence:
-    return core._sequences[RequestId(name)]
-
-
-def _books(core: Scheduler) -> dict[str, int]:
-    """What the policy remembers of single requests."""
-    policy = _policy(core)
-    forecast = policy._forecast
-    return {
-        "promises": len(policy._promises),
-        "turns": len(policy._turns) + len(policy._best_effort_turns),
-        "expected": len(policy._outlook.lengths),
-        "paused": len(policy._paused),
-        "relegated": len(policy._relegated),
-        "forecast": len(forecast),
-        "aside": len(forecast._aside),
-        "promised": len(forecast._promised),
-    }
 
 
 def test_a_replay_is_never_refused_as_unattainable() -> None:
@@ -83,7 +56,7 @@ def test_without_targets_nothing_is_promised_and_nothing_refused() -> None:
     answer = core.submit(wanted, 0.0)
     assert isinstance(answer, Admitted)
     assert answer.promised is None
-    assert _seq(core, "job").rank == Rank(BEST_EFFORT, FIRST, 0.0)
+    assert sequence_of(core, "job").rank == Rank(BEST_EFFORT, FIRST, 0.0)
 
 
 def test_a_replayed_answer_without_targets_gets_ahead_of_nobody_on_time() -> None:
@@ -91,9 +64,9 @@ def test_a_replayed_answer_without_targets_gets_ahead_of_nobody_on_time() -> Non
     core = scheduler(policy="slo")
     past = PastService(0.0, 0.1, 0.2, num_preemptions=1, num_engine_losses=1)
     core.submit(request("job", tier=JOB, generated=(1, 2), past=past), 5.0)
-    assert _seq(core, "job").rank == Rank(BEST_EFFORT, FIRST, 0.0)
+    assert sequence_of(core, "job").rank == Rank(BEST_EFFORT, FIRST, 0.0)
     core.submit(request("chat", tier=CHAT, generated=(1, 2), past=past), 5.0)
-    assert _seq(core, "chat").rank == Rank(ON_TIME, FIRST, 1.0)
+    assert sequence_of(core, "chat").rank == Rank(ON_TIME, FIRST, 1.0)
 
 
 def test_a_client_that_comes_later_waits_for_its_turn_not_for_all_others() -> None:
@@ -115,7 +88,7 @@ def test_a_client_that_comes_later_waits_for_its_turn_not_for_all_others() -> No
 def test_promises_come_back_after_a_time_in_which_prefills_were_slow() -> None:
     clock = ManualClock()
     loop = engine(clock, policy="slo")
-    pace = _policy(loop.scheduler)._outlook.pace
+    pace = policy_of(loop.scheduler)._outlook.pace
     chunk = Chunk(SeqId(0), SlotId(0), 0, tuple(range(64)), None)
     plan = StepPlan(0, (), (), (), (), (chunk,))
     for _ in range(1000):
@@ -149,7 +122,7 @@ def test_late_requests_that_ended_are_forgotten_though_an_older_one_waits() -> N
     for number in range(50):
         core.submit(request(f"r{number}", prompt=100, ttft_target_s=0.125), 1.0)
         core.cancel(RequestId(f"r{number}"), FinishReason.CANCELLED, 1.0)
-    assert _books(core)["relegated"] == 1
+    assert books_of(core)["relegated"] == 1
 
 
 def test_a_prefill_that_has_begun_and_is_late_goes_before_those_that_have_not() -> None:
@@ -160,7 +133,7 @@ def test_a_prefill_that_has_begun_and_is_late_goes_before_those_that_have_not() 
     loop.submit(request("later", prompt=200, arrival_s=clock.now_s(), ttft_target_s=0.001))
     clock.advance(1.0)
     loop.run_once()
-    ranks = [_seq(loop.scheduler, name).rank for name in ("begun", "later")]
+    ranks = [sequence_of(loop.scheduler, name).rank for name in ("begun", "later")]
     assert [rank.band for rank in ranks] == [LATE, LATE]
     assert ranks[0] < ranks[1]
 
@@ -258,7 +231,7 @@ def test_nothing_stays_in_the_books_of_what_has_ended(seed: int) -> None:
         scheduler_config=setting,
     )
     core = run.loop.scheduler
-    assert not any(_books(core).values()), _books(core)
+    assert not any(books_of(core).values()), books_of(core)
 
 
 @pytest.mark.parametrize(
@@ -284,16 +257,16 @@ def test_odd_targets_are_served_to_their_end(odd: Request) -> None:
         events += more
     ends = [event.reason for event in events if isinstance(event, FinishEvent)]
     assert ends == [FinishReason.LENGTH] * 2
-    assert not any(_books(loop.scheduler).values())
+    assert not any(books_of(loop.scheduler).values())
 
 
 def test_a_promise_that_is_broken_is_broken_by_as_little_as_can_be() -> None:
     core = scheduler(policy="slo", num_slots=1, num_cells=4096)
     core.submit(request("chat", tier=CHAT, prompt=100), 0.0)
-    assert _seq(core, "chat").promised
+    assert sequence_of(core, "chat").promised
     core.tick(5.0)
     core.submit(request("later", tier=CHAT, prompt=10, arrival_s=5.0), 5.0)
-    first, second = (_seq(core, name).rank for name in ("chat", "later"))
+    first, second = (sequence_of(core, name).rank for name in ("chat", "later"))
     assert first.band == ON_TIME
     assert first < second
 
@@ -301,11 +274,11 @@ def test_a_promise_that_is_broken_is_broken_by_as_little_as_can_be() -> None:
 def test_who_is_late_takes_no_time_from_others_any_more() -> None:
     core = scheduler(policy="slo", num_slots=1, num_cells=4096)
     core.submit(request("chat", tier=CHAT, prompt=100, ttft_target_s=0.125), 0.0)
-    assert not _seq(core, "chat").promised, "it fits, but barely"
-    assert _books(core)["forecast"] == 1
+    assert not sequence_of(core, "chat").promised, "it fits, but barely"
+    assert books_of(core)["forecast"] == 1
     core.tick(1.0)
-    assert _seq(core, "chat").rank.band == LATE
-    assert _books(core)["forecast"] == _books(core)["promised"] == 0
+    assert sequence_of(core, "chat").rank.band == LATE
+    assert books_of(core)["forecast"] == books_of(core)["promised"] == 0
 
 
 @pytest.mark.parametrize("who_had_much", ["first", "second"])
@@ -316,57 +289,7 @@ def test_whoever_had_much_of_late_gives_way_to_who_had_little(who_had_much: str)
         core.cancel(RequestId("past"), FinishReason.CANCELLED, 0.0)
     for client in ("first", "second"):
         core.submit(request(client, tier=CHAT, prompt=500, client=client), 0.0)
-    relegated = [client for client in ("first", "second") if _seq(core, client).rank.row == BEHIND]
+    relegated = [
+        client for client in ("first", "second") if sequence_of(core, client).rank.row == BEHIND
+    ]
     assert relegated == [who_had_much]
-
-
-def test_an_answer_whose_end_has_passed_gives_way_until_its_turn() -> None:
-    """It was promised nothing, and got longer than its client had said."""
-    clock = ManualClock(100.0)
-    loop = engine(clock, policy="slo", num_slots=2, num_cells=4096, relegated_share=0.01)
-    job = request(
-        "job",
-        tier=JOB,
-        prompt=40,
-        max_tokens=2000,
-        generated=(1, 2),
-        past=PastService(0.0, 0.1, 0.2, num_engine_losses=1, promised=False),
-        expected=10,
-        arrival_s=clock.now_s(),
-        ttlt_target_s=1.0,
-    )
-    loop.submit(job)
-    seq = _seq(loop.scheduler, "job")
-    seen: list[tuple[tuple[int, ...], float | None]] = []
-    while clock.now_s() < 110.0:
-        loop.run_once()
-        stands = seq.rank[:2], _policy(loop.scheduler)._relegated.turn_s(seq.seq_id)
-        if seen[-1:] != [stands]:
-            seen.append(stands)
-    (on_time, late, called) = seen
-    assert on_time == ((ON_TIME, BEHIND), None)
-    assert late[0] == (LATE, FIRST)
-    assert called == ((ON_TIME, BEHIND), late[1])
-
-
-def test_a_late_answer_that_was_preempted_has_its_turn_too() -> None:
-    """While chats on time fill the only slot: it goes on after as long as was said."""
-    clock = ManualClock()
-    loop = engine(clock, policy="slo", num_slots=1, num_cells=4096, relegated_share=0.05)
-    loop.submit(request("late", prompt=40, max_tokens=50, ttft_target_s=0.001))
-    for _ in range(5):
-        loop.run_once()
-    assert _seq(loop.scheduler, "late").rank.band == LATE
-    for number in range(2000):
-        name = f"chat-{number}"
-        loop.submit(request(name, tier=CHAT, max_tokens=3, arrival_s=clock.now_s()))
-        ended = [one for one in loop.run_once() or () if isinstance(one, FinishEvent)]
-        if any(one.request_id == "late" for one in ended):
-            break
-        for seq, place in loop.sequences():
-            if place is not None and place > 4 and seq.request.request_id != "late":
-                loop.cancel(seq.request.request_id, FinishReason.CANCELLED)
-    else:
-        pytest.fail("it never ended")
-    assert loop.statistics().num_turns == 1
-    assert loop.statistics().num_swaps + loop.statistics().num_recomputes >= 1

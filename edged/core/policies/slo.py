@@ -60,7 +60,8 @@ _AT_STAKE_S = 0.25
 """Longest step for a prompt that an arrival may cut short: long chunks are cheaper to compute and
 dearer to lose."""
 _AT_RISK_STEPS = 8
-"""Steps that prefills can wait for a slot before they take that of an answer that is on time."""
+"""Steps that prefills, or an answer that paused, can wait for a slot before they take that of an
+answer that is on time."""
 _NEAR_ITS_END = 0.05
 """Part of the TTFT target for which an answer's end is waited for rather than to preempt it."""
 
@@ -100,7 +101,7 @@ class Slo:
     def assess(
         self, seq: Sequence, running: Collection[Sequence], kv: KvBudget, now_s: float
     ) -> Assessment | None:
-        return self._promises.assess(seq, self._holdings(running, kv, now_s), now_s)
+        return self._promises.assess(seq, lambda: self._holdings(running, kv, now_s), now_s)
 
     def admit(
         self, seq: Sequence, assessment: Assessment | None, now_s: float
@@ -174,6 +175,7 @@ class Slo:
             self._relegated.join(seq, self._outlook.work_s(seq), now_s)
             band, order = LATE, 0.0
         if band != ON_TIME:
+            self._paused.pop(seq.seq_id, None)
             return Place(Rank(band, FIRST, order))
         return self._place_on_time(seq, order, inf if ends_s is None or is_over else ends_s, now_s)
 
@@ -214,11 +216,16 @@ class Slo:
                 or (self._may_pause(victim) and victim.rank.order > urgent.rank.order)
             ):
                 return False
-            return self._slack_s(now_s) < _AT_RISK_STEPS * self._outlook.pace.step_s(now_s)
+            has_begun = urgent.first_token_s is not None
+            slack_s = urgent.rank.order - now_s if has_begun else self._slack_s(now_s)
+            return slack_s < _AT_RISK_STEPS * self._outlook.pace.step_s(now_s)
         if not self._yields(victim) or victim.rank.band <= urgent.rank.band:
             return False
         ttft_s = urgent.request.service.ttft_target_s or 0.0
         return self._outlook.answer_s(victim, now_s) > _NEAR_ITS_END * ttft_s
+
+    def is_worth(self, victim: Sequence, cost_s: float, now_s: float) -> bool:
+        return not victim.is_decoding or self._outlook.answer_s(victim, now_s) > cost_s
 
     def _slack_s(self, now_s: float) -> float:
         """Computed once for all that may yield in a plan."""

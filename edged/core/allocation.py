@@ -125,8 +125,8 @@ class Allocation:
         self._tokens_left -= num_tokens
         self._cells_left -= growth
         self._head = self._head or seq
-        tolerance = self._view.policy.tolerance(seq, self._now_s)
-        self._inner_s = min(self._inner_s, tolerance.for_equals_s)
-        self._next_outer_s = min(self._next_outer_s, tolerance.for_others_s)
-        self._others_part = min(self._others_part, tolerance.others_part)
+        for_equals_s, for_others_s, others_part = self._view.policy.tolerance(seq, self._now_s)
+        self._inner_s = min(self._inner_s, for_equals_s)
+        self._next_outer_s = min(self._next_outer_s, for_others_s)
+        self._others_part = min(self._others_part, others_part)
         return True

@@ -51,6 +51,9 @@ class Tolerance(NamedTuple):
     """What less urgent bands may add to the step, as a part of the step without them."""
 
 
+TOLERATES_ALL = Tolerance()
+
+
 class PrefillBounds(NamedTuple):
     step_s: float = inf
     """Longest step, in seconds."""

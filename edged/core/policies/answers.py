@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from edged.core.policy import Tolerance
+from edged.core.policy import TOLERATES_ALL, Tolerance
 from edged.core.sequence import Sequence
 from edged.core.types import TIER_RANK, SloTier
 
@@ -22,7 +22,7 @@ def pace_tolerance(seq: Sequence, now_s: float) -> Tolerance:
     the prefills of their equals."""
     tpot_target_s = seq.request.service.tpot_target_s
     if tpot_target_s is None:
-        return Tolerance()
+        return TOLERATES_ALL
     step_s = _FOR_EQUALS * tpot_target_s
     ahead_s = 0.0
     if seq.first_token_s is not None:

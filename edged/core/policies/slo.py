@@ -35,7 +35,7 @@ from edged.core.kv import KvBudget
 from edged.core.outlook import Outlook
 from edged.core.plan import YIELDS_TO_NOBODY, StepPlan, StepResult
 from edged.core.policies.answers import pace_tolerance, tiers_before
-from edged.core.policy import Place, PrefillBounds, SchedulerConfig, Tolerance
+from edged.core.policy import TOLERATES_ALL, Place, PrefillBounds, SchedulerConfig, Tolerance
 from edged.core.promises import Holdings, Promises
 from edged.core.relegation import Relegated
 from edged.core.sequence import Sequence, SequenceState
@@ -261,7 +261,7 @@ class Slo:
         if not seq.is_decoding:
             if seq.rank.band == ON_TIME and seq.request.service.ttft_target_s is not None:
                 return Tolerance(self._guard_s, others_part=self._others_part)
-            return Tolerance()
+            return TOLERATES_ALL
         tolerance = pace_tolerance(seq, now_s)
         ends_s = seq.ends_due_s
         if ends_s is not None and seq.rank.band == ON_TIME:

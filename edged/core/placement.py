@@ -44,7 +44,13 @@ class PlannerView:
 def urgency(seq: Sequence, owed: frozenset[SloTier]) -> Key:
     """The one total order; smaller runs first, larger yields first."""
     band, row, order = seq.rank
-    return (band - _OWED if seq.tier in owed else band, row, order, seq.seq_id)
+    return (band - _OWED if is_lifted(seq, owed) else band, row, order, seq.seq_id)
+
+
+def is_lifted(seq: Sequence, owed: frozenset[SloTier]) -> bool:
+    """Whether it goes before those that are merely more urgent: while a tier is owed time, that
+    tier, and before it those that are kept in time."""
+    return bool(owed) and (seq.tier in owed or seq.is_kept_in_time)
 
 
 class Placement:
@@ -58,8 +64,8 @@ class Placement:
         self.free_cells = view.kv.free_cells
         self._free_snapshot_bytes = view.kv.free_snapshot_bytes
         self.running = list(view.running)
-        if owed:
-            self.running.sort(key=self._urgency)
+        if owed:  # by urgency: the others are in order already
+            self.running.sort(key=lambda seq: not is_lifted(seq, owed))
         cells = view.kv.cells
         self.growth = {
             seq.seq_id: len(seq.token_ids) - cells[seq.slot]
@@ -67,6 +73,7 @@ class Placement:
             if seq.slot is not None
         }
         """Cells that each running sequence lacks for the tokens it knows."""
+        self._all_growth = sum(self.growth.values())
         self.slots: dict[SeqId, SlotId] = {}
         """Slots given to sequences that held none."""
         self.preemptors: list[SeqId] = []
@@ -77,17 +84,17 @@ class Placement:
     def make_room_to_grow(self) -> None:
         """Evict the least urgent until every running sequence can hold the tokens it knows. Being
         owed time changes nothing here: it would take cells from the more urgent."""
-        while len(self.running) > 1 and sum(self.growth.values()) > self.free_cells:
+        while len(self.running) > 1 and self._all_growth > self.free_cells:
             victim = max(self.running, key=by_rank)
             self._evict(victim, cause=min(self.running, key=by_rank))
 
     def place_waiting(self, until: SeqId | None) -> None:
         """Give slots and cells to those that wait, from the head of the queue up to `until`.
 
-        The first of a tier that is owed time comes before the more urgent. It evicts nobody, but
-        what becomes free is kept for it: those behind it may only trade places with victims of
-        their own. If its room cannot be foreseen, because answers without a near limit hold it, it
-        lets the more urgent pass: they are not to wait for the end of a long answer.
+        The first of a tier that is owed time comes before all but those kept in time. It evicts
+        nobody, but what becomes free is kept for it: those behind it may only trade places with
+        victims of their own. If its room cannot be foreseen, because answers without a near limit
+        hold it, it lets the more urgent pass: they are not to wait for the end of a long answer.
         """
         if not len(self._view.queue):
             return
@@ -115,11 +122,10 @@ class Placement:
     def _victims_for(self, seq: Sequence) -> list[Sequence] | None:
         """Who must yield for `seq` to be placed: nobody, some from the tail, or None if even all
         who may be asked would not do."""
-        missing_slots = 0 if self._free_slots else 1
         needed = len(seq.token_ids)
         if self.running:
-            needed += sum(self.growth.values()) + HEADROOM_TOKENS * len(self.running)
-        missing_cells = needed - self.free_cells
+            needed += self._all_growth + HEADROOM_TOKENS * len(self.running)
+        missing_slots, missing_cells = 0 if self._free_slots else 1, needed - self.free_cells
         if missing_slots <= 0 and missing_cells <= 0:
             return []
         victims: list[Sequence] = []
@@ -175,7 +181,7 @@ class Placement:
         if mode is PreemptMode.SWAP:
             self._free_snapshot_bytes -= self._snapshot_bytes(victim)
         self.running.remove(victim)
-        del self.growth[victim.seq_id]
+        self._all_growth -= self.growth.pop(victim.seq_id)
         self._free_slots.append(victim.slot)
         self.free_cells += self._view.kv.cells[victim.slot]
         self.evicted.append(Evict(victim.seq_id, victim.slot, mode, cause.request.request_id))

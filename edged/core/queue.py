@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from heapq import merge
 from itertools import islice
 
@@ -19,6 +19,8 @@ class WaitingQueue:
     def __init__(self, tiers: Mapping[SloTier, TierSpec]) -> None:
         self._tiers = tiers
         self._queues: dict[SloTier, list[Sequence]] = {tier: [] for tier in tiers}
+        self._promised: list[Sequence] = []
+        """Those of all tiers that are kept in time."""
         self._length = 0
         self._num_new: Counter[SloTier] = Counter()
         self._num_new_by_client: Counter[tuple[SloTier, ClientId]] = Counter()
@@ -45,6 +47,8 @@ class WaitingQueue:
 
     def add(self, seq: Sequence) -> None:
         insort(self._queues[seq.tier], seq, key=by_rank)
+        if seq.is_kept_in_time:
+            insort(self._promised, seq, key=by_rank)
         self._length += 1
         self._missing_tokens[seq.tier] += seq.num_missing_tokens
         if seq.state is SequenceState.WAITING:
@@ -57,6 +61,8 @@ class WaitingQueue:
         index = bisect_left(queue, by_rank(seq), key=by_rank)
         assert queue[index] is seq, f"{seq.seq_id} is not in its queue"
         del queue[index]
+        if seq.is_kept_in_time:
+            del self._promised[bisect_left(self._promised, by_rank(seq), key=by_rank)]
         self._length -= 1
         self._missing_tokens[seq.tier] -= seq.num_missing_tokens
         if seq.state is SequenceState.WAITING:
@@ -67,13 +73,19 @@ class WaitingQueue:
                 del self._num_new_by_client[client]
 
     def in_order(self, owed: frozenset[SloTier]) -> Iterator[Sequence]:
-        """Most urgent first, lazily. The first sequence of a tier that is owed time comes first."""
-        heads = [self._queues[tier][0] for tier in SloTier if tier in owed and self._queues[tier]]
+        """Most urgent first, lazily. The first sequence of a tier that is owed time comes before
+        all but those that are kept in time."""
+        if not owed:
+            yield from merge(*self._queues.values(), key=by_rank)
+            return
+        yield from self._promised
+        heads: list[Sequence] = []
+        for tier in SloTier:
+            if tier in owed:
+                heads.extend(islice(_not_kept(self._queues[tier]), 1))
         yield from heads
-        rests = [
-            islice(queue, 1 if tier in owed else 0, None) for tier, queue in self._queues.items()
-        ]
-        yield from merge(*rests, key=by_rank)
+        rest = merge(*map(_not_kept, self._queues.values()), key=by_rank)
+        yield from (seq for seq in rest if seq not in heads)
 
     def position(self, seq: Sequence) -> int:
         """How many that wait are more urgent."""
@@ -105,6 +117,10 @@ class WaitingQueue:
         """(never run, preempted)"""
         new = self._num_new[tier]
         return new, len(self._queues[tier]) - new
+
+
+def _not_kept(queue: Iterable[Sequence]) -> Iterator[Sequence]:
+    return (seq for seq in queue if not seq.is_kept_in_time)
 
 
 def _band(seq: Sequence) -> int:

@@ -32,6 +32,7 @@ class Sequence:
     """Mutable; owned and written by the scheduler only."""
 
     __slots__ = (
+        "ends_due_s",
         "eta_s",
         "expected_tokens",
         "first_scheduled_s",
@@ -56,6 +57,7 @@ class Sequence:
         "stop_token_ids",
         "tier",
         "token_ids",
+        "tpot_target_s",
         "wait_bounds",
         "was_relegated",
     )
@@ -76,6 +78,9 @@ class Sequence:
         self.max_tokens = max_tokens
         self.stop_token_ids = stop_token_ids
         self.sampling = Sampling(request.sampling, self.token_ids, self.num_prompt_tokens)
+        self.tpot_target_s = request.service.tpot_target_s
+        self.ends_due_s = _ends_due_s(request)
+        """When its answer is to be complete: its TTLT target, or the end of its time."""
         self.state = SequenceState.WAITING
         self.num_computed_tokens = 0
         self.slot: SlotId | None = None
@@ -119,18 +124,22 @@ class Sequence:
         return len(self.token_ids) - self.num_computed_tokens
 
     @property
-    def ends_due_s(self) -> float | None:
-        """When its answer is to be complete: its TTLT target, or the end of its time."""
-        request = self.request
-        ttlt_s, deadline_s = request.service.ttlt_target_s, request.deadline_s
-        if ttlt_s is None:
-            return deadline_s
-        due_s = request.arrival_s + ttlt_s
-        return due_s if deadline_s is None else min(due_s, deadline_s)
+    def is_kept_in_time(self) -> bool:
+        """Whether it was promised its targets, and stands where it keeps them: not even tiers that
+        are owed time go before it."""
+        return bool(self.promised) and self.rank.band == 0
 
     @property
     def is_decoding(self) -> bool:
         return len(self.token_ids) - self.num_computed_tokens == 1
+
+
+def _ends_due_s(request: Request) -> float | None:
+    ttlt_s, deadline_s = request.service.ttlt_target_s, request.deadline_s
+    if ttlt_s is None:
+        return deadline_s
+    due_s = request.arrival_s + ttlt_s
+    return due_s if deadline_s is None else min(due_s, deadline_s)
 
 
 Key = tuple[int, int, float, int]

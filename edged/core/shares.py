@@ -2,10 +2,11 @@
 
 Theory of operation: while a tier has work it earns `min_share` of every second and pays for the
 seconds it is served. Once its credit reaches one quantum the tier is *owed*: until the credit is
-spent its sequences rank with the most urgent band, and slots and cells that will soon be free are
-kept for its first waiting one. Being owed evicts nobody, and the quantum keeps tiers from trading
-places at every step. So a tier with work is served again at the latest `quantum_s / min_share`
-seconds, plus the longest step and the wait for room, after it was served last (I9).
+spent only what was promised its targets goes before its sequences, and slots and cells that will
+soon be free are kept for its first waiting one. Being owed evicts nobody, and the quantum keeps
+tiers from trading places at every step. So a tier with work is served again at the latest
+`quantum_s / min_share` seconds, plus the longest step, what is promised and due, and the wait for
+room, after it was served last (I9).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

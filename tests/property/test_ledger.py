@@ -37,7 +37,7 @@ def test_cells_taken_are_cells_given_back(operations: list[tuple[int, int]]) -> 
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(SloTier), st.floats(0, 10), st.booleans()),
+        st.tuples(st.sampled_from(SloTier), st.floats(0, 10), st.booleans(), st.booleans()),
         min_size=1,
         max_size=50,
     ),
@@ -45,14 +45,15 @@ def test_cells_taken_are_cells_given_back(operations: list[tuple[int, int]]) -> 
 )
 @settings(deadline=None)
 def test_the_queue_is_in_order_and_knows_every_place(
-    arrivals: list[tuple[SloTier, float, bool]], owed: set[SloTier]
+    arrivals: list[tuple[SloTier, float, bool, bool]], owed: set[SloTier]
 ) -> None:
     queue = WaitingQueue(TIERS)
     waiting: list[Sequence] = []
-    for number, (tier, arrival_s, leaves) in enumerate(arrivals):
+    for number, (tier, arrival_s, leaves, promised) in enumerate(arrivals):
         wanted = request(f"r{number}", tier=tier, arrival_s=arrival_s)
         seq = Sequence(SeqId(number), wanted, max_tokens=4, stop_token_ids=frozenset())
         seq.rank = Rank(list(SloTier).index(tier), 0, arrival_s)
+        seq.promised = promised
         queue.add(seq)
         waiting.append(seq)
         if leaves:
@@ -61,7 +62,9 @@ def test_the_queue_is_in_order_and_knows_every_place(
     assert list(queue.in_order(frozenset())) == ordered
     assert [queue.position(seq) for seq in ordered] == list(range(len(ordered)))
     assert len(queue) == len(waiting)
-    heads = list(queue.in_order(frozenset(owed)))
-    assert sorted(heads, key=lambda seq: seq.seq_id) == sorted(waiting, key=lambda seq: seq.seq_id)
-    num_owed = len({seq.tier for seq in waiting} & owed)
-    assert {seq.tier for seq in heads[:num_owed]} == {seq.tier for seq in waiting} & owed
+    lifted = list(queue.in_order(frozenset(owed)))
+    kept = [seq for seq in ordered if seq.is_kept_in_time] if owed else []
+    rest = [seq for seq in ordered if seq not in kept]
+    heads = [next((seq for seq in rest if seq.tier is tier), None) for tier in SloTier]
+    first = [seq for seq in heads if seq is not None and seq.tier in owed]
+    assert lifted == [*kept, *first, *(seq for seq in rest if seq not in first)]

@@ -27,7 +27,7 @@ from edged.core.types import (
     TokenEvent,
 )
 from edged.engine.loop import EngineLoop
-from tests.factories import engine, request, scheduler
+from tests.factories import engine, request, scheduler, tiers
 
 CHAT, STANDARD, JOB = SloTier
 WHOLE_STEPS = SimModel(can_interrupt=False)
@@ -152,12 +152,17 @@ class _Engine:
         return outcome.miss_cause
 
 
-@pytest.mark.parametrize("relegated_share", [0.01, 0.2])
+@pytest.mark.parametrize(("relegated_share", "min_share"), [(0.01, 0.0), (0.2, 0.0), (0.01, 0.2)])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_promise_is_kept_whoever_comes_later(seed: int, relegated_share: float) -> None:
+def test_a_promise_is_kept_whoever_comes_later(
+    seed: int, relegated_share: float, min_share: float
+) -> None:
     """Answers are short and slots enough, so that what is predicted is what happens. Turns of
-    those who were relegated break no promise either."""
+    those who were relegated break no promise either, nor does what a tier is owed."""
     draw = random.Random(seed)
+    kinds = (CHAT, SloTier.STANDARD, JOB) if min_share else (CHAT, SloTier.STANDARD)
+    specs = {**tiers(max_waiting=1000, max_waiting_per_client=1000)}
+    specs[JOB] = replace(specs[JOB], min_share=min_share)
     clock = ManualClock()
     loop = engine(
         clock,
@@ -166,6 +171,7 @@ def test_a_promise_is_kept_whoever_comes_later(seed: int, relegated_share: float
         num_cells=32_768,
         model=WHOLE_STEPS,
         relegated_share=relegated_share,
+        tiers=specs,
     )
     finished: list[FinishEvent] = []
     next_s, number = clock.now_s(), 0
@@ -176,7 +182,7 @@ def test_a_promise_is_kept_whoever_comes_later(seed: int, relegated_share: float
             loop.submit(
                 request(
                     f"r{number}",
-                    tier=draw.choice((CHAT, SloTier.STANDARD)),
+                    tier=draw.choice(kinds),
                     prompt=draw.choice((20, 100, 1000)),
                     max_tokens=draw.randint(1, 4),
                     arrival_s=clock.now_s(),

@@ -10,6 +10,7 @@ import msgspec
 from edged.cli.columns import Column, laid_out
 from edged.cli.exits import CommandError, ExitCode
 from edged.cli.output import emit, emit_json, note
+from edged.config.settings import DEFAULT_TIERS, SchedulerSettings
 from edged.core.policies import POLICIES
 from edged.core.policy import SchedulerConfig
 from edged.core.types import ServiceLevel, SloTier, TierSpec
@@ -169,28 +170,35 @@ def _service(tier: SloTier, targets: Targets) -> ServiceLevel:
 def _scheduler(
     policy: str, profile: DeviceProfile, mix: Mapping[SloTier, TierMix]
 ) -> SchedulerConfig:
-    """The scheduler of a daemon that refuses nobody."""
-    tiers = {
-        tier: TierSpec(
-            tier=tier,
-            ttft_target_s=mix[tier].targets.ttft_s if tier in mix else None,
-            tpot_target_s=mix[tier].targets.tpot_s if tier in mix else None,
-            max_waiting=MAX_JOBS,
-            max_waiting_per_client=MAX_JOBS,
-            max_queue_s=None,
-            preemptible=tier is not SloTier.INTERACTIVE,
-            min_share=0.0,
-        )
-        for tier in SloTier
-    }
+    """The scheduler of a daemon with the default settings that refuses nobody."""
+    defaults = SchedulerSettings()
     return SchedulerConfig(
         policy=policy,
-        tiers=tiers,
+        tiers={
+            tier: _tier_spec(tier, mix[tier].targets if tier in mix else Targets())
+            for tier in SloTier
+        },
         max_step_tokens=profile.max_step_tokens,
-        max_step_s=0.5,
-        arrival_guard_s=0.06,
-        share_quantum_s=0.5,
+        max_step_s=defaults.max_step_s,
+        arrival_guard_s=defaults.arrival_guard_s,
+        share_quantum_s=defaults.share_quantum_s,
         max_snapshot_bytes=MAX_SNAPSHOT_BYTES,
+        relegated_share=defaults.relegated_share,
+    )
+
+
+def _tier_spec(tier: SloTier, targets: Targets) -> TierSpec:
+    default = DEFAULT_TIERS[tier]
+    return TierSpec(
+        tier=tier,
+        ttft_target_s=targets.ttft_s,
+        tpot_target_s=targets.tpot_s,
+        max_waiting=MAX_JOBS,
+        max_waiting_per_client=MAX_JOBS,
+        max_queue_s=None,
+        preemptible=default.preemptible,
+        min_share=default.min_share,
+        ttlt_target_s=targets.ttlt_s,
     )
 
 

@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from zlib import crc32
 
 from backends.sim.draw import choose_token, draw_bits, with_logprobs
@@ -21,7 +22,7 @@ from backends.sim.tokenizer import (
 from edged.backend import AnswerLength, BackendConfig, BackendInfo, KvSnapshot
 from edged.clock import Clock
 from edged.core.plan import Chunk, Sampling
-from edged.core.types import KvGeometry, SampledToken, SeqId, SlotId
+from edged.core.types import KvGeometry, SampledToken, SamplingParams, SeqId, SlotId
 from edged.errors import BackendStepError, KvTransferError, StepInterruptedError
 
 
@@ -58,15 +59,16 @@ class SimSnapshot:
 
 
 class _Slot:
-    __slots__ = ("answer_tokens", "cells", "digest", "sampling")
+    __slots__ = ("answer_tokens", "cells", "digest", "sampling", "seed")
 
     def __init__(self) -> None:
         self.cells: list[int] = []
         self.digest = 0
         """CRC-32 of the cells: a rolling hash, the same however the cells were chunked."""
         self.sampling: Sampling | None = None
-        """Whose answer length `answer_tokens` is."""
-        self.answer_tokens: int | None = None
+        """Whose seed and answer length these are."""
+        self.seed = 0
+        self.answer_tokens = inf
 
 
 class SimBackend:
@@ -88,7 +90,6 @@ class SimBackend:
         self._slots = [_Slot() for _ in range(config.max_sequences)]
         self._num_cells_used = 0
         self._eos_below = int(self._model.eos_rate * 2**32)
-        self._may_end = self._eos_below > 0 or self._model.length_of is not None
         # Tokens are immutable values, so one object for each id serves every draw.
         self._drawn = tuple(SampledToken(token_id) for token_id in range(NUM_TOKENS))
         self._tokenizer = ByteTokenizer()
@@ -217,25 +218,28 @@ class SimBackend:
         # Compared whole at the end of a prefill, later each cell as the draw comes back.
         matches = known[-1] == cells[-1] if num_chunk_tokens == 1 else list(known) == cells
         assert matches, "I3: the cells are not the tokens of the sequence"
+        if slot.sampling is not sampling:
+            self._begin(slot, sampling)
         index = len(cells) - sampling.num_prompt_tokens
-        bits = draw_bits(slot.digest, params.seed if params.temperature > 0 else 0, index)
+        bits = draw_bits(slot.digest, slot.seed, index)
         token_id = choose_token(cells, bits)
-        if self._may_end and not params.ignore_eos and self._ends(slot, sampling, index, bits):
+        if index >= slot.answer_tokens or (self._eos_below and self._is_eos(params, bits)):
             token_id = EOS_ID
         if params.logprobs is not None:
             return with_logprobs(token_id, bits, params.logprobs)
         return self._drawn[token_id]
 
-    def _ends(self, slot: _Slot, sampling: Sampling, index: int, bits: int) -> bool:
-        if self._eos_below and bits * 2_654_435_761 % 2**32 < self._eos_below:
-            return True
-        if self._model.length_of is None:
-            return False
-        if slot.sampling is not sampling:
-            prompt = sampling.token_ids[: sampling.num_prompt_tokens]
-            slot.answer_tokens = self._model.length_of(prompt)
-            slot.sampling = sampling
-        return slot.answer_tokens is not None and index >= slot.answer_tokens
+    def _begin(self, slot: _Slot, sampling: Sampling) -> None:
+        params, length_of = sampling.params, self._model.length_of
+        num_tokens = None
+        if length_of is not None and not params.ignore_eos:
+            num_tokens = length_of(sampling.token_ids[: sampling.num_prompt_tokens])
+        slot.sampling = sampling
+        slot.seed = params.seed if params.temperature > 0 else 0
+        slot.answer_tokens = inf if num_tokens is None else num_tokens
+
+    def _is_eos(self, params: SamplingParams, bits: int) -> bool:
+        return not params.ignore_eos and bits * 2_654_435_761 % 2**32 < self._eos_below
 
 
 def _cell_bytes(token_ids: Sequence[int]) -> bytes:

@@ -44,9 +44,6 @@ class Allocation:
         """Step seconds that everybody so far tolerates for less urgent bands."""
         self._others_part = inf
         """What everybody so far tolerates that less urgent bands add, as a part of the step."""
-        self._row, self._row_s = 0, inf
-        """The last row of a band's answers so far, and the step seconds that those in front of it
-        tolerate."""
         self._has_prefill = False
 
     def run(self) -> None:
@@ -64,13 +61,10 @@ class Allocation:
                 self._head_s = self._inner_s
             self._outer_s = min(self._next_outer_s, self._used_s * (1.0 + self._others_part))
             self._inner_s = inf
-            self._row = 0
             decodes, prefills = bands[band]
             # The first one that does not fit ends its row: a smaller one that came later does not
             # get ahead of it, step after step.
-            for seq in decodes:
-                if not self._add_decode(seq):
-                    break
+            self._add_decodes(decodes)
             for seq in prefills:
                 if not self._add_prefill(seq, is_head=place == 0 and not self._has_prefill):
                     break
@@ -82,16 +76,38 @@ class Allocation:
         spare_s = 0.0 if self._head_s is None else self._head_s - self._used_s
         return self._view.policy.yields_to(self._head, spare_s)
 
-    def _add_decode(self, seq: Sequence) -> bool:
+    def _add_decodes(self, decodes: list[Sequence]) -> None:
         """A decode is parked only for the sake of a more urgent band or row: its equals share the
-        step."""
-        added_s = self._decode_s + self._cell_s * len(seq.token_ids)
-        limit_s, row = self._outer_s, seq.rank.row
-        if row:
-            if row > self._row:
-                self._row, self._row_s = row, self._next_outer_s
-            limit_s = min(limit_s, self._row_s)
-        return self._used_s + added_s <= limit_s and self._add(seq, 1, added_s)
+        step. One loop over local names, since most of planning's time goes here."""
+        slots, growths = self._placement.slots, self._placement.growth
+        tolerance, now_s, chunks = self._view.policy.tolerance, self._now_s, self.chunks
+        decode_s, cell_s = self._decode_s, self._cell_s
+        used_s, limit_s, row = self._used_s, self._outer_s, 0
+        equals_s, others_s, part = self._inner_s, self._next_outer_s, self._others_part
+        num_chunks, tokens_left, cells_left = len(chunks), self._tokens_left, self._cells_left
+        for seq in decodes:
+            known, seq_id, slot = seq.token_ids, seq.seq_id, seq.slot
+            if seq.rank.row > row:
+                row, limit_s = seq.rank.row, min(self._outer_s, others_s)
+            added_s = decode_s + cell_s * len(known)
+            # A sequence that is placed in this step gets all its cells with its slot.
+            growth = 0 if slot is None else growths[seq_id]
+            if used_s + added_s > limit_s or growth > cells_left or not tokens_left:
+                break
+            if slot is None:
+                slot = slots[seq_id]
+            chunks.append(Chunk(seq_id, slot, len(known) - 1, (known[-1],), seq.sampling))
+            used_s += added_s
+            tokens_left -= 1
+            cells_left -= growth
+            for_equals_s, for_others_s, others_part = tolerance(seq, now_s)
+            equals_s = for_equals_s if for_equals_s < equals_s else equals_s
+            others_s = for_others_s if for_others_s < others_s else others_s
+            part = others_part if others_part < part else part
+        if decodes and len(chunks) > num_chunks:
+            self._head = self._head or decodes[0]
+        self._used_s, self._tokens_left, self._cells_left = used_s, tokens_left, cells_left
+        self._inner_s, self._next_outer_s, self._others_part = equals_s, others_s, part
 
     def _add_prefill(self, seq: Sequence, *, is_head: bool) -> bool:
         start, missing = seq.num_computed_tokens, seq.num_missing_tokens

@@ -70,13 +70,14 @@ class KvBudget:
 
     def reserve(self, slot: SlotId, num_cells: int) -> None:
         """Grow a slot's reservation to `num_cells`; it never shrinks while held."""
-        more = num_cells - self.cells[slot]
+        more, geometry = num_cells - self.cells[slot], self.geometry
         if more <= 0:
             return
-        assert more <= self.free_cells, f"I2: {more} cells wanted, {self.free_cells} free"
-        assert num_cells <= self.geometry.max_cells_per_slot, f"I2: {num_cells} cells in a slot"
+        used_cells = self._used_cells + more
+        assert used_cells <= geometry.num_cells, f"I2: {used_cells} of {geometry.num_cells} cells"
+        assert num_cells <= geometry.max_cells_per_slot, f"I2: {num_cells} cells in a slot"
         self.cells[slot] = num_cells
-        self._used_cells += more
+        self._used_cells = used_cells
 
     def release(self, slot: SlotId) -> None:
         """Give the slot and its cells back."""

@@ -25,8 +25,8 @@ _EXPECTED_PART = 0.6
 """Part of the answers like it that an answer is expected not to outgrow."""
 _SURE_PART = 0.9
 """The same, for what is promised."""
-_REFINED_AFTER = 8
-"""Tokens after which an answer's expected length is looked at again; a quarter of it, if more."""
+_REFINED_AFTER = 16
+"""Tokens after which an answer's expected length is looked at again; half of it, if more."""
 MAX_KEYS = 4096
 """Combinations of client, tier and size that are remembered; the one unused for longest goes."""
 _PRIOR_MEDIAN = 128.0
@@ -40,7 +40,7 @@ class AnswerLengths:
     """Mutable; owned by the policy."""
 
     def __init__(self) -> None:
-        self._counts: OrderedDict[_Key, list[float]] = OrderedDict()
+        self._counts: OrderedDict[_Key, _Counts] = OrderedDict()
         self._prior = _normal_in_octaves(log2(_PRIOR_MEDIAN), _PRIOR_OCTAVES)
 
     def __len__(self) -> int:
@@ -54,14 +54,12 @@ class AnswerLengths:
         for key in _keys(client_id, tier, num_prompt_tokens):
             counts = self._counts.get(key)
             if counts is None:
-                counts = self._counts[key] = [0.0] * _NUM_BUCKETS
+                counts = self._counts[key] = _Counts()
                 if len(self._counts) > MAX_KEYS:
                     self._counts.popitem(last=False)
             else:
                 self._counts.move_to_end(key)
-                for place in range(_NUM_BUCKETS):
-                    counts[place] *= _FORGETTING
-            counts[bucket] += 1.0
+            counts.add(bucket)
 
     def quantile(
         self,
@@ -73,16 +71,30 @@ class AnswerLengths:
     ) -> float:
         """Length, in tokens, that this part of the answers like it does not exceed, out of those
         that got longer than `longer_than`."""
-        weights = self._prior
-        for key in _keys(client_id, tier, num_prompt_tokens):
-            counts = self._counts.get(key)
-            if counts is not None:
-                total = sum(counts)
-                weights = [
-                    (count + _TRUST * prior) / (total + _TRUST)
-                    for count, prior in zip(counts, weights, strict=True)
-                ]
-        return _quantile(weights, part, longer_than)
+        first = _bucket(longer_than)
+        weights, part_of_above = [0.0] * (_NUM_BUCKETS - first), 1.0
+        for key in reversed(_keys(client_id, tier, num_prompt_tokens)):
+            level = self._counts.get(key)
+            if level is not None:
+                part_of_above /= level.total + _TRUST
+                weights = _plus(weights, level.counts, first, part_of_above)
+                part_of_above *= _TRUST
+        return _quantile(_plus(weights, self._prior, first, part_of_above), part, longer_than)
+
+
+class _Counts:
+    """Of one group of answers, by bucket."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0.0] * _NUM_BUCKETS
+        self.total = 0.0
+
+    def add(self, bucket: int) -> None:
+        self.counts = [_FORGETTING * count for count in self.counts]
+        self.counts[bucket] += 1.0
+        self.total = _FORGETTING * self.total + 1.0
 
 
 class ExpectedLengths:
@@ -144,7 +156,7 @@ class ExpectedLengths:
             expected = self._lengths.quantile(
                 _EXPECTED_PART, request.client_id, seq.tier, seq.num_prompt_tokens, num_tokens
             )
-            until = num_tokens + max(_REFINED_AFTER, num_tokens // 4)
+            until = num_tokens + max(_REFINED_AFTER, num_tokens // 2)
         return min(expected, seq.max_tokens), until
 
 
@@ -158,14 +170,20 @@ def _bucket(num_tokens: int) -> int:
     return min(_NUM_BUCKETS - 1, int(_PER_OCTAVE * log2(max(num_tokens, 1))))
 
 
+def _plus(weights: list[float], others: list[float], first: int, part: float) -> list[float]:
+    """Weights from the first bucket on, and a part of those of others."""
+    pairs = zip(weights, others[first:], strict=True)
+    return [weight + part * other for weight, other in pairs]
+
+
 def _quantile(weights: list[float], part: float, longer_than: int) -> float:
-    """Within a bucket, lengths are evenly spread."""
+    """Of lengths above one, by the weights of its bucket and of those that follow. Within a
+    bucket, lengths are evenly spread."""
     first = _bucket(longer_than)
     low, high = max(_BORDERS[first], float(longer_than)), _BORDERS[first + 1]
-    rest = weights[first] * (high - low) / (high - _BORDERS[first])
-    wanted = part * (rest + sum(weights[first + 1 :]))
-    for place in range(first, _NUM_BUCKETS):
-        mass = rest if place == first else weights[place]
+    weights[0] *= (high - low) / (high - _BORDERS[first])
+    wanted = part * sum(weights)
+    for place, mass in enumerate(weights, start=first):
         if mass >= wanted > 0 or place == _NUM_BUCKETS - 1:
             start = low if place == first else _BORDERS[place]
             return start + (_BORDERS[place + 1] - start) * min(1.0, wanted / max(mass, 1e-12))

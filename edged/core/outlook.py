@@ -2,7 +2,7 @@
 
 from math import inf
 
-from edged.core.capacity import HEADROOM_TOKENS
+from edged.core.capacity import CAUTION, HEADROOM_TOKENS, Holder
 from edged.core.cost import StepCostModel
 from edged.core.lengths import ExpectedLengths
 from edged.core.pace import Pace
@@ -43,6 +43,13 @@ class Outlook:
         cost = self.cost
         least_s = cost.base_s + cost.prefill_cost_s(0, len(seq.token_ids))
         return now_s + least_s > self._due_s(seq, cost.base_s + cost.decode_s)
+
+    def holder(self, seq: Sequence, step_s: float) -> Holder:
+        """What a running sequence keeps until it ends, at a token each `step_s`."""
+        num_left = self.lengths.left(seq)
+        most_left = seq.max_tokens + seq.num_prompt_tokens - len(seq.token_ids)
+        num_cells = len(seq.token_ids) + int(num_left) + HEADROOM_TOKENS
+        return Holder(CAUTION * most_left * step_s, num_left * step_s, num_cells)
 
     def claim(self, seq: Sequence, due_s: float, step_s: float) -> Entry:
         """The slot and the cells that it will hold, for an answer that has to go on then, a token

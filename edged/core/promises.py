@@ -53,7 +53,7 @@ class Promises:
     ) -> Assessment | None:
         """None for a request that has a token already, or no targets."""
         outlook = self._outlook
-        due_s, tpot_s = outlook.due_s(seq, now_s), seq.request.service.tpot_target_s
+        due_s, tpot_s = outlook.due_s(seq, now_s), seq.tpot_target_s
         if seq.first_token_s is not None or (due_s is None and tpot_s is None):
             return None
         holdings = look()
@@ -91,7 +91,7 @@ class Promises:
         )
 
     def admit(self, seq: SchedulerSequence, assessment: Assessment | None, now_s: float) -> None:
-        tpot_s = seq.request.service.tpot_target_s
+        tpot_s = seq.tpot_target_s
         if seq.promised and tpot_s is not None:
             num_cells = seq.num_prompt_tokens + int(self._outlook.lengths.tokens(seq))
             self._paces.promise(seq.seq_id, tpot_s, num_cells)

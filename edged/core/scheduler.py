@@ -345,7 +345,8 @@ class Scheduler:
     ) -> None:
         start, num_tokens = chunk.start, len(chunk.token_ids)
         assert start == seq.num_computed_tokens, f"I3: {start} for {seq.seq_id}"
-        self._accounts.tiers[seq.tier].served_tokens += num_tokens
+        account = self._accounts.tiers[seq.tier]
+        account.served_tokens += num_tokens
         seq.num_computed_tokens = start + num_tokens
         if start < seq.num_prompt_tokens:
             num_prompt_tokens = min(num_tokens, seq.num_prompt_tokens - start)
@@ -364,7 +365,7 @@ class Scheduler:
             seq.first_token_s = now_s
             self._policy.advanced(seq)
         seq.last_token_s = now_s
-        self._accounts.tiers[seq.tier].num_generated_tokens += 1
+        account.num_generated_tokens += 1
         index = len(seq.token_ids) - seq.num_prompt_tokens
         events.append(TokenEvent(seq.request.request_id, index, token))
         seq.token_ids.append(token.token_id)

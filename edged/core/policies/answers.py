@@ -20,15 +20,17 @@ def pace_tolerance(seq: Sequence, now_s: float) -> Tolerance:
     """Of an answer in progress: its TPOT target, and for equals what it is ahead of it. Less urgent
     work fills a part of the target only, so that answers get ahead, and what they are ahead is for
     the prefills of their equals."""
-    tpot_target_s = seq.request.service.tpot_target_s
+    tpot_target_s = seq.tpot_target_s
     if tpot_target_s is None:
         return TOLERATES_ALL
     step_s = _FOR_EQUALS * tpot_target_s
-    ahead_s = 0.0
+    for_equals_s = step_s
     if seq.first_token_s is not None:
-        due_s = seq.first_token_s + (seq.num_generated_tokens + _ADVANCE_TOKENS) * step_s
-        ahead_s = due_s - now_s
-    return Tolerance(max(step_s, ahead_s), _FOR_OTHERS * tpot_target_s)
+        num_tokens = len(seq.token_ids) - seq.num_prompt_tokens
+        ahead_s = seq.first_token_s + (num_tokens + _ADVANCE_TOKENS) * step_s - now_s
+        if ahead_s > step_s:
+            for_equals_s = ahead_s
+    return Tolerance(for_equals_s, _FOR_OTHERS * tpot_target_s)
 
 
 def tiers_before(rank: int) -> Mapping[SloTier, float]:

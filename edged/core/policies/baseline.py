@@ -26,7 +26,7 @@ class Baseline(WithoutBooks):
         return PrefillBounds()
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
-        tpot_s = seq.request.service.tpot_target_s
+        tpot_s = seq.tpot_target_s
         if tpot_s is None or not seq.is_decoding:
             return Tolerance()
         return Tolerance(tpot_s, tpot_s)

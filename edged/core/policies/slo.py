@@ -27,7 +27,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from math import inf
 
-from edged.core.capacity import CAUTION, Holder, Room
+from edged.core.capacity import Room
 from edged.core.cost import StepCostModel
 from edged.core.fairness import Turns
 from edged.core.forecast import Assessment
@@ -159,7 +159,7 @@ class Slo:
     def _place_answer(self, seq: Sequence, now_s: float) -> Place:
         """One that has no targets, or whose answer has begun."""
         band, _, order = seq.rank
-        tpot_s, ends_s = seq.request.service.tpot_target_s, seq.ends_due_s
+        tpot_s, ends_s = seq.tpot_target_s, seq.ends_due_s
         if seq.first_token_s is None:
             return Place(Rank(BEST_EFFORT, FIRST, self._best_effort_turns.order(seq.seq_id)))
         if seq.state is SequenceState.WAITING:  # a replay
@@ -184,7 +184,7 @@ class Slo:
         promised; and while it waits for a slot."""
         if ends_s < inf:
             order = max(order, ends_s - self._outlook.answer_s(seq, now_s))
-        may_pause = seq.request.service.tpot_target_s is None and (ends_s == inf or order > now_s)
+        may_pause = seq.tpot_target_s is None and (ends_s == inf or order > now_s)
         if seq.slot is None:
             self._paused[seq.seq_id] = seq
             return Place(Rank(ON_TIME, FIRST, order), ends_s)
@@ -201,9 +201,7 @@ class Slo:
             if seq.slot is None or self._may_pause(seq):
                 pauses.append(outlook.claim(seq, seq.rank.order, step_s))
             elif not self._yields(seq):
-                claim = outlook.claim(seq, 0.0, step_s)
-                certain_s = CAUTION * (seq.max_tokens - seq.num_generated_tokens) * step_s
-                holders.append(Holder(certain_s, claim.hold_s, claim.num_cells))
+                holders.append(outlook.holder(seq, step_s))
         num_slots = kv.geometry.num_slots
         return Holdings(Room(num_slots, kv.geometry.num_cells, holders), pauses, num_slots)
 
@@ -242,9 +240,9 @@ class Slo:
     def _may_pause(self, seq: Sequence) -> bool:
         """Whether it gives its slot to those that are due before it must go on."""
         return (
-            seq.rank.band == ON_TIME
+            seq.tpot_target_s is None
+            and seq.rank.band == ON_TIME
             and seq.tier in self._preemptible
-            and seq.request.service.tpot_target_s is None
             and seq.is_decoding
         )
 
@@ -258,7 +256,7 @@ class Slo:
         return PrefillBounds(self._guard_s)
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
-        if not seq.is_decoding:
+        if len(seq.token_ids) - seq.num_computed_tokens > 1:
             if seq.rank.band == ON_TIME and seq.request.service.ttft_target_s is not None:
                 return Tolerance(self._guard_s, others_part=self._others_part)
             return TOLERATES_ALL

@@ -137,17 +137,26 @@ def simulate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="CSV with TIMESTAMP or seconds, ContextTokens, GeneratedTokens. Default: "
-            "requests drawn to be like an hour of a conversation service.",
+            help="CSV with TIMESTAMP or seconds, ContextTokens, GeneratedTokens.",
         ),
     ] = None,
+    synthetic: Annotated[
+        bool,
+        typer.Option(
+            "--synthetic",
+            help="Requests drawn to be like an hour of a conversation service: the default without "
+            "--trace.",
+        ),
+    ] = False,
     jobs: Annotated[
         int, typer.Option(min=1, max=1_000_000, metavar="N", help="Most requests.")
     ] = 2000,
     gap_cv: Annotated[
-        float,
-        typer.Option(min=0.01, max=100, metavar="CV", help="Of drawn gaps; 1 is Poisson."),
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            min=0.01, max=100, metavar="CV", help="Of drawn gaps; 1, the default, is Poisson."
+        ),
+    ] = None,
     rate: Annotated[
         str, typer.Option(metavar="N,…", help="Requests per second. Default: the trace's, or 4.")
     ] = "",
@@ -155,6 +164,8 @@ def simulate(
     tier: Annotated[
         list[str] | None,
         typer.Option(
+            "--tier",
+            "--tiers",
             metavar="TIER=SHARE[,ttft=S][,tpot=S][,ttlt=S]",
             help="A tier's share of the requests and its targets; may be repeated.",
         ),
@@ -177,6 +188,7 @@ def simulate(
 
     run(
         trace=trace,
+        is_synthetic=synthetic,
         num_jobs=jobs,
         gap_cv=gap_cv,
         rate=rate,
@@ -195,19 +207,30 @@ def simulate(
 @app.command()
 def profile(
     context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help='A configured model\'s name, NAME=PATH, PATH or "embedded". Default: the default '
+            "model.",
+        ),
+    ] = None,
     *,
     config: ConfigOption = None,
-    model: ModelsOption = None,
     kv_type: KvTypeOption = None,
     context_tokens: ContextOption = None,
     max_sequences: SequencesOption = None,
     backend: BackendOption = None,
 ) -> None:
-    """Measure the default model on this device, and print a profile for `edged simulate`."""
-    loaded = _load_settings(setting_flags(context.params), config)
+    """Measure a model on this device, and print a profile for `edged simulate`."""
+    flags = setting_flags({**context.params, "model": None})
+    settings = _load_settings(flags, config).settings
+    if model is not None and model not in settings.models:
+        settings = _load_settings([*model_flags([model]), *flags], config).settings
+        model = None  # one that is named on the command line is the default
     from edged.cli.profile import print_profile  # noqa: PLC0415
 
-    print_profile(loaded.settings)
+    print_profile(settings, model or settings.default_model)
 
 
 @config_app.command("show")

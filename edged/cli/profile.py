@@ -12,13 +12,12 @@ from edged.simulate.fit import fit_profile
 from edged.startup import start_command
 
 
-def print_profile(settings: Settings) -> None:
-    """Load the default model in this process, measure it, and print its profile as JSON.
+def print_profile(settings: Settings, name: str) -> None:
+    """Load one of the models in this process, measure it, and print its profile as JSON.
 
     Raises:
         EdgedError: the model cannot be loaded, or a step fails.
     """
-    name = settings.default_model
     start = start_command(settings, settings.models[name])
     note(f"loading {name}")
     backend = find_backend(start.backend)(backend_config(start), lambda fraction: None)

@@ -60,8 +60,9 @@ class Experiment:
 def simulate(
     *,
     trace: Path | None,
+    is_synthetic: bool,
     num_jobs: int,
-    gap_cv: float,
+    gap_cv: float | None,
     rate: str,
     load: str,
     tiers: Sequence[str],
@@ -78,6 +79,14 @@ def simulate(
     Raises:
         CommandError, ConfigError: what was typed, or a file that was named, cannot be used.
     """
+    drawn = [
+        flag
+        for flag, given in (("--synthetic", is_synthetic), ("--gap-cv", gap_cv is not None))
+        if given
+    ]
+    if trace is not None and drawn:
+        told = f"{drawn[0]} is of requests that are drawn: expected without --trace"
+        raise CommandError(told, ExitCode.USAGE)
     device = find_profile(profile)
     device = msgspec.structs.replace(
         device,
@@ -93,7 +102,7 @@ def simulate(
     experiment = Experiment(
         jobs=traced,
         num_jobs=num_jobs,
-        gap_cv=gap_cv,
+        gap_cv=1.0 if gap_cv is None else gap_cv,
         rates=[one * factor for one in rates for factor in loads],
         policies=parse_policies(policies),
         mix=parse_mix(tiers),

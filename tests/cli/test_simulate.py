@@ -71,6 +71,8 @@ def test_json_has_every_run_with_every_measure(edged: Program, tmp_path: Path) -
         (("--tier", "chat=3"), 2, "--tier 'chat=3': expected TIER=SHARE"),
         (("--tier", "batch=3,ttft=0"), 2, "'0': expected a number > 0"),
         (("--trace", "/nonexistent.csv"), 1, "trace /nonexistent.csv: cannot be read"),
+        (("--trace", "t.csv", "--gap-cv", "4"), 2, "--gap-cv is of requests that are drawn"),
+        (("--trace", "t.csv", "--synthetic"), 2, "expected without --trace"),
         (("--profile", "tpu"), 1, "expected a file or one of consumer-gpu"),
     ],
 )
@@ -105,19 +107,26 @@ def test_a_profile_may_be_a_file(edged: Program, tmp_path: Path) -> None:
     assert "num_slots is 0; expected at least 1" in done.stderr
 
 
-def test_a_profile_is_measured_and_simulated_with(edged: Program, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [((), "m"), (("other",), "other"), (("mine=none",), "mine"), (("file.gguf",), "file")],
+)
+def test_a_profile_is_measured_and_simulated_with(
+    edged: Program, tmp_path: Path, model: tuple[str, ...], name: str
+) -> None:
     config = tmp_path / "config.toml"
     speeds = 'step_s = "0"\nprefill_token_s = "0"\ndecode_token_s = "0"\n'
     config.write_text(
         f'[engine]\nbackend = "sim"\nmax_sequences = 4\n[engine.options]\n{speeds}'
-        '[models.m]\npath = "none"\n'
+        '[models.m]\npath = "none"\n[models.other]\npath = "none"\n'
     )
-    done = edged.run("profile", "--config", str(config))
+    done = edged.run("profile", *model, "--config", str(config))
     assert done.returncode == 0
     profile = json.loads(done.stdout)
-    assert (profile["name"], profile["num_slots"]) == ("m", 4)
+    assert (profile["name"], profile["num_slots"]) == (name, 4)
+    assert profile["can_interrupt"] is True
     assert "steps are predicted within" in done.stderr
     path = tmp_path / "device.json"
     path.write_text(done.stdout)
     named = ("simulate", "--json", "--jobs", "5", "--policies", "fcfs", "--profile", str(path))
-    assert json.loads(edged.run(*named).stdout)["profile"] == "m"
+    assert json.loads(edged.run(*named).stdout)["profile"] == name

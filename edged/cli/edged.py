@@ -83,6 +83,29 @@ BackendOption = Annotated[
 LogLevelOption = Annotated[
     str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
 ]
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="CSV with TIMESTAMP or seconds, ContextTokens, GeneratedTokens."
+    ),
+]
+SyntheticOption = Annotated[
+    bool,
+    typer.Option(
+        "--synthetic",
+        help="Requests drawn to be like an hour of a conversation service: the default without "
+        "--trace.",
+    ),
+]
+TierMixOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tier",
+        "--tiers",
+        metavar="TIER=SHARE[,ttft=S][,tpot=S][,ttlt=S]",
+        help="A tier's share of the requests and its targets; may be repeated.",
+    ),
+]
 
 
 _SECTIONS: Mapping[str, str] = {
@@ -133,21 +156,8 @@ def _load_settings(flags: list[Flag], config: Path | None) -> Loaded:
 @app.command()
 def simulate(
     *,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="CSV with TIMESTAMP or seconds, ContextTokens, GeneratedTokens.",
-        ),
-    ] = None,
-    synthetic: Annotated[
-        bool,
-        typer.Option(
-            "--synthetic",
-            help="Requests drawn to be like an hour of a conversation service: the default without "
-            "--trace.",
-        ),
-    ] = False,
+    trace: TraceOption = None,
+    synthetic: SyntheticOption = False,
     jobs: Annotated[
         int, typer.Option(min=1, max=1_000_000, metavar="N", help="Most requests.")
     ] = 2000,
@@ -161,15 +171,7 @@ def simulate(
         str, typer.Option(metavar="N,…", help="Requests per second. Default: the trace's, or 4.")
     ] = "",
     load: Annotated[str, typer.Option(metavar="N,…", help="Times the rate.")] = "1",
-    tier: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tier",
-            "--tiers",
-            metavar="TIER=SHARE[,ttft=S][,tpot=S][,ttlt=S]",
-            help="A tier's share of the requests and its targets; may be repeated.",
-        ),
-    ] = None,
+    tier: TierMixOption = None,
     policies: Annotated[str, typer.Option(metavar="NAME,…", help="Default: all.")] = "",
     profile: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="The device: a sample, or a JSON file.")

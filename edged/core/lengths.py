@@ -9,7 +9,7 @@ tokens come. A wrong estimate costs time, never correctness.
 """
 
 from collections import OrderedDict
-from math import log2
+from math import ceil, log2
 
 from edged.core.sequence import Sequence
 from edged.core.types import ClientId, SeqId, SloTier
@@ -26,7 +26,8 @@ _EXPECTED_PART = 0.6
 _SURE_PART = 0.9
 """The same, for what is promised."""
 _REFINED_AFTER = 16
-"""Tokens after which an answer's expected length is looked at again; half of it, if more."""
+"""Tokens after which an answer's expected length is looked at again, if it has not outgrown that;
+half of it, if more."""
 MAX_KEYS = 4096
 """Combinations of client, tier and size that are remembered; the one unused for longest goes."""
 _PRIOR_MEDIAN = 128.0
@@ -156,7 +157,7 @@ class ExpectedLengths:
             expected = self._lengths.quantile(
                 _EXPECTED_PART, request.client_id, seq.tier, seq.num_prompt_tokens, num_tokens
             )
-            until = num_tokens + max(_REFINED_AFTER, num_tokens // 2)
+            until = min(num_tokens + max(_REFINED_AFTER, num_tokens // 2), ceil(expected))
         return min(expected, seq.max_tokens), until
 
 

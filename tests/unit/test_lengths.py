@@ -1,11 +1,14 @@
 """Lengths of answers: learned, conditional on what is generated, and bounded in memory."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
-from edged.core.lengths import MAX_KEYS, AnswerLengths
-from edged.core.types import ClientId, SloTier
+from edged.core.lengths import MAX_KEYS, AnswerLengths, ExpectedLengths
+from edged.core.sequence import Sequence
+from edged.core.types import ClientId, SeqId, SloTier
+from tests.factories import request
 
 ME, OTHER = ClientId("me"), ClientId("other")
 TIER = SloTier.STANDARD
@@ -106,3 +109,17 @@ def test_a_client_that_goes_on_is_remembered_whoever_else_comes() -> None:
         if number % 40 == 0:
             lengths.observe(ME, TIER, 100, 20)
     assert _quantile(lengths, 0.5) < 40
+
+
+def test_an_answer_that_outgrew_what_was_expected_is_expected_to_go_on() -> None:
+    """At once: who is thought to end with the next token keeps its slot from others."""
+    lengths = ExpectedLengths()
+    wanted = request("long", max_tokens=2000)
+    seq = Sequence(SeqId(0), wanted, max_tokens=2000, stop_token_ids=frozenset())
+    lengths.admit(seq)
+    left = []
+    while seq.num_generated_tokens < 1500:
+        seq.token_ids.append(7)
+        left.append(lengths.left(seq))
+    ends = [place for place, tokens in enumerate(left) if tokens <= 1.0]
+    assert all(later - sooner > 8 for sooner, later in pairwise(ends))

@@ -114,9 +114,12 @@ class Forecast:
         *,
         gives_way: Callable[[Entry], bool] = _to_nobody,
         spare_s: float = 0.0,
+        sure_speed: float = inf,
     ) -> Assessment:
         """What would become of an arrival, and of others for its sake. `gives_way`: who is to be
-        set aside whatever work there is. `spare_s`: by how much it must be early to be promised."""
+        set aside whatever work there is. `spare_s`: by how much it must be early to be promised.
+        `sure_speed`: the speed to promise by, if it is less."""
+        sure_speed = min(speed, sure_speed) * _MARGIN
         speed *= _MARGIN
         wait_s = self._wait_s(entry, speed)
         if _is_late_alone(entry, now_s):
@@ -135,7 +138,7 @@ class Forecast:
             set_aside, all_fit = self._relieve_for(entry, speed, now_s)
         left_s = entry.due_s - now_s
         sure_s = min(_SURE * left_s, left_s - spare_s)
-        is_sure = all_fit and self._may_promise(entry, taken_back, speed, now_s, sure_s)
+        is_sure = all_fit and self._may_promise(entry, taken_back, sure_speed, now_s, sure_s)
         return Assessment(
             entry,
             is_sure,

@@ -6,6 +6,7 @@ and would take from that is set aside, whatever work there is.
 """
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import NamedTuple
 
 from edged.core.capacity import CAUTION, PromisedPace, Room, breaks_a_promise, claims_before
@@ -16,6 +17,9 @@ from edged.core.sequence import Sequence as SchedulerSequence
 from edged.core.timeline import Entry
 from edged.core.types import Obstacle, SeqId
 
+_LEAST_SPEED = 0.01
+"""Part of a step that prefills get in any case."""
+
 
 class Holdings(NamedTuple):
     """Who holds what at one moment."""
@@ -25,6 +29,10 @@ class Holdings(NamedTuple):
     pauses: Sequence[Entry]
     """Answers that may pause, due when they must go on."""
     num_slots: int
+    decodes_s: float = 0.0
+    """Seconds that the answers which run take of each step."""
+    bear_s: float = inf
+    """The longest step that all of these bear."""
 
 
 class Promises:
@@ -74,6 +82,7 @@ class Promises:
             now_s,
             gives_way=lambda one: self.gives_way(one, holdings, now_s),
             spare_s=spare_s,
+            sure_speed=self._sure_speed(entry, holdings),
         )
         before = claims_before(entry, self.forecast.timeline, holdings.pauses)
         room_s = holdings.room.wait_s(before, num_cells, CAUTION)
@@ -150,6 +159,16 @@ class Promises:
             hold_s=work_s + num_tokens * outlook.pace.step_s(now_s),
             num_cells=len(seq.token_ids) + int(num_tokens),
         )
+
+    def _sure_speed(self, entry: Entry, holdings: Holdings) -> float:
+        """Part of each step that prefills get as long as the answers bear no longer steps, when
+        those due before have become answers too."""
+        if holdings.bear_s == inf:
+            return inf
+        cost = self._outlook.cost
+        num = self.forecast.timeline.claims_before(entry).num
+        decodes_s = cost.base_s + holdings.decodes_s + num * cost.decode_s
+        return max(_LEAST_SPEED, 1.0 - decodes_s / holdings.bear_s)
 
     def _spare_s(self, seq: SchedulerSequence, now_s: float) -> float:
         """By how much a first token must be early to be promised: a step runs already, and another

@@ -222,6 +222,24 @@ def test_a_promised_pace_is_held_against_answers_that_were_promised_none() -> No
     assert all(end.reason is FinishReason.LENGTH for end in engine.ends.values())
 
 
+def test_a_prompt_is_promised_its_target_by_what_running_answers_leave_of_a_step() -> None:
+    """They bear steps of 0.09 s and take 0.05 s of each."""
+    engine = _Engine(num_slots=8)
+    one = {"tier": STANDARD, "ttft_target_s": 0.7, "tpot_target_s": None}
+    assert engine.submit("alone", prompt=350, **one)
+    engine.run()
+    for number in range(2):
+        answer = {"tier": STANDARD, "prompt": 16, "max_tokens": 200, "tpot_target_s": 0.1}
+        assert engine.submit(f"answer-{number}", **answer)
+    engine.run(2.0)
+    assert not engine.submit("long", prompt=350, **one)
+    engine.run(2.0)
+    assert engine.submit("short", prompt=100, **one)
+    engine.run()
+    assert engine.held("alone")
+    assert engine.held("short")
+
+
 def test_answers_without_a_promised_pace_go_on_as_the_others_bear() -> None:
     """They are parked in part, not altogether."""
     engine = _Engine(num_slots=16)

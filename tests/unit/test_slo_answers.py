@@ -77,6 +77,20 @@ def test_who_paused_takes_a_slot_when_it_must_go_on(must_go_on_s: float, takes_i
     assert not policy_of(core).may_preempt(running, paused, 5.0)
 
 
+@pytest.mark.parametrize(("due_in_s", "takes_it"), [(0.02, True), (0.8, False)])
+def test_an_answer_is_let_end_unless_a_promise_cannot_wait(due_in_s: float, takes_it: bool) -> None:
+    core = scheduler(policy="slo", num_slots=1)
+    core.submit(request("ends", tier=JOB, max_tokens=10, expected=10), 0.0)
+    ends = sequence_of(core, "ends")
+    ends.token_ids += [7] * 9
+    ends.num_computed_tokens = len(ends.token_ids) - 1
+    ends.first_token_s = 1.0
+    arrival_s = 1.0 + due_in_s - 2.0
+    core.submit(request("chat", tier=CHAT, arrival_s=arrival_s, ttft_target_s=2.0), 1.0)
+    chat = sequence_of(core, "chat")
+    assert policy_of(core).may_preempt(chat, ends, 1.0) == takes_it
+
+
 def test_an_answer_that_is_late_while_it_pauses_claims_no_slot_any_more() -> None:
     clock = ManualClock()
     loop = engine(clock, policy="slo", num_slots=1, num_cells=4096)

@@ -6,7 +6,7 @@ from edged.core.policy import TOLERATES_ALL, Tolerance
 from edged.core.sequence import Sequence
 from edged.core.types import TIER_RANK, SloTier
 
-_FOR_EQUALS = 0.9
+FOR_EQUALS = 0.9
 """Part of the TPOT target that equals may use up; the rest absorbs the cost model's error."""
 _FOR_OTHERS = 0.7
 """Part of the TPOT target that steps with less urgent work may take."""
@@ -23,7 +23,7 @@ def pace_tolerance(seq: Sequence, now_s: float) -> Tolerance:
     tpot_target_s = seq.tpot_target_s
     if tpot_target_s is None:
         return TOLERATES_ALL
-    step_s = _FOR_EQUALS * tpot_target_s
+    step_s = FOR_EQUALS * tpot_target_s
     for_equals_s = step_s
     if seq.first_token_s is not None:
         num_tokens = len(seq.token_ids) - seq.num_prompt_tokens

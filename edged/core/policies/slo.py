@@ -34,7 +34,7 @@ from edged.core.forecast import Assessment
 from edged.core.kv import KvBudget
 from edged.core.outlook import Outlook
 from edged.core.plan import YIELDS_TO_NOBODY, StepPlan, StepResult
-from edged.core.policies.answers import pace_tolerance, tiers_before
+from edged.core.policies.answers import FOR_EQUALS, pace_tolerance, tiers_before
 from edged.core.policy import TOLERATES_ALL, Place, PrefillBounds, SchedulerConfig, Tolerance
 from edged.core.promises import Holdings, Promises
 from edged.core.relegation import Relegated
@@ -196,14 +196,18 @@ class Slo:
         """What there is for those that are on time, and the answers that may pause."""
         outlook = self._outlook
         step_s = outlook.pace.step_s(now_s)
-        holders, pauses = [], []
+        holders, pauses, decodes_s, bear_s = [], [], 0.0, inf
         for seq in chain(running, self._paused.values()):
             if seq.slot is None or self._may_pause(seq):
                 pauses.append(outlook.claim(seq, seq.rank.order, step_s))
             elif not self._yields(seq):
                 holders.append(outlook.holder(seq, step_s))
+                if seq.tpot_target_s is not None:
+                    decodes_s += outlook.cost.decode_cost_s(len(seq.token_ids))
+                    bear_s = min(bear_s, FOR_EQUALS * seq.tpot_target_s)
         num_slots = kv.geometry.num_slots
-        return Holdings(Room(num_slots, kv.geometry.num_cells, holders), pauses, num_slots)
+        room = Room(num_slots, kv.geometry.num_cells, holders)
+        return Holdings(room, pauses, num_slots, decodes_s, bear_s)
 
     # ── A step ───────────────────────────────────────────────────────────────────────────────────
 
@@ -214,13 +218,18 @@ class Slo:
                 or (self._may_pause(victim) and victim.rank.order > urgent.rank.order)
             ):
                 return False
-            has_begun = urgent.first_token_s is not None
-            slack_s = urgent.rank.order - now_s if has_begun else self._slack_s(now_s)
-            return slack_s < _AT_RISK_STEPS * self._outlook.pace.step_s(now_s)
+            return self._is_at_risk(urgent, now_s)
         if not self._yields(victim) or victim.rank.band <= urgent.rank.band:
             return False
-        ttft_s = urgent.request.service.ttft_target_s or 0.0
-        return self._outlook.answer_s(victim, now_s) > _NEAR_ITS_END * ttft_s
+        near_s = _NEAR_ITS_END * (urgent.request.service.ttft_target_s or 0.0)
+        is_near = self._outlook.answer_s(victim, now_s) <= near_s
+        return not is_near or (urgent.rank.band == ON_TIME and self._is_at_risk(urgent, now_s))
+
+    def _is_at_risk(self, urgent: Sequence, now_s: float) -> bool:
+        """Whether it can hardly wait for a slot."""
+        has_begun = urgent.first_token_s is not None
+        slack_s = urgent.rank.order - now_s if has_begun else self._slack_s(now_s)
+        return slack_s < _AT_RISK_STEPS * self._outlook.pace.step_s(now_s)
 
     def is_worth(self, victim: Sequence, cost_s: float, now_s: float) -> bool:
         return not victim.is_decoding or self._outlook.answer_s(victim, now_s) > cost_s

@@ -6,8 +6,9 @@ targets. In order of those moments, the work up to each must fit in the time up 
     now + (Σ work due until then + work still to come that is due until then) / speed ≤ due
 
 *Speed* is the part of the engine's time that prefills get beside the decodes, as it is measured
-(`edged.core.pace`), less a margin. *Work still to come*: whoever is due in a minute is passed by
-those that come meanwhile and are due sooner (`edged.core.demand`).
+(`edged.core.pace`), less a margin; a promise counts on no more than running answers leave of a step
+now. *Work still to come*: whoever is due in a minute is passed by those that come meanwhile and are
+due sooner (`edged.core.demand`).
 
 Where the sum does not fit, somebody is late whatever the order is, and one late request must not
 make many so. As Moore (Management Science 15, 1968) has it, the one with the most work of those in

@@ -187,6 +187,15 @@ def test_best_effort_work_starves_only_without_a_share(min_share: float) -> None
     assert (longest_s <= 2.0) == (min_share > 0)
 
 
+@pytest.mark.parametrize("min_share", [0.0, 0.1])
+def test_how_long_best_effort_work_waits_is_told_by_what_others_waited_only_with_a_share(
+    min_share: float,
+) -> None:
+    core = scheduler(policy="slo", tiers=tiers(min_share=min_share))
+    core.submit(request("job", tier=JOB), 0.0)
+    assert policy_of(core).is_in_line(sequence_of(core, "job")) == (min_share > 0)
+
+
 def _job_times(life: Life) -> list[float]:
     return life.token_times_s if life.request.service.tier is JOB else []
 

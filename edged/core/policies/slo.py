@@ -154,7 +154,8 @@ class Slo:
         return turn_s
 
     def is_in_line(self, seq: Sequence) -> bool:
-        return seq.rank.band == BEST_EFFORT
+        """Those on time pass what has no targets, as often as they come: but for its share."""
+        return seq.rank.band == BEST_EFFORT and self._config.tiers[seq.tier].min_share > 0
 
     def _place_answer(self, seq: Sequence, now_s: float) -> Place:
         """One that has no targets, or whose answer has begun."""

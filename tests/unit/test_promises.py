@@ -222,15 +222,21 @@ def test_a_promised_pace_is_held_against_answers_that_were_promised_none() -> No
     assert all(end.reason is FinishReason.LENGTH for end in engine.ends.values())
 
 
-def test_a_prompt_is_promised_its_target_by_what_running_answers_leave_of_a_step() -> None:
+BY_PACE = {"max_tokens": 200, "tpot_target_s": 0.1}
+BY_END = {"max_tokens": 200, "tpot_target_s": None, "ttft_target_s": None, "ttlt_target_s": 18.0}
+
+
+@pytest.mark.parametrize("answer", [BY_PACE, BY_END])
+def test_a_prompt_is_promised_its_target_by_what_running_answers_leave_of_a_step(
+    answer: dict[str, float | None],
+) -> None:
     """They bear steps of 0.09 s and take 0.05 s of each."""
     engine = _Engine(num_slots=8)
     one = {"tier": STANDARD, "ttft_target_s": 0.7, "tpot_target_s": None}
     assert engine.submit("alone", prompt=350, **one)
     engine.run()
     for number in range(2):
-        answer = {"tier": STANDARD, "prompt": 16, "max_tokens": 200, "tpot_target_s": 0.1}
-        assert engine.submit(f"answer-{number}", **answer)
+        assert engine.submit(f"answer-{number}", tier=STANDARD, prompt=16, **answer)
     engine.run(2.0)
     assert not engine.submit("long", prompt=350, **one)
     engine.run(2.0)

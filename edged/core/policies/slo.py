@@ -197,18 +197,35 @@ class Slo:
         """What there is for those that are on time, and the answers that may pause."""
         outlook = self._outlook
         step_s = outlook.pace.step_s(now_s)
-        holders, pauses, decodes_s, bear_s = [], [], 0.0, inf
+        holders, pauses = [], []
         for seq in chain(running, self._paused.values()):
             if seq.slot is None or self._may_pause(seq):
                 pauses.append(outlook.claim(seq, seq.rank.order, step_s))
             elif not self._yields(seq):
                 holders.append(outlook.holder(seq, step_s))
-                if seq.tpot_target_s is not None:
-                    decodes_s += outlook.cost.decode_cost_s(len(seq.token_ids))
-                    bear_s = min(bear_s, FOR_EQUALS * seq.tpot_target_s)
         num_slots = kv.geometry.num_slots
         room = Room(num_slots, kv.geometry.num_cells, holders)
-        return Holdings(room, pauses, num_slots, decodes_s, bear_s)
+        return Holdings(room, pauses, num_slots, *self._step(running, now_s))
+
+    def _step(self, running: Collection[Sequence], now_s: float) -> tuple[float, float]:
+        """Seconds that answers on time take of a step, and the longest step that all of these
+        bear."""
+        decodes_s, bear_s = 0.0, inf
+        for seq in running:
+            if seq.rank.band == ON_TIME and seq.is_decoding:
+                decodes_s += self._outlook.cost.decode_cost_s(len(seq.token_ids))
+                if seq.tpot_target_s is not None:
+                    bear_s = min(bear_s, FOR_EQUALS * seq.tpot_target_s)
+                bear_s = min(bear_s, self._bears_s(seq, now_s))
+        return decodes_s, bear_s
+
+    def _bears_s(self, seq: Sequence, now_s: float) -> float:
+        """The step with which an answer would just be complete in time; inf if it would be late at
+        the usual pace anyway, or is never due."""
+        if seq.ends_due_s is None or seq.rank.band != ON_TIME:
+            return inf
+        step_s = (seq.ends_due_s - now_s) / self._outlook.lengths.left(seq)
+        return step_s if step_s > self._outlook.pace.step_s(now_s) else inf
 
     # ── A step ───────────────────────────────────────────────────────────────────────────────────
 
@@ -271,14 +288,10 @@ class Slo:
                 return Tolerance(self._guard_s, others_part=self._others_part)
             return TOLERATES_ALL
         tolerance = pace_tolerance(seq, now_s)
-        ends_s = seq.ends_due_s
-        if ends_s is not None and seq.rank.band == ON_TIME:
-            step_s = (ends_s - now_s) / self._outlook.lengths.left(seq)
-            if step_s > self._outlook.pace.step_s(now_s):
-                return Tolerance(
-                    min(tolerance.for_equals_s, step_s), min(tolerance.for_others_s, step_s)
-                )
-        return tolerance
+        step_s = inf if seq.ends_due_s is None else self._bears_s(seq, now_s)
+        if step_s == inf:
+            return tolerance
+        return Tolerance(min(tolerance.for_equals_s, step_s), min(tolerance.for_others_s, step_s))
 
     def yields_to(self, head: Sequence, spare_s: float) -> Mapping[SloTier, float]:
         if head.rank.band != ON_TIME:

@@ -15,6 +15,10 @@ from edged.core.plan import YIELDS_TO_NOBODY, Chunk
 from edged.core.sequence import Sequence
 from edged.core.types import SloTier
 
+_FIRST_ROW, _OWED_ROW, _ROW_BEHIND, _PREFILLS = range(4)
+"""Of a band: its decodes, by row, and its prefills. In the first band, decodes of tiers that are
+owed time are between the rows, one of them in any case."""
+
 
 class Allocation:
     """The chunks of one step, most urgent first; scratch of one plan."""
@@ -47,24 +51,29 @@ class Allocation:
         self._has_prefill = False
 
     def run(self) -> None:
-        """In a band decodes come first, then prefills, each by urgency."""
-        owed = self._owed
-        bands: dict[int, tuple[list[Sequence], list[Sequence]]] = {}
+        """In a band decodes come first, row by row, then prefills, each by urgency."""
+        bands: dict[int, tuple[list[Sequence], ...]] = {}
         for seq in self._placement.running:
-            band = 0 if owed and seq.tier in owed else seq.rank.band
+            band, row, _ = seq.rank
+            place = _FIRST_ROW if row == 0 else _ROW_BEHIND
+            if self._owed and seq.tier in self._owed and not seq.is_kept_in_time:
+                band, place = 0, _OWED_ROW
+            if len(seq.token_ids) - seq.num_computed_tokens > 1:
+                place = _PREFILLS
             if band not in bands:
-                bands[band] = ([], [])
-            is_prefill = len(seq.token_ids) - seq.num_computed_tokens > 1
-            bands[band][is_prefill].append(seq)
+                bands[band] = ([], [], [], [])
+            bands[band][place].append(seq)
         for place, band in enumerate(sorted(bands)):
             if place == 1:
                 self._head_s = self._inner_s
             self._outer_s = min(self._next_outer_s, self._used_s * (1.0 + self._others_part))
             self._inner_s = inf
-            decodes, prefills = bands[band]
             # The first one that does not fit ends its row: a smaller one that came later does not
             # get ahead of it, step after step.
-            self._add_decodes(decodes)
+            first, owed, behind, prefills = bands[band]
+            if self._add_decodes(first, self._outer_s):
+                self._add_decodes(owed, self._inner_s, least=1)
+                self._add_decodes(behind, min(self._outer_s, self._next_outer_s))
             for seq in prefills:
                 if not self._add_prefill(seq, is_head=place == 0 and not self._has_prefill):
                     break
@@ -76,23 +85,23 @@ class Allocation:
         spare_s = 0.0 if self._head_s is None else self._head_s - self._used_s
         return self._view.policy.yields_to(self._head, spare_s)
 
-    def _add_decodes(self, decodes: list[Sequence]) -> None:
-        """A decode is parked only for the sake of a more urgent band or row: its equals share the
-        step. One loop over local names, since most of planning's time goes here."""
+    def _add_decodes(self, decodes: list[Sequence], limit_s: float, *, least: int = 0) -> bool:
+        """As many as get into a step of `limit_s`, and `least` in any case; whether all did. A
+        decode is parked only for the sake of a more urgent band or row: its equals share the step.
+        One loop over local names, since most of planning's time goes here."""
         slots, growths = self._placement.slots, self._placement.growth
         tolerance, now_s, chunks = self._view.policy.tolerance, self._now_s, self.chunks
         decode_s, cell_s = self._decode_s, self._cell_s
-        used_s, limit_s, row = self._used_s, self._outer_s, 0
+        used_s = self._used_s
         equals_s, others_s, part = self._inner_s, self._next_outer_s, self._others_part
         num_chunks, tokens_left, cells_left = len(chunks), self._tokens_left, self._cells_left
         for seq in decodes:
             known, seq_id, slot = seq.token_ids, seq.seq_id, seq.slot
-            if seq.rank.row > row:
-                row, limit_s = seq.rank.row, min(self._outer_s, others_s)
             added_s = decode_s + cell_s * len(known)
             # A sequence that is placed in this step gets all its cells with its slot.
             growth = 0 if slot is None else growths[seq_id]
-            if used_s + added_s > limit_s or growth > cells_left or not tokens_left:
+            is_too_long = used_s + added_s > limit_s and len(chunks) - num_chunks >= least
+            if is_too_long or growth > cells_left or not tokens_left:
                 break
             if slot is None:
                 slot = slots[seq_id]
@@ -108,6 +117,7 @@ class Allocation:
             self._head = self._head or decodes[0]
         self._used_s, self._tokens_left, self._cells_left = used_s, tokens_left, cells_left
         self._inner_s, self._next_outer_s, self._others_part = equals_s, others_s, part
+        return len(chunks) - num_chunks == len(decodes)
 
     def _add_prefill(self, seq: Sequence, *, is_head: bool) -> bool:
         start, missing = seq.num_computed_tokens, seq.num_missing_tokens

@@ -66,7 +66,9 @@ class Room:
         return claims.num <= self._num_free and claims.num_cells <= self._free_cells
 
     def wait_s(self, before: Claims, num_cells: int, caution: float) -> float:
-        """Seconds until there is room for a claim that these precede."""
+        """Seconds until there is room for a claim that these precede; inf if there never is."""
+        if num_cells > self._num_cells + HEADROOM_TOKENS:
+            return inf
         wait_s = 0.0
         lacking = before.num + 1 - self._num_free
         if lacking > 0:

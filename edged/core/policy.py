@@ -175,7 +175,7 @@ class WithoutBooks:
         return None
 
     def is_in_line(self, seq: Sequence) -> bool:
-        return True
+        return False
 
     def is_worth(self, victim: Sequence, cost_s: float, now_s: float) -> bool:
         return True

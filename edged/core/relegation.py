@@ -65,7 +65,8 @@ class Relegated:
 
     def wait_s(self, work_s: float) -> float:
         """Seconds to the turn of one that joined now, at most."""
-        missing_s = max(0.0, self._work_s + work_s - self._saved_s)
+        saved_s = self._saved_s if self._line else 0.0
+        missing_s = max(0.0, self._work_s + work_s - saved_s)
         return missing_s / self._share if self._share else inf
 
     def join(self, seq: Sequence, work_s: float, now_s: float) -> None:

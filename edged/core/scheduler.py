@@ -114,12 +114,12 @@ class Scheduler:
             return unattainable(assessment, self._admission, now_s)
         self._sequences[request.request_id] = seq
         self._by_id[seq.seq_id] = seq
-        if seq.num_generated_tokens >= seq.max_tokens:
-            self._complete_at_submit.append(seq)  # a replay that lacked only its finish event
-            return Admitted(seq.seq_id, 0, 0.0)
         if assessment is not None:
             assessment = promise(seq, assessment)
         self._accounts.tiers[seq.tier].num_promised += bool(seq.promised)
+        if seq.num_generated_tokens >= seq.max_tokens:
+            self._complete_at_submit.append(seq)  # a replay that lacked only its finish event
+            return Admitted(seq.seq_id, 0, 0.0, seq.promised)
         moved = self._policy.admit(seq, assessment, now_s)
         self._place(seq, now_s)
         self._queue.add(seq)

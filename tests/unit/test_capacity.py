@@ -3,6 +3,7 @@ would."""
 
 import random
 from heapq import heapify, heappop, heappush
+from math import inf
 
 import pytest
 
@@ -123,3 +124,9 @@ def test_paces_share_a_step_within_the_least_of_their_targets() -> None:
     paces.leave(SeqId(2))
     assert paces.fits(1.0, 50, 8)
     assert list(paces.seq_ids) == [1]
+
+
+def test_there_is_never_room_for_more_cells_than_there_are() -> None:
+    room = Room(1, 100, [])
+    assert room.wait_s(Claims(), 100, 1.0) == 0.0
+    assert room.wait_s(Claims(), 300, 1.0) == inf

@@ -336,6 +336,17 @@ def test_a_pace_alone_is_promised_from_the_first_token_on() -> None:
     assert engine.held("reader")
 
 
+def test_a_promised_replay_that_lacks_only_its_end_counts_as_promised() -> None:
+    core = scheduler(policy="slo")
+    past = PastService(first_token_s=9.0, last_token_s=9.1, num_engine_losses=1, promised=True)
+    answer = core.submit(request("r", generated=(1, 2), max_tokens=2, past=past), 10.0)
+    assert isinstance(answer, Admitted)
+    assert answer.promised
+    core.tick(10.0)
+    counts = core.statistics().tiers[STANDARD]
+    assert (counts.num_promised, counts.num_broken) == (1, 1)
+
+
 @pytest.mark.parametrize("num_tokens", [0, 2])
 def test_what_was_promised_is_promised_still_after_a_lost_engine(num_tokens: int) -> None:
     core = scheduler(policy="slo", num_slots=1, num_cells=8192)

@@ -139,3 +139,13 @@ def test_no_more_is_saved_than_those_in_the_line_can_spend() -> None:
     assert _served(line, 1e6) is None
     line.join(_seq(1), 3.0, 1e6)
     assert line.turn_s(SeqId(1)) == pytest.approx(1e6 + 3.0 / SHARE)
+
+
+def test_savings_of_a_line_that_is_empty_count_for_nobody() -> None:
+    line = Relegated(SHARE)
+    line.join(_seq(0), 1.0, 0.0)
+    line.save(19.0)
+    line.leave(SeqId(0))
+    assert line.wait_s(1.0) == pytest.approx(1.0 / SHARE)
+    line.join(_seq(1), 1.0, 20.0)
+    assert line.turn_s(SeqId(1)) == pytest.approx(20.0 + 1.0 / SHARE)

@@ -9,6 +9,7 @@ import pytest
 
 from backends.sim.backend import SimModel
 from backends.sim.faults import SeededFaults
+from backends.sim.profile import StepProfile
 from edged.clock import ManualClock
 from edged.core.plan import Chunk, StepPlan, StepResult
 from edged.core.policies.slo import BEHIND, BEST_EFFORT, FIRST, LATE, ON_TIME
@@ -25,12 +26,14 @@ from edged.core.types import (
     SeqId,
     SlotId,
     SloTier,
+    TokenEvent,
 )
 from tests.factories import config, engine, request, scheduler, tiers
 from tests.sim.harness import Cancellation, Life, simulate, workload
 from tests.unit.books import books_of, policy_of, sequence_of
 
 CHAT, JOB = SloTier.INTERACTIVE, SloTier.BATCH
+SLOW_DECODES = StepProfile(step_s=0.01, prefill_token_s=0.001, decode_token_s=0.02)
 WHOLE_STEPS = SimModel(can_interrupt=False)
 
 
@@ -194,6 +197,40 @@ def test_how_long_best_effort_work_waits_is_told_by_what_others_waited_only_with
     core = scheduler(policy="slo", tiers=tiers(min_share=min_share))
     core.submit(request("job", tier=JOB), 0.0)
     assert policy_of(core).is_in_line(sequence_of(core, "job")) == (min_share > 0)
+
+
+def test_a_share_is_served_beside_answers_that_bear_no_longer_steps() -> None:
+    """I9: a chat that was promised its pace, and another answer that may pause for it. Owed tiers
+    go between the two, one answer at least."""
+    clock = ManualClock()
+    loop = engine(clock, policy="slo", num_slots=4, num_cells=16384, profile=SLOW_DECODES)
+    paced = {"ttft_target_s": 5.0, "tpot_target_s": 0.06}
+    ending = {"ttft_target_s": 5.0, "tpot_target_s": None, "ttlt_target_s": 200.0}
+    times_s: list[float] = []
+    for name, tier, max_tokens, targets in (
+        ("job", JOB, 3000, {}),
+        ("chat", CHAT, 1500, paced),
+        ("ending", SloTier.STANDARD, 100, ending),
+    ):
+        wanted = request(
+            name,
+            tier=tier,
+            max_tokens=max_tokens,
+            expected=max_tokens,
+            arrival_s=clock.now_s(),
+            **targets,
+        )
+        loop.submit(wanted)
+        for _ in range(5):
+            loop.run_once()
+    promised = {seq.request.request_id: seq.promised for seq, _ in loop.sequences()}
+    assert promised == {"chat": True, "ending": True, "job": None}
+    while clock.now_s() < 45.0:
+        tokens = [event for event in loop.run_once() or () if isinstance(event, TokenEvent)]
+        if any(event.request_id == "job" for event in tokens):
+            times_s.append(clock.now_s())
+    # 0.5 s of credit at 0.05 of the time, and a step.
+    assert max(later - sooner for sooner, later in pairwise(times_s)) < 10.5
 
 
 def _job_times(life: Life) -> list[float]:

@@ -14,5 +14,8 @@ class Fcfs(Baseline):
     def place(self, seq: Sequence, now_s: float) -> Place:
         return Place(Rank(0, 0, seq.request.arrival_s))
 
+    def is_in_line(self, seq: Sequence) -> bool:
+        return True
+
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
         return Tolerance()

@@ -36,6 +36,10 @@ class Strict(WithoutBooks):
     def place(self, seq: Sequence, now_s: float) -> Place:
         return Place(Rank(TIER_RANK[seq.tier], 0, seq.request.arrival_s))
 
+    def is_in_line(self, seq: Sequence) -> bool:
+        """More urgent tiers pass the others as often as they come: but for their shares."""
+        return TIER_RANK[seq.tier] == 0 or self._config.tiers[seq.tier].min_share > 0
+
     def may_preempt(self, urgent: Sequence, victim: Sequence, now_s: float) -> bool:
         return (
             self._config.tiers[victim.tier].preemptible

@@ -86,7 +86,8 @@ LogLevelOption = Annotated[
 TraceOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="CSV with TIMESTAMP or seconds, ContextTokens, GeneratedTokens."
+        metavar="FILE",
+        help="CSV with TIMESTAMP or seconds, ContextTokens, GeneratedTokens, and maybe Client.",
     ),
 ]
 SyntheticOption = Annotated[
@@ -159,7 +160,7 @@ def simulate(
     trace: TraceOption = None,
     synthetic: SyntheticOption = False,
     jobs: Annotated[
-        int, typer.Option(min=1, max=1_000_000, metavar="N", help="Most requests.")
+        int, typer.Option(min=2, max=1_000_000, metavar="N", help="Most requests.")
     ] = 2000,
     gap_cv: Annotated[
         float | None,
@@ -176,8 +177,15 @@ def simulate(
     profile: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="The device: a sample, or a JSON file.")
     ] = "consumer-gpu",
-    slots: Annotated[int | None, typer.Option(min=1, max=4096, metavar="N")] = None,
-    kv_tokens: Annotated[int | None, typer.Option(min=16, metavar="N")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, max=4096, metavar="N", help="Instead of the device's.")
+    ] = None,
+    kv_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=16, max=1_000_000_000, metavar="N", help="KV cells, instead of the device's."
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Runs to average.")] = 1,
     plot: Annotated[
         Path | None,

@@ -1,8 +1,9 @@
 """`edged simulate`: what each policy would do with a workload, as a table."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 import msgspec
@@ -97,6 +98,8 @@ def simulate(
     if traced is not None and len(traced) < MIN_JOBS:
         raise CommandError(f"--trace {trace}: has {len(traced)} requests; expected more")
     usual_rate = DEFAULT_RATE if traced is None else mean_rate(traced)
+    if usual_rate == inf:
+        raise CommandError(f"--trace {trace}: all its requests come at the same moment")
     rates = parse_numbers("--rate", rate) if rate else [usual_rate]
     loads = parse_numbers("--load", load)
     experiment = Experiment(
@@ -115,8 +118,15 @@ def simulate(
 def run_experiment(experiment: Experiment, *, json: bool, picture: Path | None) -> None:
     """Simulate and print, and draw if asked to; progress goes to stderr, a line for each row."""
     rows: list[Row] = []
+    plot = None if picture is None else _plotter(picture)
     for rate in experiment.rates:
         workloads = [_workload(experiment, rate, seed) for seed in range(experiment.num_seeds)]
+        num_jobs = experiment.num_jobs if experiment.jobs is None else len(experiment.jobs)
+        if len(workloads[0]) < num_jobs and not rows:
+            note(
+                f"{num_jobs - len(workloads[0])} of {num_jobs} requests do not fit into the "
+                f"device's {experiment.profile.num_cells} KV tokens and are left out"
+            )
         for policy in experiment.policies:
             note(f"simulating {policy} at {rate:.2f} requests/s")
             scheduler = _scheduler(policy, experiment.profile, experiment.mix)
@@ -124,16 +134,16 @@ def run_experiment(experiment: Experiment, *, json: bool, picture: Path | None) 
             services = {tier: _service(tier, targets[tier]) for tier in experiment.mix}
             runs = [run_jobs(jobs, scheduler, services, experiment.profile) for jobs in workloads]
             rows.append(Row(policy, rate, tuple(measure(run, targets) for run in runs)))
-    if picture is not None:
-        _draw(rows, picture)
     if json:
         emit_json({"profile": experiment.profile.name, "rows": as_json(rows)})
-        return
-    _print(table(rows), num_words=1)
-    emit("\n")
-    _print(work_table(rows), num_words=1)
-    emit("\n")
-    _print(tier_table(rows), num_words=3)
+    else:
+        _print(table(rows), num_words=1)
+        emit("\n")
+        _print(work_table(rows), num_words=1)
+        emit("\n")
+        _print(tier_table(rows), num_words=3)
+    if plot is not None:
+        plot(rows)
 
 
 def _print(lines: Sequence[Sequence[str]], num_words: int) -> None:
@@ -143,18 +153,27 @@ def _print(lines: Sequence[Sequence[str]], num_words: int) -> None:
     emit(laid_out(columns, rest, colour=False))
 
 
-def _draw(rows: Sequence[Row], path: Path) -> None:
+def _plotter(path: Path) -> Callable[[Sequence[Row]], None]:
+    """What draws to a file; found out before all is simulated, that it can."""
+    if path.suffix != ".png" or not path.parent.is_dir() or path.is_dir():
+        raise CommandError(
+            f"--plot {path}: expected FILE.png in a directory that exists", ExitCode.USAGE
+        )
     try:
         from edged.simulate.plot import plot  # noqa: PLC0415  # is not always installed, and slow
     except ImportError as error:
         raise CommandError(
             f"--plot needs matplotlib: pip install 'edged[plot]' ({error})"
         ) from None
-    try:
-        plot(rows, path)
-    except OSError as error:
-        raise CommandError(f"--plot {path}: cannot be written: {error.strerror}") from error
-    note(f"drawn to {path}")
+
+    def draw(rows: Sequence[Row]) -> None:
+        try:
+            plot(rows, path)
+        except OSError as error:
+            raise CommandError(f"--plot {path}: cannot be written: {error.strerror}") from error
+        note(f"drawn to {path}")
+
+    return draw
 
 
 def _workload(experiment: Experiment, rate: float, seed: int) -> list[Job]:
@@ -162,14 +181,22 @@ def _workload(experiment: Experiment, rate: float, seed: int) -> list[Job]:
     if jobs is None:
         jobs = synthetic(seed, num_jobs=experiment.num_jobs, rate=rate, gap_cv=experiment.gap_cv)
     shares = [(tier, given.share) for tier, given in experiment.mix.items()]
-    return at_rate(mixed(_fitting(jobs, experiment.profile), shares, seed), rate)
+    return fitting(at_rate(mixed(jobs, shares, seed), rate), experiment.profile)
 
 
-def _fitting(jobs: Sequence[Job], profile: DeviceProfile) -> list[Job]:
-    """Without those that no sequence could hold."""
-    return [
-        job for job in jobs if job.num_prompt_tokens + job.num_answer_tokens < profile.num_cells
-    ]
+def fitting(jobs: Sequence[Job], profile: DeviceProfile) -> list[Job]:
+    """Without those that no sequence could hold.
+
+    Raises:
+        CommandError: next to none is left.
+    """
+    fit = [job for job in jobs if job.num_prompt_tokens + job.num_answer_tokens < profile.num_cells]
+    if len(fit) < MIN_JOBS:
+        raise CommandError(
+            f"{len(fit)} of {len(jobs)} requests fit into the device's {profile.num_cells} KV "
+            f"tokens; expected {MIN_JOBS} or more"
+        )
+    return [replace(job, number=number) for number, job in enumerate(fit)]
 
 
 def _service(tier: SloTier, targets: Targets) -> ServiceLevel:
@@ -229,7 +256,11 @@ def parse_mix(texts: Sequence[str]) -> Mapping[SloTier, TierMix]:
                 f"{', '.join(SloTier)}",
                 ExitCode.USAGE,
             )
-        given = dict(part.split("=") for part in found["targets"].split(",") if part)
+        pairs = [part.split("=") for part in found["targets"].split(",") if part]
+        given = dict(pairs)
+        if SloTier(found["tier"]) in mix or len(given) < len(pairs):
+            told = f"--tier {text!r}: expected each tier once, and each of its targets"
+            raise CommandError(told, ExitCode.USAGE)
         targets = Targets(*(_positive(text, given.get(one)) for one in ("ttft", "tpot", "ttlt")))
         mix[SloTier(found["tier"])] = TierMix(_positive(text, found["share"]) or 0.0, targets)
     return mix or DEFAULT_MIX
@@ -248,12 +279,16 @@ def _positive(text: str, number: str | None) -> float | None:
 
 
 def parse_policies(text: str) -> list[str]:
-    """Raises CommandError: there is no such policy."""
-    names = [name.strip() for name in text.split(",") if name.strip()] or list(POLICIES)
-    for name in names:
+    """Raises CommandError: there is no such policy, or it is named twice."""
+    if not text:
+        return list(POLICIES)
+    names = [name.strip() for name in text.split(",")]
+    for number, name in enumerate(names):
         if name not in POLICIES:
             known = ", ".join(POLICIES)
             raise CommandError(f"--policies: {name!r}: expected some of {known}", ExitCode.USAGE)
+        if name in names[:number]:
+            raise CommandError(f"--policies: {name!r}: expected once", ExitCode.USAGE)
     return names
 
 
@@ -265,6 +300,8 @@ def parse_numbers(option: str, text: str) -> list[float]:
             numbers.append(float(part))
         except ValueError:
             numbers.append(0.0)
-        if not 0 < numbers[-1] < 1e9:
-            raise CommandError(f"{option}: {part!r}: expected numbers > 0", ExitCode.USAGE)
+        if not 1e-6 <= numbers[-1] <= 1e6:
+            raise CommandError(
+                f"{option}: {part!r}: expected numbers from 0.000001 to 1000000", ExitCode.USAGE
+            )
     return numbers

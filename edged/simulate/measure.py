@@ -62,9 +62,12 @@ class Measures:
     """Tokens per second."""
     tokens_per_s: float
     promised: float
-    """Part of all jobs that were promised their targets."""
+    """Part of the jobs with targets that were promised them; nan if the policy promises nothing."""
     broken: float
-    """Part of those whose first token came too late all the same."""
+    """Part of those that missed a target all the same, as the daemon counts; nan if none was
+    promised any."""
+    broken_ttft: float
+    """The same, of those whose first token came too late."""
     bound_held: float
     """Part of the bounds of waits, told at a place of `DEEP` or more, that were kept; nan if none
     was told."""
@@ -82,7 +85,8 @@ class Measures:
     """Longest time to a first token."""
     num_unfinished: int
     fairness: float
-    """Jain's index over the tokens per second of waiting and being served that clients got."""
+    """Jain's index over the tokens per second of waiting and being served that clients got; nan
+    for a single one."""
     tiers: Mapping[SloTier, TierMeasures]
 
 
@@ -111,8 +115,9 @@ def measure(run: Run, targets: Mapping[SloTier, Targets]) -> Measures:
         if targets[life.job.tier].tpot_s is not None
     ]
     waits_s = [_ttft_s(life) for life in lives if life.token_times_s]
-    kept = [
-        not verdict.ttft
+    with_targets = [life for life in lives if life.promised is not None]
+    promised = [
+        (life, verdict)
         for life, verdict in zip(lives, verdicts, strict=True)
         if life.promised is True
     ]
@@ -130,8 +135,9 @@ def measure(run: Run, targets: Mapping[SloTier, Targets]) -> Measures:
         goodput=(len(bad) - sum(bad)) / run.ended_s,
         smooth_goodput=sum(_worth(life, targets[life.job.tier]) for life in lives) / run.ended_s,
         tokens_per_s=sum(len(life.token_times_s) for life in lives) / run.ended_s,
-        promised=len(kept) / len(lives),
-        broken=1.0 - _part(kept) if kept else 0.0,
+        promised=len(promised) / len(with_targets) if with_targets else math.nan,
+        broken=_part_of_some(not _was_held(life) for life, _ in promised),
+        broken_ttft=_part_of_some(verdict.ttft for _, verdict in promised),
         bound_held=_bound_held(lives),
         num_relegated=len(relegated),
         relegated_p99_s=relegated_s[PERCENTILES.index(99)],
@@ -141,7 +147,7 @@ def measure(run: Run, targets: Mapping[SloTier, Targets]) -> Measures:
         num_recomputes=sum(life.num_recomputes for life in lives),
         worst_wait_s=max(waits_s, default=math.nan),
         num_unfinished=sum(life.finish is None for life in lives),
-        fairness=jain(_service_rates(lives)),
+        fairness=jain(rates) if len(rates := _service_rates(lives)) > 1 else math.nan,
         tiers={
             tier: _measure_tier([life for life in lives if life.job.tier is tier], targets[tier])
             for tier in SloTier
@@ -197,14 +203,13 @@ def _measure_tier(lives: Sequence[Life], targets: Targets) -> TierMeasures:
 
 
 def _bound_held(lives: Iterable[Life]) -> float:
-    held = [
+    return _part_of_some(
         life.token_times_s[0] <= notice.at_s + notice.eta_bound_s
         for life in lives
         if life.token_times_s
         for notice in life.notices
         if notice.position >= DEEP and notice.eta_bound_s < math.inf
-    ]
-    return _part(held) if held else math.nan
+    )
 
 
 def _light_clients(lives: Sequence[Life]) -> Set[ClientId]:
@@ -215,6 +220,11 @@ def _light_clients(lives: Sequence[Life]) -> Set[ClientId]:
 def _was_relegated(life: Life) -> bool:
     outcome = None if life.finish is None else life.finish.outcome
     return outcome is not None and outcome.miss_cause in _FOR_OTHERS
+
+
+def _was_held(life: Life) -> bool:
+    outcome = None if life.finish is None else life.finish.outcome
+    return outcome is not None and outcome.held
 
 
 def _ttft_s(life: Life) -> float:
@@ -245,6 +255,12 @@ def percentiles(values: Iterable[float]) -> tuple[float, ...]:
     if not ordered:
         return (math.nan,) * len(PERCENTILES)
     return tuple(ordered[math.ceil(len(ordered) * one / 100) - 1] for one in PERCENTILES)
+
+
+def _part_of_some(flags: Iterable[bool]) -> float:
+    """nan of none."""
+    known = list(flags)
+    return sum(known) / len(known) if known else math.nan
 
 
 def _part(flags: Iterable[bool]) -> float:

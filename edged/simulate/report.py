@@ -71,9 +71,9 @@ def _gains(row: Row, tiers: Iterable[SloTier]) -> list[str]:
         f"{row.mean(lambda run: run.goodput):.2f}",
         f"{row.mean(lambda run: run.smooth_goodput):.0f}",
         f"{row.mean(lambda run: run.tokens_per_s):.0f}",
-        f"{row.mean(lambda run: run.worst_wait_s):.1f}",
+        _seconds(row.mean(lambda run: run.worst_wait_s)),
         f"{row.mean(lambda run: run.num_unfinished):.0f}",
-        f"{row.mean(lambda run: run.fairness):.2f}",
+        _seconds(row.mean(lambda run: run.fairness)),
     ]
 
 

@@ -7,9 +7,11 @@ trace gives a workload for each seed.
 import csv
 import math
 import random
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from edged.errors import ConfigError
 PROMPT_COLUMN = "ContextTokens"
 ANSWER_COLUMN = "GeneratedTokens"
 _ANYBODY = ClientId("anybody")
+CLIENT_COLUMN = "Client"
+"""Whose request it is; may be absent."""
 TIME_COLUMNS = ("TIMESTAMP", "seconds")
 """A date and time, or seconds; only differences count."""
 
@@ -91,31 +95,59 @@ def read_trace(path: Path) -> list[Job]:
 
 
 def _rows(path: Path, reader: "csv.DictReader[str]") -> Iterator[Job]:
-    columns = reader.fieldnames or ()
-    time_column = next((name for name in TIME_COLUMNS if name in columns), None)
-    missing = [name for name in (PROMPT_COLUMN, ANSWER_COLUMN) if name not in columns]
-    if time_column is None:
-        missing.insert(0, " or ".join(TIME_COLUMNS))
-    if time_column is None or missing:
-        raise ConfigError(f"trace {path}: has no column {', '.join(missing)}; found {[*columns]}")
+    time_column = _time_column(path, reader.fieldnames or ())
     for row in reader:
         try:
-            job = Job(
-                0, _seconds(row[time_column]), int(row[PROMPT_COLUMN]), int(row[ANSWER_COLUMN])
+            if None in row or None in row.values():
+                raise ValueError("expected as many values as there are columns")
+            yield Job(
+                0,
+                _seconds(time_column, row[time_column]),
+                _num_tokens(PROMPT_COLUMN, row[PROMPT_COLUMN]),
+                _num_tokens(ANSWER_COLUMN, row[ANSWER_COLUMN]),
+                client_id=ClientId(row.get(CLIENT_COLUMN) or _ANYBODY),
             )
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise ConfigError(f"trace {path}: line {reader.line_num}: {error}") from None
-        if job.num_prompt_tokens < 1 or job.num_answer_tokens < 1:
-            raise ConfigError(f"trace {path}: line {reader.line_num}: fewer than 1 token")
-        yield job
 
 
-def _seconds(text: str) -> float:
+def _time_column(path: Path, columns: Sequence[str]) -> str:
+    times = [name for name in TIME_COLUMNS if name in columns]
+    missing = [name for name in (PROMPT_COLUMN, ANSWER_COLUMN) if name not in columns]
+    if not times:
+        missing.insert(0, " or ".join(TIME_COLUMNS))
+    if missing:
+        raise ConfigError(f"trace {path}: has no column {', '.join(missing)}; found {[*columns]}")
+    if len(times) > 1:
+        raise ConfigError(f"trace {path}: has the columns {' and '.join(times)}; expected one")
+    twice = [name for name, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise ConfigError(f"trace {path}: has two columns {twice[0]!r}; expected one")
+    return times[0]
+
+
+def _seconds(column: str, text: str) -> float:
+    """A moment without a zone is one of UTC."""
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        # Seven digits of a second are one more than Python reads.
-        return datetime.fromisoformat(text.strip()[:26]).timestamp()
+        try:
+            # Seven digits of a second are one more than Python reads.
+            moment = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text.strip()))
+        except ValueError:
+            seconds = math.nan
+        else:
+            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not math.isfinite(seconds):
+        raise ValueError(f"{column} {text!r}: expected a date and time, or seconds")
+    return seconds
+
+
+def _num_tokens(column: str, text: str) -> int:
+    num_tokens = int(text) if re.fullmatch(r"\s*\d{1,9}\s*", text) else 0
+    if num_tokens < 1:
+        raise ValueError(f"{column} {text!r}: expected a number of tokens, at least 1")
+    return num_tokens
 
 
 def _numbered(jobs: Iterable[Job]) -> list[Job]:

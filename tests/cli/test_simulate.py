@@ -43,9 +43,35 @@ def test_a_picture_is_drawn_beside_the_table(edged: Program, tmp_path: Path) -> 
     done = edged.run(*named, "--plot", str(path))
     assert done.returncode == 0
     assert path.stat().st_size > 1000
-    done = edged.run(*named, "--plot", str(tmp_path / "no" / "where.png"))
+    for place in (tmp_path / "no" / "where.png", tmp_path / "picture.pdf", tmp_path):
+        done = edged.run(*named, "--plot", str(place))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.endswith("expected FILE.png in a directory that exists\n")
+        assert "simulating" not in done.stderr
+
+
+def test_what_does_not_fit_is_left_out_and_that_is_told(edged: Program, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    rows = "".join(f"{number},{100 if number % 2 else 1000},5\n" for number in range(20))
+    trace.write_text("seconds,ContextTokens,GeneratedTokens\n" + rows)
+    named = ("simulate", "--trace", str(trace), "--policies", "fcfs", "--seeds", "2")
+    done = edged.run(*named, "--kv-tokens", "500", "--load", "1,2")
+    assert done.returncode == 0
+    told = "10 of 20 requests do not fit into the device's 500 KV tokens and are left out\n"
+    assert done.stderr.count(told) == 1
+    done = edged.run(*named, "--kv-tokens", "100")
+    assert done.returncode == 1
+    assert "0 of 20 requests fit into the device's 100 KV tokens" in done.stderr
+
+
+def test_a_trace_without_time_between_its_requests_has_no_rate(
+    edged: Program, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("seconds,ContextTokens,GeneratedTokens\n" + 3 * "5,10,10\n")
+    done = edged.run("simulate", "--trace", str(trace))
     assert (done.returncode, done.stdout) == (1, "")
-    assert "cannot be written: No such file or directory" in done.stderr
+    assert "all its requests come at the same moment" in done.stderr
 
 
 def test_json_has_every_run_with_every_measure(edged: Program, tmp_path: Path) -> None:
@@ -67,7 +93,13 @@ def test_json_has_every_run_with_every_measure(edged: Program, tmp_path: Path) -
     ("arguments", "code", "told"),
     [
         (("--policies", "best"), 2, "--policies: 'best': expected some of slo, strict, fcfs"),
-        (("--load", "0"), 2, "--load: '0': expected numbers > 0"),
+        (("--policies", "slo,slo"), 2, "--policies: 'slo': expected once"),
+        (("--policies", ","), 2, "--policies: '': expected some of slo"),
+        (("--load", "0"), 2, "--load: '0': expected numbers from 0.000001 to 1000000"),
+        (("--rate", "1e-320"), 2, "--rate: '1e-320': expected numbers from"),
+        (("--jobs", "1"), 2, "--jobs"),
+        (("--tier", "batch=3", "--tier", "batch=4"), 2, "expected each tier once"),
+        (("--tier", "batch=3,ttft=1,ttft=2"), 2, "and each of its targets"),
         (("--tier", "chat=3"), 2, "--tier 'chat=3': expected TIER=SHARE"),
         (("--tier", "batch=3,ttft=0"), 2, "'0': expected a number > 0"),
         (("--trace", "/nonexistent.csv"), 1, "trace /nonexistent.csv: cannot be read"),

@@ -115,12 +115,25 @@ def test_jains_index_is_one_among_equals() -> None:
     assert jain([1.0, 0.0, 0.0, 0.0]) == pytest.approx(0.25)
 
 
-def test_a_promise_is_broken_by_a_first_token_that_comes_too_late() -> None:
-    lives = [life(0.5), life(1.5), life(1.5)]
-    lives[0].promised, lives[1].promised, lives[2].promised = True, True, False
+def test_a_promise_is_broken_by_any_target_that_is_missed() -> None:
+    lives = [life(0.5), life(1.5), life(0.5), life(1.5), life(1.5)]
+    for one, promised in zip(lives, (True, True, True, False, None), strict=True):
+        one.promised = promised
+        one.finish = replace(FINISH, outcome=Outcome(promised, one is lives[0], None))
     run = measured(*lives)
-    assert run.promised == pytest.approx(2 / 3)
-    assert run.broken == pytest.approx(1 / 2)
+    assert run.promised == pytest.approx(3 / 4), "the last has no targets"
+    assert run.broken == pytest.approx(2 / 3)
+    assert run.broken_ttft == pytest.approx(1 / 3)
+
+
+def test_who_promises_nothing_breaks_nothing() -> None:
+    run = measured(life(0.5))
+    assert math.isnan(run.promised)
+    assert math.isnan(run.broken)
+
+
+def test_one_client_alone_has_no_part_to_compare() -> None:
+    assert math.isnan(measured(life(0.5)).fairness)
 
 
 def test_who_missed_a_target_for_the_sake_of_others_is_counted() -> None:

@@ -18,6 +18,7 @@ def measures(violated: float, goodput: float) -> Measures:
         tokens_per_s=1.0,
         promised=0.0,
         broken=0.0,
+        broken_ttft=0.0,
         bound_held=1.0,
         num_relegated=0,
         relegated_p99_s=0.0,

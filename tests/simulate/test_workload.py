@@ -18,6 +18,8 @@ AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:48.0000000,10,1
 """
 
+HEAD = "seconds,ContextTokens,GeneratedTokens"
+
 
 def test_a_trace_is_read_in_order_of_arrival_from_zero_on(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
@@ -37,14 +39,34 @@ def test_times_may_be_seconds(tmp_path: Path) -> None:
     assert [job.arrival_s for job in read_trace(path)] == [0.0, 0.5]
 
 
+def test_times_have_their_zones_and_are_of_utc_without_one(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    moments = ["18:15:46.6800001+02:00", "16:15:56.68+00:00", "16:16:06.68", "11:16:16.68-05:00"]
+    rows = "".join(f"2023-11-16 {moment},1,2\n" for moment in moments)
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
+    assert [round(job.arrival_s, 3) for job in read_trace(path)] == [0.0, 10.0, 20.0, 30.0]
+
+
+def test_clients_may_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(f"{HEAD},Client\n1,2,3,editor\n2,2,3,\n")
+    assert [job.client_id for job in read_trace(path)] == ["editor", "anybody"]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("a,b\n1,2\n", "has no column TIMESTAMP or seconds, ContextTokens, GeneratedTokens"),
-        ("seconds,ContextTokens,GeneratedTokens\n1,2,x\n", "line 2: invalid literal"),
-        ("seconds,ContextTokens,GeneratedTokens\n1,2,3\nx,2,3\n", "line 3: "),
-        ("seconds,ContextTokens,GeneratedTokens\n1,0,3\n", "line 2: fewer than 1 token"),
-        ("seconds,ContextTokens,GeneratedTokens\n1,2\n", "line 2: "),
+        (f"{HEAD}\n1,2,x\n", "line 2: GeneratedTokens 'x': expected a number of tokens"),
+        (f"{HEAD}\n1,2,3\nx,2,3\n", "line 3: seconds 'x': expected a date and time, or seconds"),
+        (f"{HEAD}\nnan,2,3\n", "line 2: seconds 'nan': expected"),
+        (f"{HEAD}\ninf,2,3\n", "line 2: seconds 'inf': expected"),
+        (f"{HEAD}\n1,0,3\n", "line 2: ContextTokens '0': expected a number of tokens, at least 1"),
+        (f"{HEAD}\n1,9999999999,3\n", "line 2: ContextTokens '9999999999': expected"),
+        (f"{HEAD}\n1,2\n", "line 2: expected as many values as there are columns"),
+        (f"{HEAD}\n1,2,3,4\n", "line 2: expected as many values as there are columns"),
+        (f"TIMESTAMP,{HEAD}\n1,1,2,3\n", "has the columns TIMESTAMP and seconds; expected one"),
+        (f"{HEAD},ContextTokens\n1,2,3,4\n", "has two columns 'ContextTokens'; expected one"),
     ],
 )
 def test_a_trace_that_is_none_is_told_with_its_line(tmp_path: Path, text: str, told: str) -> None:

@@ -25,6 +25,8 @@ class AdmissionView:
     kv: KvBudget
     cost: StepCostModel
     max_step_tokens: int
+    gives_promises: bool
+    """The policy."""
 
 
 def refuse(request: Request, view: AdmissionView, is_known: bool) -> Rejected | None:
@@ -59,43 +61,57 @@ def refuse(request: Request, view: AdmissionView, is_known: bool) -> Rejected | 
     return None
 
 
-def is_unattainable(seq: Sequence, assessment: Assessment) -> bool:
-    """Whether a request is to be refused because its targets cannot be promised. A replay is not:
-    it was admitted."""
+def refuse_unpromised(
+    seq: Sequence, assessment: Assessment | None, view: AdmissionView, now_s: float
+) -> Rejected | None:
+    """Why a request that is worth nothing without a promise is refused, and when it may be given
+    one; None if it is not. A replay is not: it was admitted."""
     request = seq.request
-    if request.past.num_engine_losses > 0:
-        return False
-    return not assessment.promised and request.on_unattainable is OnUnattainable.REJECT
-
-
-def unattainable(assessment: Assessment, view: AdmissionView, now_s: float) -> Rejected:
-    """Why targets are not promised, and when they may be."""
-    entry = assessment.entry
-    left_s = inf if entry is None else entry.due_s - now_s
-    retry_after_s: float | None = None
-    match assessment.obstacle:
-        case Obstacle.TARGETS:
-            detail = "its targets cannot be held: even an idle engine would miss them"
-        case Obstacle.PACE:
-            detail = "its TPOT cannot be promised now: other answers were promised all of the pace"
-            retry_after_s = slot_wait_s(view)
-        case Obstacle.ROOM:
-            detail = (
-                f"its targets cannot be promised now: the first token is due in {left_s:.3g} s, "
-                "and slots and cells can be counted on "
-                + ("at no time" if assessment.room_s == inf else f"in {assessment.room_s:.3g} s")
-            )
-            retry_after_s = max(slot_wait_s(view), min(assessment.room_s - left_s, _MOST_RETRY_S))
-        case _:
-            detail = (
-                f"its targets cannot be promised now: at the engine's pace the first token is due "
-                f"in {left_s:.3g} s, and it would come in {assessment.predicted_s:.3g} s if nobody "
-                "else came meanwhile"
-            )
-            retry_after_s = assessment.predicted_s - left_s
+    if request.on_unattainable is not OnUnattainable.REJECT or request.past.num_engine_losses > 0:
+        return None
+    if assessment is None:
+        if view.gives_promises or not request.has_targets:
+            return None
+        detail = "no targets are promised here: only the scheduling policy slo does"
+        return Rejected(RejectReason.UNATTAINABLE, detail)
+    if assessment.promised:
+        return None
+    detail, retry_after_s = _why_not(seq, assessment, view, now_s)
     if retry_after_s is not None:
         retry_after_s = max(_LEAST_RETRY_S, retry_after_s)
     return Rejected(RejectReason.UNATTAINABLE, detail, retry_after_s=retry_after_s)
+
+
+def _why_not(
+    seq: Sequence, assessment: Assessment, view: AdmissionView, now_s: float
+) -> tuple[str, float | None]:
+    """In words, and after how many seconds it may be otherwise; None if never."""
+    entry, cost, next_s = assessment.entry, view.cost, slot_wait_s(view)
+    left_s = inf if entry is None else entry.due_s - now_s
+    now = "its targets cannot be promised now:"
+    if assessment.obstacle is Obstacle.TARGETS:
+        first_s = cost.base_s + cost.prefill_cost_s(0, len(seq.token_ids))
+        step_s = cost.base_s + cost.decode_cost_s(len(seq.token_ids))
+        return (
+            f"its targets cannot be promised: even an idle engine takes {first_s:.3g} s to its "
+            f"first token, {step_s:.3g} s for each one more, and a step to begin",
+            None,
+        )
+    if assessment.obstacle is Obstacle.PACE:
+        return f"{now} its TPOT was promised to as many answers as can have it", next_s
+    if left_s <= 0:
+        return f"{now} at the pace of the answers in progress its own would end too late", next_s
+    due = f"{now} the first token is due in {left_s:.3g} s, and"
+    if assessment.obstacle is Obstacle.ROOM:
+        if assessment.room_s == inf:
+            return f"{due} it never has room", None
+        wait_s = min(assessment.room_s - left_s, _MOST_RETRY_S)
+        room = f"slots and cells can be counted on in {assessment.room_s:.3g} s"
+        return f"{due} {room}", max(next_s, wait_s)
+    return (
+        f"{due} it would come in {assessment.predicted_s:.3g} s if nobody else came meanwhile",
+        assessment.predicted_s - left_s,
+    )
 
 
 def promise(seq: Sequence, assessment: Assessment) -> Assessment:

@@ -164,6 +164,11 @@ class PromisedPace:
         least_s = min(chain(self._targets_s, (tpot_s,)))
         return cost.base_s + at_once * decodes_s <= _PACE_PART * least_s
 
+    def fits_alone(self, tpot_s: float, num_cells: int) -> bool:
+        """Whether it would if there were no others."""
+        cost = self._cost
+        return cost.base_s + cost.decode_s + num_cells * cost.cell_s <= _PACE_PART * tpot_s
+
     def promise(self, seq_id: SeqId, tpot_s: float, num_cells: int) -> None:
         self._promised[seq_id] = tpot_s, num_cells
         self._targets_s[tpot_s] += 1

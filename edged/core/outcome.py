@@ -9,9 +9,7 @@ _ENDED_LATE = frozenset({FinishReason.DEADLINE, FinishReason.QUEUE_TIMEOUT})
 
 def outcome(seq: Sequence, reason: FinishReason, timings: RequestTimings) -> Outcome | None:
     """None for a request without targets, and for one that was cancelled or failed."""
-    service = seq.request.service
-    targets = (service.ttft_target_s, service.tpot_target_s, service.ttlt_target_s)
-    if all(target is None for target in targets) and seq.request.deadline_s is None:
+    if not seq.request.has_targets:
         return None
     if reason not in _ENDED_BY_ITSELF and reason not in _ENDED_LATE:
         return None

@@ -72,6 +72,11 @@ class Place(NamedTuple):
 
 class Policy(Protocol):
     @property
+    def gives_promises(self) -> bool:
+        """Whether it promises requests their targets at all."""
+        ...
+
+    @property
     def honours_shares(self) -> bool:
         """Whether `min_share` lifts a tier that is owed time."""
         ...
@@ -158,6 +163,7 @@ class Policy(Protocol):
 class WithoutBooks:
     """What a policy does that promises nothing: nothing."""
 
+    gives_promises = False
     ranks_progress = False
     num_turns = 0
 

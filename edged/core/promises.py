@@ -69,7 +69,8 @@ class Promises:
         num_cells = len(seq.token_ids) + int(num_tokens)
         obstacle = None
         if tpot_s is not None and not self._paces.fits(tpot_s, num_cells, holdings.num_slots):
-            obstacle = Obstacle.PACE
+            fits_alone = self._paces.fits_alone(tpot_s, num_cells)
+            obstacle = Obstacle.PACE if fits_alone else Obstacle.TARGETS
         if due_s is None:
             return Assessment(None, obstacle is None, obstacle, expected_tokens=num_tokens)
         entry = self._arrival(seq, due_s, now_s)
@@ -86,7 +87,8 @@ class Promises:
         )
         before = claims_before(entry, self.forecast.timeline, holdings.pauses)
         room_s = holdings.room.wait_s(before, num_cells, CAUTION)
-        if outlook.is_late_alone(seq, now_s):
+        least_notice_s = self._least_notice_s + outlook.cost.base_s
+        if obstacle is Obstacle.TARGETS or outlook.is_late_alone(seq, now_s + least_notice_s):
             obstacle = Obstacle.TARGETS
         elif assessment.obstacle is not None:
             obstacle = Obstacle.WORK

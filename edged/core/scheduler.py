@@ -14,11 +14,11 @@ calls give the same answers (I10).
 """
 
 from bisect import insort
-from itertools import islice
+from itertools import count, islice
 from math import inf
 
 from edged.core.accounts import Accounts
-from edged.core.admission import AdmissionView, is_unattainable, promise, refuse, unattainable
+from edged.core.admission import AdmissionView, promise, refuse, refuse_unpromised
 from edged.core.expectations import Expectations
 from edged.core.expiry import Expiries
 from edged.core.invariants import check_between_steps
@@ -81,7 +81,7 @@ class Scheduler:
         self._reviews = Moments(self._by_id)
         """When the policy is to be asked again where a sequence stands."""
         self._complete_at_submit: list[Sequence] = []
-        self._next_seq_id = 0
+        self._seq_ids = count()
         self._step = 0
         self._was_interrupted = False
         """Whether the last step was; two in a row never are, so that arrivals stop nobody."""
@@ -97,7 +97,8 @@ class Scheduler:
             to_discard=self._to_discard,
         )
         self._admission = AdmissionView(
-            self._queue, self._running, self._kv, self.cost, config.max_step_tokens
+            *(self._queue, self._running, self._kv, self.cost),
+            *(config.max_step_tokens, self._policy.gives_promises),
         )
         self._expectations = Expectations(self._admission, self._policy, self._by_id)
 
@@ -110,8 +111,9 @@ class Scheduler:
             return refusal
         seq = self._sequence(request)
         assessment = self._policy.assess(seq, self._running, self._kv, now_s)
-        if assessment is not None and is_unattainable(seq, assessment):
-            return unattainable(assessment, self._admission, now_s)
+        refusal = refuse_unpromised(seq, assessment, self._admission, now_s)
+        if refusal is not None:
+            return refusal
         self._sequences[request.request_id] = seq
         self._by_id[seq.seq_id] = seq
         if assessment is not None:
@@ -244,14 +246,12 @@ class Scheduler:
         params = request.sampling
         room = self._kv.geometry.max_cells_per_slot - len(request.prompt_token_ids)
         stops = frozenset(params.stop_token_ids)
-        seq = Sequence(
-            SeqId(self._next_seq_id),
+        return Sequence(
+            SeqId(next(self._seq_ids)),
             request,
             max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
             stop_token_ids=stops if params.ignore_eos else stops | self._eog_token_ids,
         )
-        self._next_seq_id += 1
-        return seq
 
     def _place(self, seq: Sequence, now_s: float) -> None:
         """Ask the policy where a sequence stands, and remember when to ask again."""

@@ -184,6 +184,12 @@ class Request:
     """Length of the answer, as far as the client knows it; a wrong one costs time, nothing else."""
     on_unattainable: OnUnattainable = OnUnattainable.BEST_EFFORT
 
+    @property
+    def has_targets(self) -> bool:
+        service = self.service
+        targets_s = (service.ttft_target_s, service.tpot_target_s, service.ttlt_target_s)
+        return self.deadline_s is not None or any(one is not None for one in targets_s)
+
 
 @dataclass(frozen=True, slots=True)
 class KvGeometry:

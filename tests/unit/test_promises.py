@@ -9,19 +9,14 @@ from backends.sim.backend import SimModel
 from backends.sim.profile import StepProfile
 from edged.clock import ManualClock
 from edged.core.policies.slo import BEHIND, ON_TIME
-from edged.core.scheduler import Scheduler
 from edged.core.types import (
     Admitted,
     EngineEvent,
     FinishEvent,
     FinishReason,
     MissCause,
-    OnUnattainable,
     PastService,
     Rank,
-    Rejected,
-    RejectReason,
-    Request,
     RequestId,
     SloTier,
     TokenEvent,
@@ -34,70 +29,6 @@ WHOLE_STEPS = SimModel(can_interrupt=False)
 SLOW_DECODES = StepProfile(
     step_s=0.01, prefill_token_s=0.001, decode_token_s=0.02, swap_byte_s=2e-10
 )
-
-
-def _refusal(core: Scheduler, wanted: Request, now_s: float = 0.0) -> Rejected:
-    """It is refused, and that leaves no trace."""
-    before = core.statistics(), core.num_expiries, core.sequences()
-    wanted = replace(wanted, on_unattainable=OnUnattainable.REJECT)
-    answer = core.submit(wanted, now_s)
-    assert isinstance(answer, Rejected)
-    assert answer.reason is RejectReason.UNATTAINABLE
-    assert (core.statistics(), core.num_expiries, core.sequences()) == before
-    return answer
-
-
-def test_what_even_an_idle_engine_could_not_hold_is_not_to_be_tried_again() -> None:
-    core = scheduler(policy="slo", num_cells=4096)
-    for hopeless in (
-        request("hopeless", prompt=2000, ttft_target_s=0.05),
-        request("hopeless", prompt=1, ttft_target_s=0.001),
-        request("hopeless", ttlt_target_s=0.5, expected=500, max_tokens=500),
-    ):
-        answer = _refusal(core, hopeless)
-        assert "even an idle engine" in answer.detail
-        assert answer.retry_after_s is None
-
-
-def test_a_refusal_for_work_in_front_says_when_that_is_done() -> None:
-    core = scheduler(policy="slo", num_cells=100_000)
-    core.submit(request("large", tier=CHAT, prompt=5000, ttft_target_s=9.0), 0.0)
-    answer = _refusal(core, request("small", tier=CHAT, prompt=1000, ttft_target_s=9.5))
-    assert "first token is due in 9.5 s" in answer.detail
-    assert answer.retry_after_s is not None
-    assert answer.retry_after_s >= 1.0
-
-
-def test_a_refusal_for_want_of_a_slot_says_when_one_can_be_counted_on() -> None:
-    core = scheduler(policy="slo", num_slots=1, num_cells=4096)
-    core.submit(request("long", tier=CHAT, prompt=20, max_tokens=1000, expected=1000), 0.0)
-    answer = _refusal(core, request("chat", tier=CHAT, prompt=20))
-    assert "slots and cells can be counted on in" in answer.detail
-    assert answer.retry_after_s is not None
-    assert answer.retry_after_s > 5.0
-
-
-def test_a_refusal_for_want_of_cells_is_one_for_want_of_room() -> None:
-    core = scheduler(policy="slo", num_slots=4, num_cells=1000)
-    core.submit(request("long", tier=CHAT, prompt=20, max_tokens=900, expected=900), 0.0)
-    assert "slots and cells" in _refusal(core, request("chat", prompt=100, max_tokens=100)).detail
-
-
-def test_no_more_paces_are_promised_than_a_step_can_hold() -> None:
-    core = scheduler(policy="slo", num_slots=16, num_cells=100_000)
-    step_s = core.cost.base_s + 4 * core.cost.decode_cost_s(100)
-    wanted = {"tier": SloTier.STANDARD, "tpot_target_s": step_s / 0.7, "prompt": 20}
-    for number in range(4):
-        answer = core.submit(request(f"r{number}", max_tokens=80, expected=80, **wanted), 0.0)
-        assert isinstance(answer, Admitted)
-        assert answer.promised
-    answer = _refusal(core, request("r4", max_tokens=80, expected=80, **wanted))
-    assert "TPOT" in answer.detail
-    assert answer.retry_after_s is not None
-    core.cancel(RequestId("r0"), FinishReason.CANCELLED, 0.0)
-    admitted = core.submit(request("r4", max_tokens=80, expected=80, **wanted), 0.0)
-    assert isinstance(admitted, Admitted)
-    assert admitted.promised
 
 
 class _Engine:

@@ -67,6 +67,7 @@ _NEAR_ITS_END = 0.05
 
 
 class Slo:
+    gives_promises = True
     honours_shares = True
     ranks_progress = True
 

@@ -2,8 +2,8 @@
 
 Turns are start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996). A request is stamped with
 the virtual time at which its turn begins: now, or the end of its client's last turn in the tier,
-which is as much later as that request is work. Stamps are served in order, and virtual time is the
-stamp served last.
+which is as much later as that request is work; not before what it has waiting. Stamps are served in
+order, and virtual time is the stamp served last.
 So clients with work advance at the same rate, one that was idle has saved nothing up, and the order
 within a client stays that of arrival. A stamp is given once, so that queues stay sorted; what a
 request turns out to be is settled with its client's next stamps.
@@ -38,6 +38,8 @@ class Turns:
         self._now = 0.0
         self._ends: dict[tuple[SloTier, ClientId], float] = {}
         self._turns: dict[SeqId, _Turn] = {}
+        self._waiting: dict[tuple[SloTier, ClientId], dict[SeqId, None]] = {}
+        """Of each client, those whose turn has not begun, in order."""
 
     def __len__(self) -> int:
         """Sequences that have not ended."""
@@ -50,8 +52,12 @@ class Turns:
     def join(self, seq_id: SeqId, tier: SloTier, client_id: ClientId, num_tokens: float) -> None:
         """A request comes, of so many tokens as far as is known."""
         client = tier, client_id
-        start = max(self._now, self._ends.get(client, 0.0))
-        self._ends[client] = start + num_tokens
+        start = end = max(self._now, self._ends.get(client, 0.0))
+        waiting = self._waiting.setdefault(client, {})
+        if waiting:
+            start = max(start, self._turns[next(reversed(waiting))].start)
+        waiting[seq_id] = None
+        self._ends[client] = end + num_tokens
         self._turns[seq_id] = _Turn(client, start, num_tokens)
         if len(self._ends) > MAX_CLIENTS + 2 * len(self._turns):
             with_work = {turn.client for turn in self._turns.values()}
@@ -67,6 +73,7 @@ class Turns:
         turn = self._turns.get(seq_id)
         if turn is not None and not turn.has_begun:
             turn.has_begun = True
+            self._waits_no_more(seq_id, turn)
             if in_turn:
                 self._now = max(self._now, turn.start)
 
@@ -77,6 +84,14 @@ class Turns:
         if turn is not None and turn.client in self._ends:
             actual = num_tokens if turn.has_begun else 0.0
             self._ends[turn.client] += actual - turn.num_tokens
+        if turn is not None and not turn.has_begun:
+            self._waits_no_more(seq_id, turn)
+
+    def _waits_no_more(self, seq_id: SeqId, turn: _Turn) -> None:
+        waiting = self._waiting[turn.client]
+        del waiting[seq_id]
+        if not waiting:
+            del self._waiting[turn.client]
 
 
 class Loads:

@@ -112,13 +112,13 @@ class Promises:
             self.forecast.admit(assessment, now_s)
 
     def call(self, seq: SchedulerSequence, look: Callable[[], Holdings], now_s: float) -> bool:
-        """Put one that was relegated in front, unless that would break a promise."""
+        """Put one whose turn it is in front, unless that would break a promise."""
         entry = self._entries.get(seq.seq_id)
-        if entry is None:  # an answer
+        if entry is None and seq.first_token_s is not None:
             claim = self._outlook.claim(seq, now_s, self._outlook.pace.step_s(now_s))
             return seq.slot is not None or not self.gives_way(claim, look(), now_s)
         called = self.forecast.call(
-            entry,
+            entry or self._arrival(seq, now_s, now_s),
             self._outlook.pace.speed(now_s),
             now_s,
             lambda one: self.gives_way(one, look(), now_s),

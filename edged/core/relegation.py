@@ -1,9 +1,10 @@
-"""Those whose targets gave way to others', and the turn that each of them has at the latest.
+"""Those who may have to wait for ever, and the turn that each of them has at the latest.
 
-Theory of operation. Whoever is relegated is served when nobody needs the engine more, and in an
-overload that may be never. So a small share of the engine is kept for them: it is saved up while
-anybody is in the line, and whoever has been in it longest has its turn, before all others, when the
-savings are what its prefill costs, or the rest of its answer. Nobody passes anybody in the line, so
+Theory of operation. Whoever has no targets, or is relegated, is served when nobody needs the engine
+more, and in an overload that may be never. So a small share of the engine is kept for them: what
+they do not get anyway is saved up while anybody is in the line, and whoever has been in it longest
+has its turn, before all others, when the savings are what its prefill costs, or the rest of its
+answer. Nobody passes anybody in the line, so
 whoever joins it knows when its turn comes at the latest: when the share has done the work in front
 and its own.
 
@@ -14,6 +15,7 @@ case that it may not.
 from collections.abc import Callable
 from math import inf
 
+from edged.core.plan import StepPlan
 from edged.core.sequence import Sequence
 from edged.core.types import SeqId
 
@@ -30,7 +32,7 @@ class _Member:
         self.is_excused = False
 
 
-class Relegated:
+class Line:
     """Mutable; owned by a policy."""
 
     def __init__(self, share: float) -> None:
@@ -57,7 +59,7 @@ class Relegated:
         return seq_id in self._called
 
     def turn_s(self, seq_id: SeqId) -> float | None:
-        """Moment at which it has its turn at the latest; None if it is not relegated."""
+        """Moment at which it has its turn at the latest; None if it is not in the line."""
         member = self._line.get(seq_id)
         if member is None or member.is_excused:
             return self._called.get(seq_id)
@@ -92,12 +94,24 @@ class Relegated:
         if member is not None:
             self._work_s -= member.work_s
 
-    def save(self, now_s: float) -> None:
-        """The engine has worked until now."""
+    def save(self, now_s: float, served_s: float = 0.0) -> None:
+        """The engine has worked until now, so long for those in the line."""
         if self._line:
-            saved_s = self._saved_s + self._share * (now_s - self._since_s)
-            self._saved_s = min(saved_s, max(self._saved_s, self._work_s))
+            saved_s = self._saved_s + self._share * (now_s - self._since_s) - served_s
+            self._saved_s = max(0.0, min(saved_s, max(self._saved_s, self._work_s)))
             self._since_s = now_s
+
+    def part(self, plan: StepPlan) -> float:
+        """Of a step's tokens, those of sequences in the line."""
+        if not self._line or not plan.chunks:
+            return 0.0
+        num_tokens = [len(chunk.token_ids) for chunk in plan.chunks]
+        in_line = (
+            num
+            for num, chunk in zip(num_tokens, plan.chunks, strict=True)
+            if chunk.seq_id in self._line
+        )
+        return sum(in_line) / sum(num_tokens)
 
     def next(self, left_s: Callable[[Sequence], float]) -> Sequence | None:
         """Whose turn it is, if anybody's. `left_s`: what its turn costs now."""

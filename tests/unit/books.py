@@ -26,6 +26,7 @@ def books_of(core: Scheduler) -> dict[str, int]:
         "expected": len(policy._outlook.lengths),
         "paused": len(policy._paused),
         "relegated": len(policy._relegated),
+        "best effort": len(policy._best_effort),
         "forecast": len(forecast),
         "aside": len(forecast._aside),
         "promised": len(forecast._promised),

@@ -166,3 +166,14 @@ def test_a_new_name_for_each_request_makes_none_of_them_cheap() -> None:
     for number in range(50):
         loads.add(ClientId(f"client-{number}"), 1.0, 0.0)
     assert loads.weight(ClientId("another"), 1.0) == pytest.approx(1.0)
+
+
+def test_the_order_of_a_client_stays_that_of_arrival_though_answers_were_shorter() -> None:
+    queue = _Queue()
+    first = queue.join(A, 1000.0)
+    second = queue.join(A, 100.0)
+    queue.serve(first, 10.0)
+    assert queue.turns.order(queue.join(A, 100.0)) >= queue.turns.order(second) == 1000.0
+    queue.turns.leave(second, 0.0)
+    queue.turns.leave(SeqId(queue.count - 1), 0.0)
+    assert queue.order(A) == 10.0

@@ -5,9 +5,10 @@ from math import inf
 
 import pytest
 
-from edged.core.relegation import Relegated
+from edged.core.plan import Chunk, StepPlan
+from edged.core.relegation import Line
 from edged.core.sequence import Sequence
-from edged.core.types import SeqId
+from edged.core.types import SeqId, SlotId
 from tests.factories import request
 
 SHARE = 0.05
@@ -17,7 +18,7 @@ def _seq(number: int) -> Sequence:
     return Sequence(SeqId(number), request(f"r{number}"), max_tokens=4, stop_token_ids=frozenset())
 
 
-def _served(line: Relegated, now_s: float, left_s: float = inf) -> Sequence | None:
+def _served(line: Line, now_s: float, left_s: float = inf) -> Sequence | None:
     line.save(now_s)
     seq = line.next(lambda _: left_s)
     if seq is not None:
@@ -26,7 +27,7 @@ def _served(line: Relegated, now_s: float, left_s: float = inf) -> Sequence | No
 
 
 def test_a_turn_comes_when_the_share_has_saved_what_it_costs() -> None:
-    line = Relegated(SHARE)
+    line = Line(SHARE)
     seq = _seq(0)
     line.join(seq, 1.0, 100.0)
     assert line.turn_s(seq.seq_id) == pytest.approx(100.0 + 1.0 / SHARE)
@@ -38,14 +39,14 @@ def test_a_turn_comes_when_the_share_has_saved_what_it_costs() -> None:
 
 
 def test_what_is_computed_already_need_not_be_saved() -> None:
-    line = Relegated(SHARE)
+    line = Line(SHARE)
     seq = _seq(0)
     line.join(seq, 1.0, 0.0)
     assert _served(line, 10.1, left_s=0.5) is seq
 
 
 def test_whoever_is_in_the_line_longest_goes_first() -> None:
-    line = Relegated(SHARE)
+    line = Line(SHARE)
     seqs = [_seq(number) for number in range(4)]
     for seq in seqs:
         line.join(seq, 0.1, 0.0)
@@ -55,7 +56,7 @@ def test_whoever_is_in_the_line_longest_goes_first() -> None:
 
 
 def test_joining_twice_is_joining_once() -> None:
-    line = Relegated(SHARE)
+    line = Line(SHARE)
     first, second = _seq(0), _seq(1)
     line.join(first, 1.0, 0.0)
     line.join(second, 1.0, 0.0)
@@ -67,7 +68,7 @@ def test_joining_twice_is_joining_once() -> None:
 
 
 def test_nothing_is_saved_while_nobody_is_in_the_line() -> None:
-    line = Relegated(SHARE)
+    line = Line(SHARE)
     first, second = _seq(0), _seq(1)
     line.join(first, 1.0, 0.0)
     line.leave(first.seq_id)
@@ -77,7 +78,7 @@ def test_nothing_is_saved_while_nobody_is_in_the_line() -> None:
 
 
 def test_without_a_share_no_turn_is_named() -> None:
-    line = Relegated(0.0)
+    line = Line(0.0)
     seq = _seq(0)
     line.join(seq, 1.0, 0.0)
     assert line.turn_s(seq.seq_id) == inf
@@ -87,7 +88,7 @@ def test_without_a_share_no_turn_is_named() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_nobodys_turn_is_later_than_was_said(seed: int) -> None:
     draw = random.Random(seed)
-    line = Relegated(SHARE)
+    line = Line(SHARE)
     work_s: dict[SeqId, float] = {}
     said_s: dict[SeqId, float] = {}
     step_s, now_s = 0.2, 0.0
@@ -118,7 +119,7 @@ def test_nobodys_turn_is_later_than_was_said(seed: int) -> None:
 
 
 def test_who_is_excused_keeps_its_place_and_its_savings() -> None:
-    line = Relegated(SHARE)
+    line = Line(SHARE)
     first, second = _seq(0), _seq(1)
     for seq in (first, second):
         line.join(seq, 1.0, 0.0)
@@ -133,7 +134,7 @@ def test_who_is_excused_keeps_its_place_and_its_savings() -> None:
 
 
 def test_no_more_is_saved_than_those_in_the_line_can_spend() -> None:
-    line = Relegated(SHARE)
+    line = Line(SHARE)
     line.join(_seq(0), 1.0, 0.0)
     line.excuse(SeqId(0))
     assert _served(line, 1e6) is None
@@ -142,10 +143,31 @@ def test_no_more_is_saved_than_those_in_the_line_can_spend() -> None:
 
 
 def test_savings_of_a_line_that_is_empty_count_for_nobody() -> None:
-    line = Relegated(SHARE)
+    line = Line(SHARE)
     line.join(_seq(0), 1.0, 0.0)
     line.save(19.0)
     line.leave(SeqId(0))
     assert line.wait_s(1.0) == pytest.approx(1.0 / SHARE)
     line.join(_seq(1), 1.0, 20.0)
     assert line.turn_s(SeqId(1)) == pytest.approx(20.0 + 1.0 / SHARE)
+
+
+def test_what_they_get_anyway_is_not_saved_for_them() -> None:
+    line = Line(SHARE)
+    seq = _seq(0)
+    line.join(seq, 1.0, 0.0)
+    line.save(10.0, served_s=0.5)
+    line.save(29.9)
+    assert line.next(lambda _: inf) is None
+    line.save(30.1)
+    assert line.next(lambda _: inf) is seq
+
+
+def test_the_part_of_a_step_that_is_theirs_is_told_by_its_tokens() -> None:
+    line = Line(SHARE)
+    chunks = tuple(Chunk(SeqId(n), SlotId(n), 0, (1,) * (n + 1), None) for n in range(3))
+    plan = StepPlan(0, (), (), (), (), chunks)
+    assert line.part(plan) == 0.0
+    line.join(_seq(2), 1.0, 0.0)
+    assert line.part(plan) == pytest.approx(3 / 6)
+    assert line.part(plan._replace(chunks=())) == 0.0

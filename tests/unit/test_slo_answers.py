@@ -127,3 +127,13 @@ def test_an_answer_is_not_preempted_where_waiting_for_its_end_costs_less(
     plan = core.plan(0.3)
     assert plan is not None
     assert bool(plan.evict) == is_evicted
+
+
+def test_a_prefill_that_is_nearly_through_is_not_worth_its_own_cost_again() -> None:
+    core = scheduler(policy="slo", num_slots=1, num_cells=8192, can_swap=False)
+    core.submit(request("job", tier=JOB, prompt=4000, max_tokens=1, expected=1), 0.0)
+    victim, policy = sequence_of(core, "job"), policy_of(core)
+    for num_computed, worth in ((100, True), (3900, False)):
+        victim.num_computed_tokens = num_computed
+        cost_s = core.cost.recompute_s(num_computed, 512)
+        assert policy.is_worth(victim, cost_s, 0.0) == worth

@@ -13,7 +13,8 @@ A request is *on time* while its targets can be kept beside those promised to ot
 The first token is due when the TTFT target says, or as long before the end as the answer will take,
 by its expected length and the engine's pace. An answer keeps the band in which it began, unless its
 end was to come and has not. Each band yields slots and step time to those before it. Who is
-relegated or late gets `relegated_share` of the engine all the same (`edged.core.relegation`).
+relegated or late gets `relegated_share` of the engine all the same, and so does who has no targets
+(`edged.core.relegation`).
 
 A promise is given where work (`edged.core.forecast`), slots, cells and pace allow it
 (`edged.core.capacity`), and whoever comes later and would break it is relegated.
@@ -37,7 +38,7 @@ from edged.core.plan import YIELDS_TO_NOBODY, StepPlan, StepResult
 from edged.core.policies.answers import FOR_EQUALS, pace_tolerance, tiers_before
 from edged.core.policy import TOLERATES_ALL, Place, PrefillBounds, SchedulerConfig, Tolerance
 from edged.core.promises import Holdings, Promises
-from edged.core.relegation import Relegated
+from edged.core.relegation import Line
 from edged.core.sequence import Sequence, SequenceState
 from edged.core.types import TIER_RANK, FinishReason, Rank, SeqId, SloTier
 
@@ -81,7 +82,9 @@ class Slo:
         self._paused: dict[SeqId, Sequence] = {}
         """Answers on time that lost their slot."""
         self._slack = (0.0, 0), inf
-        self._relegated = Relegated(config.relegated_share)
+        self._relegated = Line(config.relegated_share)
+        self._best_effort = Line(config.relegated_share)
+        """Apart: those who have no targets are many, and are served in turn anyway as a rule."""
         targets_s = [spec.ttft_target_s for spec in config.tiers.values()]
         shortest_s = min((one for one in targets_s if one is not None), default=inf)
         self._guard_s = min(max(config.arrival_guard_s, _STEP_PART * shortest_s), config.max_step_s)
@@ -114,6 +117,9 @@ class Slo:
             turns = self._turns if has_entry else self._best_effort_turns
             size = seq.num_prompt_tokens + _ANSWER_WEIGHT * self._outlook.lengths.tokens(seq)
             turns.join(seq.seq_id, seq.tier, seq.request.client_id, size)
+        is_paced = seq.tpot_target_s is not None and seq.first_token_s is not None
+        if not is_paced and self._outlook.due_s(seq, now_s) is None:
+            self._best_effort.join(seq, self._outlook.work_s(seq), now_s)
         if assessment is None:
             return ()
         for one in assessment.set_aside:
@@ -131,7 +137,7 @@ class Slo:
             return self._place_answer(seq, now_s)
         if seq.state is not SequenceState.WAITING:
             self._forecast.progressed(entry)
-        if self._relegated.has_turn(seq_id):
+        if self._has_turn(seq_id):
             return Place(Rank(ON_TIME, FIRST, entry.due_s))
         latest_s = entry.due_s - self._outlook.prefill_s(seq) - self._outlook.cost.base_s
         if seq.promised and latest_s <= now_s:
@@ -146,10 +152,12 @@ class Slo:
 
     @property
     def num_turns(self) -> int:
-        return self._relegated.num_turns
+        return self._relegated.num_turns + self._best_effort.num_turns
 
     def turn_s(self, seq: Sequence, now_s: float) -> float | None:
         turn_s = self._relegated.turn_s(seq.seq_id)
+        if turn_s is None:
+            turn_s = self._best_effort.turn_s(seq.seq_id)
         if turn_s is None and seq.rank.band == ON_TIME:
             return now_s + self._relegated.wait_s(self._outlook.work_s(seq))
         return turn_s
@@ -169,8 +177,8 @@ class Slo:
             if due_s is None and tpot_s is None:
                 return Place(Rank(BEST_EFFORT, FIRST, 0.0))
             return Place(Rank(ON_TIME, FIRST, now_s if due_s is None else due_s))
-        has_turn = self._relegated.has_turn(seq.seq_id)
-        if (band == BEST_EFFORT and tpot_s is not None) or (band == LATE and has_turn):
+        has_turn = self._has_turn(seq.seq_id)
+        if (band == BEST_EFFORT and tpot_s is not None) or (band != ON_TIME and has_turn):
             band, order = ON_TIME, now_s
         is_over = ends_s is not None and ends_s <= now_s
         if band == ON_TIME and is_over and not (has_turn or seq.promised):
@@ -193,6 +201,9 @@ class Slo:
         self._paused.pop(seq.seq_id, None)
         row = FIRST if seq.promised and not may_pause else BEHIND
         return Place(Rank(ON_TIME, row, order), order if now_s < order < ends_s < inf else ends_s)
+
+    def _has_turn(self, seq_id: SeqId) -> bool:
+        return self._relegated.has_turn(seq_id) or self._best_effort.has_turn(seq_id)
 
     def _holdings(self, running: Collection[Sequence], kv: KvBudget, now_s: float) -> Holdings:
         """What there is for those that are on time, and the answers that may pause."""
@@ -251,7 +262,8 @@ class Slo:
         return slack_s < _AT_RISK_STEPS * self._outlook.pace.step_s(now_s)
 
     def is_worth(self, victim: Sequence, cost_s: float, now_s: float) -> bool:
-        return not victim.is_decoding or self._outlook.answer_s(victim, now_s) > cost_s
+        left_s = self._outlook.prefill_s(victim) + self._outlook.answer_s(victim, now_s)
+        return left_s > cost_s
 
     def _slack_s(self, now_s: float) -> float:
         """Computed once for all that may yield in a plan."""
@@ -304,16 +316,19 @@ class Slo:
     def advanced(self, seq: Sequence) -> None:
         seq_id = seq.seq_id
         self._turns.begin(seq_id, in_turn=seq.rank.band == LATE)
-        self._best_effort_turns.begin(seq_id, in_turn=True)
+        self._best_effort_turns.begin(seq_id, in_turn=seq.rank.band == BEST_EFFORT)
         if seq.first_token_s is not None:
             self._promises.begun(seq_id)
             if seq.rank.band != LATE and not self._relegated.has_turn(seq_id):
                 self._relegated.leave(seq_id)
+                if seq.tpot_target_s is not None:
+                    self._best_effort.leave(seq_id)
 
     def ended(self, seq: Sequence, reason: FinishReason) -> None:
         seq_id = seq.seq_id
         self._promises.ended(seq_id)
         self._relegated.leave(seq_id)
+        self._best_effort.leave(seq_id)
         self._paused.pop(seq_id, None)
         self._outlook.lengths.end(seq, by_itself=reason in (FinishReason.STOP, FinishReason.LENGTH))
         size = seq.num_prompt_tokens + _ANSWER_WEIGHT * seq.num_generated_tokens
@@ -343,8 +358,10 @@ class Slo:
             self._relegated.excuse(back.seq_id)
             moved.append(back.seq)
         self._relegated.save(now_s)
-        turn = self._relegated.next(self._outlook.work_s)
-        if turn is not None and self._promises.call(turn, holdings, now_s):
-            self._relegated.call(turn.seq_id, self._outlook.work_s(turn))
-            moved.append(turn)
+        self._best_effort.save(now_s, self._best_effort.part(plan) * (now_s - result.started_s))
+        for line in (self._relegated, self._best_effort):
+            turn = line.next(self._outlook.work_s)
+            if turn is not None and self._promises.call(turn, holdings, now_s):
+                line.call(turn.seq_id, self._outlook.work_s(turn))
+                moved.append(turn)
         return moved

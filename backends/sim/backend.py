@@ -25,6 +25,8 @@ from edged.core.plan import Chunk, Sampling
 from edged.core.types import KvGeometry, SampledToken, SamplingParams, SeqId, SlotId
 from edged.errors import BackendStepError, KvTransferError, StepInterruptedError
 
+_ANY_ID = 65
+
 
 @dataclass(frozen=True, slots=True)
 class SimModel:
@@ -39,10 +41,14 @@ class SimModel:
     can_swap: bool = True
     can_interrupt: bool = True
     has_chat_template: bool = True
+    draws_text: bool = True
+    """Draws hash what a slot holds; else only the length of an answer matters, and each token of it
+    is the same, in a fraction of the time."""
 
     def __post_init__(self) -> None:
         assert self.vocab_size >= NUM_TOKENS, f"vocab_size {self.vocab_size} < {NUM_TOKENS}"
         assert 0 <= self.eos_rate <= 1, f"eos_rate {self.eos_rate} is not in [0, 1]"
+        assert self.draws_text or not self.eos_rate, "eos_rate of a model that draws no text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,8 @@ class SimBackend:
         if not self._pace.spend(self._profile.seconds(chunks)):
             raise StepInterruptedError
         drawn: dict[SeqId, SampledToken] = {}
+        if not self._model.draws_text:
+            return self._count(chunks)
         for chunk in chunks:
             held = self._slots[chunk.slot]
             num_tokens = len(chunk.token_ids)
@@ -228,6 +236,21 @@ class SimBackend:
         if params.logprobs is not None:
             return with_logprobs(token_id, bits, params.logprobs)
         return self._drawn[token_id]
+
+    def _count(self, chunks: Sequence[Chunk]) -> Mapping[SeqId, SampledToken]:
+        """A step of a model that draws no text."""
+        ends, goes_on = self._drawn[EOS_ID], self._drawn[_ANY_ID]
+        drawn: dict[SeqId, SampledToken] = {}
+        for chunk in chunks:
+            held, sampling = self._slots[chunk.slot], chunk.sampling
+            held.cells.extend(chunk.token_ids)
+            self._num_cells_used += len(chunk.token_ids)
+            if sampling is not None:
+                if held.sampling is not sampling:
+                    self._begin(held, sampling)
+                num_tokens = len(held.cells) - sampling.num_prompt_tokens
+                drawn[chunk.seq_id] = ends if num_tokens >= held.answer_tokens else goes_on
+        return drawn
 
     def _begin(self, slot: _Slot, sampling: Sampling) -> None:
         params, length_of = sampling.params, self._model.length_of

@@ -43,6 +43,7 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     can_swap: bool = _MODEL.can_swap
     can_interrupt: bool = _MODEL.can_interrupt
     has_chat_template: bool = _MODEL.has_chat_template
+    draws_text: bool = _MODEL.draws_text
     abort_on_token: TokenId | None = None
     hang_on_token: TokenId | None = None
     fail_step_on_token: TokenId | None = None
@@ -76,6 +77,7 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             can_swap=self.can_swap,
             can_interrupt=self.can_interrupt,
             has_chat_template=self.has_chat_template,
+            draws_text=self.draws_text,
         )
 
     @property
@@ -92,10 +94,13 @@ class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse_options(options: Mapping[str, str]) -> SimOptions:
     """Raises ModelLoadError: BAD_CONFIG, naming the option and what was expected."""
     try:
-        return msgspec.convert(dict(options), SimOptions, strict=False)
+        parsed = msgspec.convert(dict(options), SimOptions, strict=False)
     except msgspec.ValidationError as error:
         known = ", ".join(sorted(SimOptions.__struct_fields__))
         raise _bad(f"options {dict(options)}: {error}; known options are {known}") from error
+    if parsed.eos_rate and not parsed.draws_text:
+        raise _bad(f"eos_rate {parsed.eos_rate}: expected 0 where draws_text is false")
+    return parsed
 
 
 def create(config: BackendConfig, progress: LoadProgress) -> SimBackend:

@@ -8,6 +8,7 @@ that is owed time see `Placement.place_waiting`.
 """
 
 from bisect import insort
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from edged.core.capacity import HEADROOM_TOKENS
@@ -41,10 +42,16 @@ class PlannerView:
     to_discard: list[SeqId]
 
 
-def urgency(seq: Sequence, owed: frozenset[SloTier]) -> Key:
+def urgency(owed: frozenset[SloTier]) -> Callable[[Sequence], Key]:
     """The one total order; smaller runs first, larger yields first."""
-    band, row, order = seq.rank
-    return (band - _OWED if is_lifted(seq, owed) else band, row, order, seq.seq_id)
+    if not owed:
+        return by_rank
+
+    def lifted(seq: Sequence) -> Key:
+        band, row, order = seq.rank
+        return (band - _OWED if is_lifted(seq, owed) else band, row, order), seq.seq_id
+
+    return lifted
 
 
 def is_lifted(seq: Sequence, owed: frozenset[SloTier]) -> bool:
@@ -59,6 +66,7 @@ class Placement:
     def __init__(self, view: PlannerView, owed: frozenset[SloTier], now_s: float) -> None:
         self._view = view
         self._owed = owed
+        self._urgency = urgency(owed)
         self._now_s = now_s
         self._free_slots = view.kv.free_slots
         self.free_cells = view.kv.free_cells
@@ -115,9 +123,6 @@ class Placement:
             if victims:
                 self.preemptors.append(seq.seq_id)
             self._place(seq)
-
-    def _urgency(self, seq: Sequence) -> Key:
-        return urgency(seq, self._owed)
 
     def _victims_for(self, seq: Sequence) -> list[Sequence] | None:
         """Who must yield for `seq` to be placed: nobody, some from the tail, or None if even all

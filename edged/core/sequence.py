@@ -6,8 +6,10 @@ Theory of operation: there is no prefill phase and no decode phase. `num_compute
 with a longer `token_ids`.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 from math import inf
+from operator import attrgetter
 
 from edged.core.plan import Sampling
 from edged.core.types import Rank, Request, SeqId, SlotId
@@ -142,10 +144,8 @@ def _ends_due_s(request: Request) -> float | None:
     return due_s if deadline_s is None else min(due_s, deadline_s)
 
 
-Key = tuple[int, int, float, int]
-"""(band, row, order, seq_id): the policy's rank, ties to the older sequence."""
+Key = tuple[tuple[int, int, float], int]
+"""(rank, seq_id): the policy's rank, ties to the older sequence."""
 
-
-def by_rank(seq: Sequence) -> Key:
-    """The one order of sequences, by their policy's rank; smaller is more urgent."""
-    return (*seq.rank, seq.seq_id)
+by_rank: Callable[[Sequence], Key] = attrgetter("rank", "seq_id")
+"""The one order of sequences, by their policy's rank; smaller is more urgent."""

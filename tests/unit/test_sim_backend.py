@@ -209,9 +209,12 @@ def test_a_caller_may_dictate_the_length_of_an_answer() -> None:
         lengths.append(tuple(prompt))
         return 5
 
-    answer = Driver(sim(model=SimModel(length_of=length_of))).answer(6)
-    assert answer.index(EOS_ID) == 5
-    assert lengths == [PROMPT]
+    for draws_text in (True, False):
+        model = SimModel(length_of=length_of, draws_text=draws_text)
+        answer = Driver(sim(model=model)).answer(6)
+        assert answer.index(EOS_ID) == 5
+        assert (len(set(answer)) > 2) == draws_text
+    assert lengths == [PROMPT, PROMPT]
 
 
 def test_logprobs_report_the_drawn_token_as_the_likeliest() -> None:
@@ -336,6 +339,7 @@ def test_loading_and_steps_take_real_time_on_the_real_clock() -> None:
         ({"step_s": "-1"}, ">= 0.*step_s"),
         ({"step_s": "nan"}, ">= 0.*step_s"),
         ({"eos_rate": "1.5"}, "<= 1.*eos_rate"),
+        ({"eos_rate": "0.5", "draws_text": "false"}, "eos_rate 0.5: expected 0"),
         ({"vocab_size": "100"}, ">= 260.*vocab_size"),
         ({"can_swap": "maybe"}, "bool.*can_swap"),
         ({"load_fail": "TIRED"}, "TIRED"),

@@ -19,6 +19,7 @@ from edged.cli.complete import model_names, request_ids
 from edged.cli.entry import run_command
 from edged.cli.exits import EXIT_CODES_HELP
 from edged.cli.options import (
+    MOST_SECONDS,
     ClientOption,
     ExpectedTokensOption,
     HostOption,
@@ -72,6 +73,7 @@ def everywhere(
         float | None,
         typer.Option(
             min=0.001,
+            max=MOST_SECONDS,
             metavar="SECONDS",
             help="Longest wait for an answer. Default: 10 for questions, none for streams.",
         ),
@@ -320,6 +322,7 @@ def drain(
         float | None,
         typer.Option(
             min=0,
+            max=MOST_SECONDS,
             metavar="SECONDS",
             help="Longest wait for running requests. Default: the daemon's drain_s.",
         ),

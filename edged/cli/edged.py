@@ -16,7 +16,7 @@ from edged.config.layers import show_key
 from edged.config.load import Flag, Loaded, load_settings
 from edged.config.reference import as_toml, effective, reference_markdown
 from edged.config.settings import KV_TYPES
-from edged.core.policies import POLICIES
+from edged.core.policies import SERVING
 from edged.embedded import EMBEDDED
 from edged.errors import ConfigError
 
@@ -73,8 +73,8 @@ PolicyOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help=f"Scheduling policy: {' or '.join(POLICIES)}.",
-        autocompletion=lambda: list(POLICIES),
+        help=f"Scheduling policy: {' or '.join(SERVING)}.",
+        autocompletion=lambda: list(SERVING),
     ),
 ]
 BackendOption = Annotated[

@@ -232,7 +232,7 @@ def _told(response: inference_pb2.GenerateResponse) -> Iterator[str]:
             reason = enum_name(inference_pb2.FinishReason.DESCRIPTOR, response.finished.reason)
             yield f"finished ({reason}): {_figures(response.finished)}"
             if response.finished.HasField("outcome"):
-                yield _outcome(response.finished.outcome)
+                yield _outcome(response.finished)
 
 
 def _promise(admitted: inference_pb2.Admitted) -> str:
@@ -241,12 +241,19 @@ def _promise(admitted: inference_pb2.Admitted) -> str:
     return ", targets promised" if admitted.promised else ", targets not promised"
 
 
-def _outcome(outcome: inference_pb2.Outcome) -> str:
+def _outcome(finished: inference_pb2.Finished) -> str:
+    outcome, timings = finished.outcome, finished.timings
     if outcome.held:
         return "targets held"
     cause = enum_name(inference_pb2.MissCause.DESCRIPTOR, outcome.miss_cause)
     promised = ", though promised" if outcome.promised else ""
-    return f"targets missed{promised}: {cause}"
+    met = {
+        "TTFT": not timings.HasField("met_ttft") or timings.met_ttft,
+        "TPOT": not timings.HasField("met_tpot") or timings.met_tpot,
+        "TTLT": not timings.HasField("met_ttlt") or timings.met_ttlt,
+    }
+    missed = " and ".join(name for name, is_met in met.items() if not is_met) or "deadline"
+    return f"{missed} missed{promised}: {cause}"
 
 
 def _figures(finished: inference_pb2.Finished) -> str:

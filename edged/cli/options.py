@@ -7,6 +7,9 @@ import typer
 from edged.cli.address import HOST_VARIABLE
 from edged.cli.complete import model_names
 
+MOST_SECONDS = 1e9
+"""Thirty years: what is beyond was not meant, and overflows somewhere."""
+
 HostOption = Annotated[
     str | None,
     typer.Option(
@@ -63,6 +66,7 @@ LimitOption = Annotated[
     typer.Option(
         "--timeout",
         min=0.001,
+        max=MOST_SECONDS,
         metavar="SECONDS",
         help="Longest time to the end of an answer; then it is cancelled.",
     ),
@@ -75,15 +79,24 @@ VerboseOption = Annotated[
 ]
 TtftOption = Annotated[
     float | None,
-    typer.Option(min=0.001, metavar="SECONDS", help="Target of the time to first token."),
+    typer.Option(
+        min=0.001, max=MOST_SECONDS, metavar="SECONDS", help="Target of the time to first token."
+    ),
 ]
 TpotOption = Annotated[
     float | None,
-    typer.Option(min=0.0001, metavar="SECONDS", help="Target of the time per further token."),
+    typer.Option(
+        min=0.0001,
+        max=MOST_SECONDS,
+        metavar="SECONDS",
+        help="Target of the time per further token.",
+    ),
 ]
 TtltOption = Annotated[
     float | None,
-    typer.Option(min=0.001, metavar="SECONDS", help="Target of the time to the last token."),
+    typer.Option(
+        min=0.001, max=MOST_SECONDS, metavar="SECONDS", help="Target of the time to the last token."
+    ),
 ]
 ExpectedTokensOption = Annotated[
     int | None,
@@ -91,5 +104,8 @@ ExpectedTokensOption = Annotated[
 ]
 OrRejectOption = Annotated[
     bool,
-    typer.Option("--or-reject", help="Be refused if the targets cannot be promised: exit code 4."),
+    typer.Option(
+        "--or-reject",
+        help="Be refused if the targets cannot be promised: exit code 4, or 1 if never.",
+    ),
 ]

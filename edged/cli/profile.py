@@ -22,9 +22,12 @@ def print_profile(settings: Settings, name: str) -> None:
     note(f"loading {name}")
     backend = find_backend(start.backend)(backend_config(start), lambda fraction: None)
     try:
-        note("measuring; this takes a minute or two on a slow machine")
         profile, error = fit_profile(
-            backend, MonotonicClock(), name=name, max_step_tokens=start.max_step_tokens
+            backend,
+            MonotonicClock(),
+            name=name,
+            max_step_tokens=start.max_step_tokens,
+            told=lambda shape: note(f"measuring {shape}"),
         )
     except EdgedError as failure:
         raise EdgedError(failure.reason, f"a step failed: {failure.detail}") from failure

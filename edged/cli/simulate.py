@@ -128,7 +128,7 @@ def run_experiment(experiment: Experiment, *, json: bool, picture: Path | None) 
                 f"device's {experiment.profile.num_cells} KV tokens and are left out"
             )
         for policy in experiment.policies:
-            note(f"simulating {policy} at {rate:.2f} requests/s")
+            note(f"simulating {policy} at {rate:.3g} requests/s")
             scheduler = _scheduler(policy, experiment.profile, experiment.mix)
             targets = {tier: given.targets for tier, given in experiment.mix.items()}
             services = {tier: _service(tier, targets[tier]) for tier in experiment.mix}

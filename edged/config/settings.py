@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from edged.core.policies import POLICIES
+from edged.core.policies import SERVING
 from edged.core.types import SloTier
 from edged.places import DEFAULT_LISTEN, MAX_SOCKET_PATH_BYTES, is_host_port
 
@@ -70,8 +70,8 @@ def _check_socket(value: str) -> str:
 
 
 def _check_policy(value: str) -> str:
-    if value not in POLICIES:
-        raise _rule("expected " + " or ".join(f"'{name}'" for name in POLICIES))
+    if value not in SERVING:
+        raise _rule("expected " + " or ".join(f"'{name}'" for name in SERVING))
     return value
 
 
@@ -248,7 +248,7 @@ class SchedulerSettings(BaseModel):
     model_config = _CLOSED
 
     policy: Annotated[str, AfterValidator(_check_policy)] = Field(
-        default="slo", description=f"Scheduling policy: {' or '.join(POLICIES)}."
+        default="slo", description=f"Scheduling policy: {' or '.join(SERVING)}."
     )
     max_step_s: PositiveSeconds = Field(
         default=0.5,
@@ -265,10 +265,10 @@ class SchedulerSettings(BaseModel):
         description="Engine time that a tier must be owed under min_share before it is served out "
         "of turn, in seconds.",
     )
-    relegated_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+    relegated_share: Annotated[float, Field(ge=0, le=0.25)] = Field(
         default=0.01,
-        description="Least fraction of engine time for prompts that cannot be in time any more "
-        "while others still can; policy slo.",
+        description="Least fraction of engine time for requests that cannot be in time any more, "
+        "and for those without targets as much, while others still can; policy slo.",
     )
 
 

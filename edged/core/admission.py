@@ -119,6 +119,7 @@ def promise(seq: Sequence, assessment: Assessment) -> Assessment:
     if seq.promised is None:
         seq.promised = assessment.promised
     seq.expected_tokens, seq.fitted = assessment.expected_tokens, assessment.fits
+    seq.is_attainable = assessment.obstacle is not Obstacle.TARGETS
     if seq.promised and assessment.entry is not None:
         seq.promised_until_s = assessment.entry.due_s
     return assessment._replace(promised=seq.promised)

@@ -33,7 +33,7 @@ class SchedulerStatistics:
     num_swaps: int
     num_recomputes: int
     num_turns: int
-    """Relegated requests that were served by their share of the engine's time."""
+    """Relegated requests, and those without targets, that were served by their share."""
     num_prompt_tokens: int
     num_generated_tokens: int
     num_used_slots: int

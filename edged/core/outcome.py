@@ -23,6 +23,8 @@ def outcome(seq: Sequence, reason: FinishReason, timings: RequestTimings) -> Out
 def _miss_cause(seq: Sequence, timings: RequestTimings) -> MissCause:
     if timings.num_engine_losses > 0:
         return MissCause.ENGINE_LOST
+    if not seq.is_attainable:
+        return MissCause.TARGETS
     if timings.met_ttft is not False and _outgrew(seq):
         return MissCause.ANSWER_LENGTH
     if seq.promised:

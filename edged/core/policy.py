@@ -35,7 +35,8 @@ class SchedulerConfig:
     """Credit at which a tier is owed its `min_share`."""
     max_snapshot_bytes: int
     relegated_share: float = 0.01
-    """Least fraction of engine time for prefills that cannot be in time any more."""
+    """Least fraction of engine time for those that cannot be in time any more; for those without
+    targets as much."""
     can_interrupt: bool = False
     """Whether arrivals cut steps short; the backend's, so the engine fills it in."""
 
@@ -107,7 +108,7 @@ class Policy(Protocol):
 
     @property
     def num_turns(self) -> int:
-        """Relegated sequences that had their turn."""
+        """Sequences, relegated or without targets, that had their turn."""
         ...
 
     def turn_s(self, seq: Sequence, now_s: float) -> float | None:

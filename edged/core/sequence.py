@@ -40,6 +40,7 @@ class Sequence:
         "first_scheduled_s",
         "first_token_s",
         "fitted",
+        "is_attainable",
         "last_token_s",
         "max_tokens",
         "num_computed_tokens",
@@ -98,6 +99,8 @@ class Sequence:
         self.num_losses = 0
         self.promised = request.past.promised
         """`Admitted.promised`."""
+        self.is_attainable = True
+        """Whether an idle engine could hold its targets."""
         self.fitted = False
         """Whether its targets could be held beside those of others when it came."""
         self.expected_tokens: float | None = None

@@ -65,6 +65,8 @@ class MissCause(StrEnum):
     """Why a target was missed; the first that applies, in this order."""
 
     ENGINE_LOST = "engine_lost"
+    TARGETS = "targets"
+    """Even an idle engine could hardly have held them."""
     ANSWER_LENGTH = "answer_length"
     """The answer was longer than expected."""
     ESTIMATE = "estimate"

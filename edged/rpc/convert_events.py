@@ -33,6 +33,7 @@ _MISS_CAUSES: Mapping[MissCause, "pb.MissCause.ValueType"] = {
     MissCause.RELEGATED: pb.MISS_CAUSE_RELEGATED,
     MissCause.ANSWER_LENGTH: pb.MISS_CAUSE_ANSWER_LENGTH,
     MissCause.ESTIMATE: pb.MISS_CAUSE_ESTIMATE,
+    MissCause.TARGETS: pb.MISS_CAUSE_TARGETS,
 }
 HEARTBEAT = pb.GenerateResponse(heartbeat=pb.Heartbeat())
 

@@ -5,7 +5,7 @@ scheduler's own cost model is fitted to their medians. So the profile says what 
 have learned, and a simulation with it takes what the device takes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 from edged.backend import Backend
@@ -28,17 +28,23 @@ _GREEDY = SamplingParams(temperature=0.0)
 
 
 def fit_profile(
-    backend: Backend, clock: Clock, *, name: str, max_step_tokens: int
+    backend: Backend,
+    clock: Clock,
+    *,
+    name: str,
+    max_step_tokens: int,
+    told: Callable[[str], None] = lambda _: None,
 ) -> tuple[DeviceProfile, float]:
     """The profile, and the median of |predicted − measured| / measured over the measured shapes.
+    `told` is called with what is measured next.
 
     Raises:
         BackendStepError, KvTransferError: the backend cannot compute what was asked of it.
     """
-    probe = _Probe(backend, clock)
     geometry = backend.info.kv
     most = min(max_step_tokens, geometry.max_cells_per_slot)
-    measured = [*_prompts(probe, most), *_batches(probe)]
+    probe = _Probe(backend, clock, most)
+    measured = [*_prompts(probe, most, told), *_batches(probe, told)]
     cost = StepCostModel()
     for _ in range(FIT_PASSES):
         for shape, seconds in measured:
@@ -64,13 +70,14 @@ def fit_profile(
 Measured = tuple[StepShape, float]
 
 
-def _prompts(probe: "_Probe", most: int) -> list[Measured]:
+def _prompts(probe: "_Probe", most: int, told: Callable[[str], None]) -> list[Measured]:
     """Chunks of prompts, alone in their step."""
     found: list[Measured] = []
     for start in STARTS:
         for num_tokens in PROMPT_TOKENS:
             if num_tokens > most or start + num_tokens > probe.max_cells:
                 continue
+            told(f"{num_tokens} tokens of a prompt after {start}")
             rounds: list[Measured] = []
             for _ in range(ROUNDS):
                 probe.clear()
@@ -82,7 +89,7 @@ def _prompts(probe: "_Probe", most: int) -> list[Measured]:
     return found
 
 
-def _batches(probe: "_Probe") -> list[Measured]:
+def _batches(probe: "_Probe", told: Callable[[str], None]) -> list[Measured]:
     """Decodes together, of short and of longer sequences."""
     found: list[Measured] = []
     for num_cells in DECODE_CELLS:
@@ -92,6 +99,7 @@ def _batches(probe: "_Probe") -> list[Measured]:
                 or num_decodes * (num_cells + ROUNDS) > probe.num_cells
             ):
                 continue
+            told(f"{num_decodes} answers of {num_cells} tokens at once")
             probe.clear()
             for slot in range(num_decodes):
                 probe.fill(slot, num_cells)
@@ -108,8 +116,9 @@ def _middle(rounds: Sequence[Measured]) -> Measured:
 class _Probe:
     """An engine without a scheduler: slots that are filled and decoded by hand."""
 
-    def __init__(self, backend: Backend, clock: Clock) -> None:
+    def __init__(self, backend: Backend, clock: Clock, max_step_tokens: int) -> None:
         self._backend = backend
+        self._max_step_tokens = max_step_tokens
         self._clock = clock
         self._vocab_size = backend.info.vocab_size
         geometry = backend.info.kv
@@ -126,7 +135,7 @@ class _Probe:
     def fill(self, slot: int, num_tokens: int) -> None:
         """Compute so many tokens more, in chunks that a step may have."""
         while num_tokens > 0:
-            chunk = min(num_tokens, PROMPT_TOKENS[-1])
+            chunk = min(num_tokens, PROMPT_TOKENS[-1], self._max_step_tokens)
             self.step([(slot, chunk)])
             num_tokens -= chunk
 

@@ -24,7 +24,7 @@ LONG_PART = 0.1
 """The longest prompts, as a part of all, that have a column of their own."""
 DEEP = 20
 PERCENTILES = (50, 95, 99)
-_FOR_OTHERS = frozenset({MissCause.OVERLOAD, MissCause.RELEGATED})
+_FOR_OTHERS = frozenset({MissCause.OVERLOAD, MissCause.RELEGATED, MissCause.TARGETS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Measures:
     relegated_p99_s: float
     """Their time to a first token."""
     num_turns: int
-    """Jobs that were served by the share of those relegated."""
+    """Jobs that were served by the share of those relegated or without targets."""
     num_swaps: int
     num_recomputes: int
     chunk_tokens: tuple[float, ...]

@@ -8,6 +8,15 @@ import msgspec
 from edged.errors import ConfigError
 
 MAX_FILE_BYTES = 64 * 1024
+MOST_SECONDS = 1000
+"""For a step, or for anything in it."""
+_COUNTS: Mapping[str, tuple[int, int]] = {
+    "bytes_per_cell": (1, 2**30),
+    "num_slots": (1, 4096),
+    "num_cells": (16, 10**9),
+    "max_step_tokens": (1, 65536),
+}
+"""Least and most of what is no time."""
 
 
 class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -82,9 +91,10 @@ def find_profile(name_or_path: str) -> DeviceProfile:
 
 
 def _check(profile: DeviceProfile, source: str) -> None:
-    positive = ("bytes_per_cell", "num_slots", "num_cells", "max_step_tokens")
     for field in profile.__struct_fields__:
         value = getattr(profile, field)
-        least = 1 if field in positive else 0
-        if not isinstance(value, str) and value < least:
-            raise ConfigError(f"profile {source!r}: {field} is {value}; expected at least {least}")
+        least, most = _COUNTS.get(field, (0, MOST_SECONDS))
+        if not (isinstance(value, str) or least <= value <= most):
+            raise ConfigError(
+                f"profile {source!r}: {field} is {value:g}; expected {least:g} to {most:g}"
+            )

@@ -53,7 +53,7 @@ def tier_table(rows: Sequence[Row]) -> list[list[str]]:
                     *([*run.ttft_s, *run.tpot_s, *run.ttlt_s] for run in runs), strict=True
                 )
                 times_s = [fmean(known) if (known := _known(one)) else math.nan for one in columns]
-                lines.append([row.policy, f"{row.rate:.2f}", tier, *map(_seconds, times_s)])
+                lines.append([row.policy, f"{row.rate:.3g}", tier, *map(_seconds, times_s)])
     return lines
 
 
@@ -63,7 +63,7 @@ def _gains(row: Row, tiers: Iterable[SloTier]) -> list[str]:
 
     return [
         row.policy,
-        f"{row.rate:.2f}",
+        f"{row.rate:.3g}",
         _part(row, lambda run: run.violated),
         *(_part(row, violated(tier)) for tier in tiers),
         _part(row, lambda run: run.violated_long),
@@ -80,7 +80,7 @@ def _gains(row: Row, tiers: Iterable[SloTier]) -> list[str]:
 def _work(row: Row) -> list[str]:
     return [
         row.policy,
-        f"{row.rate:.2f}",
+        f"{row.rate:.3g}",
         _part(row, lambda run: run.promised),
         _part(row, lambda run: run.broken),
         f"{row.mean(lambda run: run.num_relegated):.0f}",

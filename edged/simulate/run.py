@@ -16,6 +16,7 @@ from edged.backend import BackendConfig, SimulatedBackend, find_simulated
 from edged.clock import ManualClock
 from edged.core.cost import StepShape, step_shape
 from edged.core.plan import StepPlan
+from edged.core.policies import ORACLES
 from edged.core.policy import SchedulerConfig
 from edged.core.types import (
     EngineEvent,
@@ -36,8 +37,6 @@ from edged.engine.loop import EngineLoop
 from edged.simulate.profile import DeviceProfile
 from edged.simulate.workload import Job
 
-ORACLES = frozenset({"sjf_oracle"})
-"""Policies that are told how long each answer will be."""
 NUMBER_TOKENS = 4
 """Prompt tokens, of 256 values each, that say which job a prompt is: the backend looks up how long
 its answer is, and the scheduler is not told."""
@@ -89,7 +88,7 @@ class Run:
     chunk_tokens: Sequence[int]
     """Prompt tokens of each step that had any."""
     num_turns: int
-    """Relegated requests that were served by their share of the engine's time."""
+    """Relegated requests, and those without targets, that were served by their share."""
 
 
 def run_jobs(

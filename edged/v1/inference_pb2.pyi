@@ -140,6 +140,8 @@ class _MissCauseEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_MissCause.Va
     """The answer was longer than expected."""
     MISS_CAUSE_ESTIMATE: _MissCause.ValueType  # 5
     """Steps took longer than predicted."""
+    MISS_CAUSE_TARGETS: _MissCause.ValueType  # 6
+    """Even an idle engine could hardly have held them."""
 
 class MissCause(_MissCause, metaclass=_MissCauseEnumTypeWrapper):
     """Why a target was missed."""
@@ -156,6 +158,8 @@ MISS_CAUSE_ANSWER_LENGTH: MissCause.ValueType  # 4
 """The answer was longer than expected."""
 MISS_CAUSE_ESTIMATE: MissCause.ValueType  # 5
 """Steps took longer than predicted."""
+MISS_CAUSE_TARGETS: MissCause.ValueType  # 6
+"""Even an idle engine could hardly have held them."""
 
 @typing.final
 class ChatMessage(message.Message):

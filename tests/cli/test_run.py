@@ -163,22 +163,29 @@ def test_verbose_tells_what_was_promised_and_held(edgectl: Program, daemon: Fake
 
 
 @pytest.mark.parametrize(
-    ("promised", "cause", "said"),
+    ("promised", "cause", "met", "said"),
     [
-        (True, inference_pb2.MISS_CAUSE_ESTIMATE, "targets missed, though promised: estimate"),
-        (False, inference_pb2.MISS_CAUSE_RELEGATED, "targets missed: relegated"),
-        (None, inference_pb2.MISS_CAUSE_ENGINE_LOST, "targets missed: engine_lost"),
+        (True, "ESTIMATE", (False, True, None), "TTFT missed, though promised: estimate"),
+        (False, "RELEGATED", (False, False, None), "TTFT and TPOT missed: relegated"),
+        (None, "ENGINE_LOST", (None, None, False), "TTLT missed: engine_lost"),
+        (False, "TARGETS", (True, None, None), "deadline missed: targets"),
     ],
 )
 def test_verbose_tells_why_targets_were_missed(
     edgectl: Program,
     daemon: FakeDaemon,
+    *,
     promised: bool | None,
-    cause: inference_pb2.MissCause.ValueType,
+    cause: str,
+    met: tuple[bool | None, ...],
     said: str,
 ) -> None:
     last = finished()
-    last.finished.outcome.CopyFrom(inference_pb2.Outcome(promised=promised, miss_cause=cause))
+    missed = inference_pb2.MissCause.Value(f"MISS_CAUSE_{cause}")
+    last.finished.outcome.CopyFrom(inference_pb2.Outcome(promised=promised, miss_cause=missed))
+    for name, is_met in zip(("met_ttft", "met_tpot", "met_ttlt"), met, strict=True):
+        if is_met is not None:
+            setattr(last.finished.timings, name, is_met)
     daemon.answers = [admitted(), delta(0, "Hi"), last]
     assert edgectl.run("run", "Hi", "--verbose").stderr.splitlines()[-1] == said
 

@@ -18,9 +18,14 @@ TRUE = StepProfile(
 
 
 def backend(
-    clock: ManualClock, *, num_slots: int = 16, num_cells: int = 16384, can_swap: bool = True
+    clock: ManualClock,
+    *,
+    num_slots: int = 16,
+    num_cells: int = 16384,
+    can_swap: bool = True,
+    max_step_tokens: int = 512,
 ) -> SimBackend:
-    config = BackendConfig("", "q8_0", num_cells, num_slots, 512)
+    config = BackendConfig("", "q8_0", num_cells, num_slots, max_step_tokens)
     return SimBackend(config, clock, TRUE, model=SimModel(can_swap=can_swap))
 
 
@@ -41,6 +46,15 @@ def test_a_small_device_is_measured_as_far_as_it_goes(num_slots: int, num_cells:
     small = backend(clock, num_slots=num_slots, num_cells=num_cells)
     profile, _ = fit_profile(small, clock, name="small", max_step_tokens=64)
     assert profile.prefill_token_s == pytest.approx(TRUE.prefill_token_s, rel=0.1)
+
+
+def test_no_step_is_larger_than_the_device_takes() -> None:
+    clock, told = ManualClock(), list[str]()
+    short_steps = backend(clock, max_step_tokens=64)
+    profile, _ = fit_profile(short_steps, clock, name="short", max_step_tokens=64, told=told.append)
+    assert profile.decode_token_s == pytest.approx(TRUE.decode_token_s, rel=0.02)
+    assert told[0] == "16 tokens of a prompt after 0"
+    assert told[-1] == "16 answers of 256 tokens at once"
 
 
 def test_a_backend_that_cannot_swap_has_no_time_for_it() -> None:

@@ -7,10 +7,10 @@ import pytest
 
 from edged.config import Flag, Loaded, Origin, SourceKind, load_settings
 from edged.config.sources import MAX_FILE_BYTES
-from edged.core.policies import POLICIES
+from edged.core.policies import SERVING
 from edged.errors import ConfigError, Reason
 
-ANY_POLICY = " or ".join(f"'{name}'" for name in POLICIES)
+ANY_POLICY = " or ".join(f"'{name}'" for name in SERVING)
 
 
 @pytest.fixture

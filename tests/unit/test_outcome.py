@@ -107,6 +107,12 @@ def test_who_was_not_promised_came_to_an_overload_or_gave_way_later() -> None:
     assert _cause(_seq(**gave_way, fitted=False)) is MissCause.OVERLOAD
 
 
+def test_targets_that_no_engine_could_hold_were_missed_for_that() -> None:
+    seq = _seq(ttft_s=9.0, promised=False, was_relegated=True)
+    seq.is_attainable = False
+    assert _cause(seq) is MissCause.TARGETS
+
+
 def test_a_promise_is_broken_by_a_wrong_estimate_alone() -> None:
     assert _cause(_seq(ttft_s=9.0, was_relegated=True)) is MissCause.ESTIMATE
 

@@ -23,3 +23,6 @@ POLICIES: Mapping[str, Callable[[SchedulerConfig, StepCostModel], Policy]] = {
     "srpf": Srpf,
     "sjf_oracle": SjfOracle,
 }
+ORACLES = frozenset({"sjf_oracle"})
+"""Policies that have to be told how long each answer will be: only a simulation knows."""
+SERVING = tuple(name for name in POLICIES if name not in ORACLES)

@@ -1,4 +1,4 @@
-"""What the baselines have in common: one band, nobody preempted for another's sake, full chunks.
+"""What the baselines have in common: nobody is preempted for another's sake, and chunks are full.
 
 They are to be compared with: they order prefills, and share a step as far as answers with a TPOT
 target allow.

@@ -15,7 +15,6 @@ _BEST_EFFORT_S = 1e9
 
 class Edf(Baseline):
     def place(self, seq: Sequence, now_s: float) -> Place:
-        service = seq.request.service
-        targets_s = (service.ttft_target_s, service.ttlt_target_s)
-        first_s = min((one for one in targets_s if one is not None), default=_BEST_EFFORT_S)
-        return Place(Rank(0, 0, seq.request.arrival_s + first_s))
+        arrival_s, ttft_s = seq.request.arrival_s, seq.request.service.ttft_target_s
+        due_s = arrival_s + (_BEST_EFFORT_S if ttft_s is None else ttft_s)
+        return Place(Rank(0, 0, due_s if seq.ends_due_s is None else min(due_s, seq.ends_due_s)))

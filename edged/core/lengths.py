@@ -6,13 +6,16 @@ put over the one above it, which counts as `_TRUST` answers: all answers, those 
 of the tier's prompts of that size, those of the client among them. The length of an answer that has
 *n* tokens already is a quantile of those that got longer than *n*: the estimate is refined while
 tokens come. A wrong estimate costs time, never correctness.
+
+A client may say how long an answer will be. That is counted on as long as its answers do not
+outgrow what it said more often than what is expected here: else others' promises would pay for it.
 """
 
 from collections import OrderedDict
 from math import ceil, log2
 
 from edged.core.sequence import Sequence
-from edged.core.types import ClientId, SeqId, SloTier
+from edged.core.types import ClientId, Request, SeqId, SloTier
 
 _PER_OCTAVE = 2
 _NUM_BUCKETS = 20 * _PER_OCTAVE
@@ -28,6 +31,8 @@ _SURE_PART = 0.9
 _REFINED_AFTER = 16
 """Tokens after which an answer's expected length is looked at again, if it has not outgrown that;
 half of it, if more."""
+_OUTGROWN_WEIGHT = 0.1
+"""Of the last answer in how often a client's answers outgrew what it said."""
 MAX_KEYS = 4096
 """Combinations of client, tier and size that are remembered; the one unused for longest goes."""
 _PRIOR_MEDIAN = 128.0
@@ -105,6 +110,9 @@ class ExpectedLengths:
         self._lengths = AnswerLengths()
         self._known: dict[SeqId, tuple[float, int]] = {}
         """Of each sequence: its expected length, and the length at which to look anew."""
+        self._outgrown: OrderedDict[ClientId, float] = OrderedDict()
+        """Part of the answers that got longer than their client said; of clients of which any
+        did."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -115,10 +123,12 @@ class ExpectedLengths:
     def end(self, seq: Sequence, *, by_itself: bool) -> None:
         """It ended; `by_itself`: so that its length says how long such answers are."""
         self._known.pop(seq.seq_id, None)
+        request, num_tokens = seq.request, seq.num_generated_tokens
+        given = request.expected_tokens
+        if given is not None and (by_itself or num_tokens > given):
+            self._learn_word(request.client_id, has_outgrown=num_tokens > given)
         if by_itself:
-            self._lengths.observe(
-                seq.request.client_id, seq.tier, seq.num_prompt_tokens, seq.num_generated_tokens
-            )
+            self._lengths.observe(request.client_id, seq.tier, seq.num_prompt_tokens, num_tokens)
 
     def tokens(self, seq: Sequence) -> float:
         """Length of the whole answer."""
@@ -141,7 +151,7 @@ class ExpectedLengths:
     def sure_tokens(self, seq: Sequence) -> float:
         """What nine in ten answers like an arrival's do not outgrow."""
         request = seq.request
-        if request.expected_tokens is not None:
+        if self._given(request) is not None:
             return self.tokens(seq)
         length = self._lengths.quantile(
             _SURE_PART, request.client_id, seq.tier, seq.num_prompt_tokens
@@ -150,7 +160,7 @@ class ExpectedLengths:
 
     def _estimate(self, seq: Sequence) -> tuple[float, int]:
         request, num_tokens = seq.request, seq.num_generated_tokens
-        given = request.expected_tokens
+        given = self._given(request)
         if given is not None and given > num_tokens:
             expected, until = float(given), given
         else:
@@ -159,6 +169,19 @@ class ExpectedLengths:
             )
             until = min(num_tokens + max(_REFINED_AFTER, num_tokens // 2), ceil(expected))
         return min(expected, seq.max_tokens), until
+
+    def _given(self, request: Request) -> int | None:
+        """What the client said, if that is to be counted on."""
+        is_kept = self._outgrown.get(request.client_id, 0.0) <= 1.0 - _EXPECTED_PART
+        return request.expected_tokens if is_kept else None
+
+    def _learn_word(self, client_id: ClientId, *, has_outgrown: bool) -> None:
+        part = self._outgrown.pop(client_id, 0.0)
+        part += _OUTGROWN_WEIGHT * (has_outgrown - part)
+        if part > _OUTGROWN_WEIGHT / 10:
+            self._outgrown[client_id] = part
+        if len(self._outgrown) > MAX_KEYS:
+            self._outgrown.popitem(last=False)
 
 
 def _keys(client_id: ClientId, tier: SloTier, num_prompt_tokens: int) -> tuple[_Key, ...]:

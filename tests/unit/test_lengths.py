@@ -123,3 +123,32 @@ def test_an_answer_that_outgrew_what_was_expected_is_expected_to_go_on() -> None
         left.append(lengths.left(seq))
     ends = [place for place, tokens in enumerate(left) if tokens <= 1.0]
     assert all(later - sooner > 8 for sooner, later in pairwise(ends))
+
+
+def _answers(lengths: ExpectedLengths, number: int, *, said: int, came: int, client: str) -> float:
+    """So many answers of a client; what is expected of another one."""
+    for place in range(number + 1):
+        wanted = request("answer", max_tokens=2000, expected=said, client=client)
+        seq = Sequence(SeqId(place), wanted, max_tokens=2000, stop_token_ids=frozenset())
+        lengths.admit(seq)
+        if place < number:
+            seq.token_ids.extend([7] * came)
+            lengths.end(seq, by_itself=True)
+    return lengths.tokens(seq)
+
+
+def test_what_a_client_says_is_counted_on_while_its_answers_do_not_outgrow_it() -> None:
+    lengths = ExpectedLengths()
+    assert _answers(lengths, 0, said=5, came=5, client="honest") == 5.0
+    assert _answers(lengths, 50, said=5, came=5, client="honest") == 5.0
+    assert _answers(lengths, 50, said=1000, came=5, client="careful") == 1000.0
+    assert _answers(lengths, 4, said=1, came=300, client="careless") == 1.0
+    assert _answers(lengths, 4, said=1, came=300, client="careless") > 100.0
+    assert _answers(lengths, 20, said=300, came=300, client="careless") == 300.0
+
+
+def test_clients_that_say_too_little_are_bounded() -> None:
+    lengths = ExpectedLengths()
+    for number in range(2 * MAX_KEYS):
+        _answers(lengths, 1, said=1, came=3, client=f"client-{number}")
+    assert len(lengths._outgrown) == MAX_KEYS

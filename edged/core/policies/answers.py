@@ -1,8 +1,9 @@
-"""What tiered policies have in common: how long a step answers bear, and who may cut it short."""
+"""What tiered policies have in common: how long a step answers bear, how long a prompt that may be
+interrupted makes it, and who may cut it short."""
 
 from collections.abc import Mapping
 
-from edged.core.policy import TOLERATES_ALL, Tolerance
+from edged.core.policy import TOLERATES_ALL, PrefillBounds, SchedulerConfig, Tolerance
 from edged.core.sequence import Sequence
 from edged.core.types import TIER_RANK, SloTier
 
@@ -12,6 +13,11 @@ _FOR_OTHERS = 0.7
 """Part of the TPOT target that steps with less urgent work may take."""
 _ADVANCE_TOKENS = 4
 """Tokens' time that equals may use up before an answer has got ahead by as much."""
+_LEAST_PART_PREEMPTIBLE = 0.25
+"""A prompt that nobody is in a hurry for makes the steps of a slow machine little longer."""
+_AT_STAKE_S = 0.25
+"""Longest step for a prompt that an arrival may cut short: long chunks are cheaper to compute and
+dearer to lose."""
 _WORTH_WAITING = 0.01
 """Part of the TTFT target that an arrival waits for a step rather than throw its work away."""
 
@@ -31,6 +37,12 @@ def pace_tolerance(seq: Sequence, now_s: float) -> Tolerance:
         if ahead_s > step_s:
             for_equals_s = ahead_s
     return Tolerance(for_equals_s, _FOR_OTHERS * tpot_target_s)
+
+
+def preemptible_bounds(config: SchedulerConfig) -> PrefillBounds:
+    """Of a prompt that may have to give way at any moment."""
+    guard_s = _AT_STAKE_S if config.can_interrupt else config.arrival_guard_s
+    return PrefillBounds(min(guard_s, config.max_step_s), _LEAST_PART_PREEMPTIBLE)
 
 
 def tiers_before(rank: int) -> Mapping[SloTier, float]:

@@ -35,7 +35,12 @@ from edged.core.forecast import Assessment
 from edged.core.kv import KvBudget
 from edged.core.outlook import Outlook
 from edged.core.plan import YIELDS_TO_NOBODY, StepPlan, StepResult
-from edged.core.policies.answers import FOR_EQUALS, pace_tolerance, tiers_before
+from edged.core.policies.answers import (
+    FOR_EQUALS,
+    pace_tolerance,
+    preemptible_bounds,
+    tiers_before,
+)
 from edged.core.policy import TOLERATES_ALL, Place, PrefillBounds, SchedulerConfig, Tolerance
 from edged.core.promises import Holdings, Promises
 from edged.core.relegation import Line
@@ -55,11 +60,6 @@ _FOR_OTHERS_PART = 0.05
 """What work without promises may add to the step of a prefill that somebody waits for, on a device
 that waits for its memory, as a GPU, so that it comes at nearly no cost. A CPU that can cut steps
 short waits for its sums."""
-_LEAST_PART_BEST_EFFORT = 0.25
-"""A prompt that nobody is in a hurry for makes the steps of a slow machine little longer."""
-_AT_STAKE_S = 0.25
-"""Longest step for a prompt that an arrival may cut short: long chunks are cheaper to compute and
-dearer to lose."""
 _AT_RISK_STEPS = 8
 """Steps that prefills, or an answer that paused, can wait for a slot before they take that of an
 answer that is on time."""
@@ -289,11 +289,8 @@ class Slo:
     def prefill_bounds(self, seq: Sequence) -> PrefillBounds:
         config = self._config
         if seq.rank.band >= LATE:
-            guard_s = _AT_STAKE_S if config.can_interrupt else config.arrival_guard_s
-            return PrefillBounds(min(guard_s, config.max_step_s), _LEAST_PART_BEST_EFFORT)
-        if config.can_interrupt:
-            return PrefillBounds(config.max_step_s)
-        return PrefillBounds(self._guard_s)
+            return preemptible_bounds(config)
+        return PrefillBounds(config.max_step_s if config.can_interrupt else self._guard_s)
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
         if len(seq.token_ids) - seq.num_computed_tokens > 1:

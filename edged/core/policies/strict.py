@@ -13,16 +13,10 @@ from collections.abc import Mapping
 
 from edged.core.cost import StepCostModel
 from edged.core.plan import YIELDS_TO_NOBODY
-from edged.core.policies.answers import pace_tolerance, tiers_before
+from edged.core.policies.answers import pace_tolerance, preemptible_bounds, tiers_before
 from edged.core.policy import Place, PrefillBounds, SchedulerConfig, Tolerance, WithoutBooks
 from edged.core.sequence import Sequence
 from edged.core.types import TIER_RANK, Rank, SloTier
-
-_LEAST_PART_PREEMPTIBLE = 0.25
-"""A prompt that nobody is in a hurry for makes the steps of a slow machine little longer."""
-_AT_STAKE_S = 0.25
-"""Longest step for a prompt that an arrival may cut short: long chunks are cheaper to compute and
-dearer to lose."""
 
 
 class Strict(WithoutBooks):
@@ -47,11 +41,9 @@ class Strict(WithoutBooks):
         )
 
     def prefill_bounds(self, seq: Sequence) -> PrefillBounds:
-        config = self._config
-        if config.tiers[seq.tier].preemptible:
-            guard_s = _AT_STAKE_S if config.can_interrupt else config.arrival_guard_s
-            return PrefillBounds(min(guard_s, config.max_step_s), _LEAST_PART_PREEMPTIBLE)
-        return PrefillBounds(config.max_step_s)
+        if self._config.tiers[seq.tier].preemptible:
+            return preemptible_bounds(self._config)
+        return PrefillBounds(self._config.max_step_s)
 
     def tolerance(self, seq: Sequence, now_s: float) -> Tolerance:
         if seq.is_decoding:

@@ -282,7 +282,7 @@ def parse_policies(text: str) -> list[str]:
     """Raises CommandError: there is no such policy, or it is named twice."""
     if not text:
         return list(POLICIES)
-    names = [name.strip() for name in text.split(",")]
+    names = [name.strip().replace("-", "_") for name in text.split(",")]
     for number, name in enumerate(names):
         if name not in POLICIES:
             known = ", ".join(POLICIES)

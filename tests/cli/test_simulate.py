@@ -39,7 +39,7 @@ def test_a_table_has_a_line_for_each_policy_and_load(edged: Program) -> None:
 
 def test_a_picture_is_drawn_beside_the_table(edged: Program, tmp_path: Path) -> None:
     path = tmp_path / "policies.png"
-    named = ("simulate", "--jobs", "10", "--policies", "fcfs", "--load", "1,2")
+    named = ("simulate", "--jobs", "10", "--policies", "fcfs,sjf-oracle", "--load", "1,2")
     done = edged.run(*named, "--plot", str(path))
     assert done.returncode == 0
     assert path.stat().st_size > 1000

@@ -93,16 +93,18 @@ def _batches(probe: "_Probe", told: Callable[[str], None]) -> list[Measured]:
     """Decodes together, of short and of longer sequences."""
     found: list[Measured] = []
     for num_cells in DECODE_CELLS:
+        probe.clear()
+        num_filled = 0
         for num_decodes in BATCHES:
             if (
                 num_decodes > probe.num_slots
-                or num_decodes * (num_cells + ROUNDS) > probe.num_cells
+                or num_decodes * (num_cells + len(BATCHES) * ROUNDS) > probe.num_cells
             ):
                 continue
             told(f"{num_decodes} answers of {num_cells} tokens at once")
-            probe.clear()
-            for slot in range(num_decodes):
+            for slot in range(num_filled, num_decodes):
                 probe.fill(slot, num_cells)
+            num_filled = num_decodes
             steps = [(slot, 1) for slot in range(num_decodes)]
             found.append(_middle([probe.step(steps) for _ in range(ROUNDS)]))
     probe.clear()

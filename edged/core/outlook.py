@@ -28,6 +28,12 @@ class Outlook:
             return self.prefill_s(seq)
         return self.lengths.left(seq) * self.cost.decode_cost_s(len(seq.token_ids))
 
+    def whole_s(self, seq: Sequence) -> float:
+        """Seconds of work to its last token."""
+        return self.prefill_s(seq) + self.lengths.left(seq) * self.cost.decode_cost_s(
+            len(seq.token_ids)
+        )
+
     def answer_s(self, seq: Sequence, now_s: float) -> float:
         """Seconds until its last token, from the next one on."""
         return self.lengths.left(seq) * self.pace.step_s(now_s)

@@ -20,6 +20,8 @@ from edged.core.sequence import Sequence
 from edged.core.types import SeqId
 
 _ROUNDING_S = 1e-9
+_ASKED_AGAIN_S = 0.5
+"""Whether a turn breaks a promise takes a look at all of them, too long for every step."""
 
 
 class _Member:
@@ -44,6 +46,7 @@ class Line:
         self._work_s = 0.0
         self._saved_s = 0.0
         self._since_s = 0.0
+        self._asked_again_s = 0.0
         self.num_turns = 0
 
     def __contains__(self, seq_id: SeqId) -> bool:
@@ -115,6 +118,8 @@ class Line:
 
     def next(self, left_s: Callable[[Sequence], float]) -> Sequence | None:
         """Whose turn it is, if anybody's. `left_s`: what its turn costs now."""
+        if self._since_s < self._asked_again_s:
+            return None
         needed_s = 0.0
         for member in self._line.values():
             needed_s += min(left_s(member.seq), member.work_s)
@@ -123,6 +128,10 @@ class Line:
             if not member.is_excused:
                 return member.seq
         return None
+
+    def postpone(self, left_s: float) -> None:
+        """Whose turn it is cannot have it now: to be asked again when it could be done already."""
+        self._asked_again_s = self._since_s + max(left_s, _ASKED_AGAIN_S)
 
     def call(self, seq_id: SeqId, left_s: float) -> None:
         """It has its turn, and what that costs is spent."""

@@ -171,3 +171,17 @@ def test_the_part_of_a_step_that_is_theirs_is_told_by_its_tokens() -> None:
     line.join(_seq(2), 1.0, 0.0)
     assert line.part(plan) == pytest.approx(3 / 6)
     assert line.part(plan._replace(chunks=())) == 0.0
+
+
+def test_a_turn_that_has_to_wait_is_asked_for_again_when_it_could_be_done() -> None:
+    for work_s, again_s in ((1.0, 1.0), (0.001, 0.5)):
+        line = Line(SHARE)
+        seq = _seq(0)
+        line.join(seq, work_s, 0.0)
+        line.save(100.0)
+        assert line.next(lambda _: inf) is seq
+        line.postpone(work_s)
+        line.save(100.0 + again_s - 0.01)
+        assert line.next(lambda _: inf) is None
+        line.save(100.0 + again_s)
+        assert line.next(lambda _: inf) is seq

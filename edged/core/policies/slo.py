@@ -119,7 +119,7 @@ class Slo:
             turns.join(seq.seq_id, seq.tier, seq.request.client_id, size)
         is_paced = seq.tpot_target_s is not None and seq.first_token_s is not None
         if not is_paced and self._outlook.due_s(seq, now_s) is None:
-            self._best_effort.join(seq, self._outlook.work_s(seq), now_s)
+            self._best_effort.join(seq, self._outlook.whole_s(seq), now_s)
         if assessment is None:
             return ()
         for one in assessment.set_aside:
@@ -356,9 +356,14 @@ class Slo:
             moved.append(back.seq)
         self._relegated.save(now_s)
         self._best_effort.save(now_s, self._best_effort.part(plan) * (now_s - result.started_s))
-        for line in (self._relegated, self._best_effort):
-            turn = line.next(self._outlook.work_s)
-            if turn is not None and self._promises.call(turn, holdings, now_s):
-                line.call(turn.seq_id, self._outlook.work_s(turn))
+        lines = (self._relegated, self._outlook.work_s), (self._best_effort, self._outlook.whole_s)
+        for line, cost_s in lines:
+            turn = line.next(cost_s)
+            if turn is None:
+                continue
+            if self._promises.call(turn, holdings, now_s):
+                line.call(turn.seq_id, cost_s(turn))
                 moved.append(turn)
+            else:
+                line.postpone(cost_s(turn))
         return moved

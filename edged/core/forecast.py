@@ -47,6 +47,8 @@ _TRIED = 8
 """How many that were set aside are tried in the place of an arrival."""
 _MOST_FOR_ONE = 16
 """How many may be set aside for the sake of one arrival."""
+_BLOCKS_LOOKED_AT = 32
+"""Before the first that is late, for whom to set aside: a thousand, so a few milliseconds."""
 _TURN_TIMES = (1, 4, 16, 64)
 """In how many times the time that its work takes alone a turn may be due."""
 _SMALL = 0.1
@@ -286,14 +288,17 @@ class Forecast:
     def _relieve(self, speed: float, now_s: float) -> tuple[list[Entry], bool]:
         """Whom to set aside so that the others are in time, and whether all of them are then: the
         dearest, or if all sizes have lost their part the one whose size lost least; of equals the
-        youngest. A prefill that has begun goes on."""
+        youngest. A prefill that has begun goes on. Of thousands that are due before the first that
+        is late, the last ones are looked at."""
         set_aside: list[Entry] = []
         movable: list[tuple[_Loss, SeqId, Entry]] = []
         losses: dict[int, tuple[bool, float]] = {}
         gained_s, all_fit = 0.0, True
-        in_order = iter(self._timeline)
+        in_order: Iterator[Entry] | None = None
         for entry, over_s in self._overruns(speed, now_s):
             if over_s > gained_s:
+                if in_order is None:
+                    in_order = self._timeline.around(entry, _BLOCKS_LOOKED_AT)
                 for one in self._movable(in_order, entry):
                     size = one.seq.num_prompt_tokens.bit_length()
                     if size not in losses:

@@ -181,6 +181,12 @@ class Timeline:
         num, num_cells, hold_s, hold_cell_s = map(sum, zip(*several, strict=True))
         return Claims(num, num_cells, hold_s, hold_cell_s)
 
+    def around(self, entry: Entry, num_blocks: int) -> Iterator[Entry]:
+        """All in order, from so many blocks before that of an entry on."""
+        number = bisect_left(self._lasts, entry)
+        for block in self._blocks[max(0, number - num_blocks) :]:
+            yield from block.entries
+
     def _before(self, entry: Entry) -> tuple[int, Iterator[Entry]]:
         """How many whole blocks are due sooner, and which of the next one."""
         number = bisect_left(self._lasts, entry)

@@ -89,3 +89,14 @@ def test_who_is_not_there_cannot_be_removed() -> None:
     assert not timeline.remove(_entry(0, 1.0, 1.0))
     assert not timeline.remove(_entry(2, 3.0, 1.0))
     assert len(timeline) == 1
+
+
+def test_those_around_an_entry_begin_so_many_blocks_before_it() -> None:
+    timeline, entries = _timeline(random.Random(3), 2000)
+    entries.sort()
+    middle = entries[len(entries) // 2]
+    for num_blocks in (0, 2, 10**6):
+        found = list(timeline.around(middle, num_blocks))
+        assert found == entries[-len(found) :]
+        assert middle in found
+        assert (num_blocks < 10**6) == (len(found) < len(entries))

@@ -189,7 +189,7 @@ class StubEngine:
             case _:
                 raise ValueError(how)
         geometry = KvGeometry(self._max_sequences, 4096, 4096, 1024, 1024, 0, "q8_0", "q8_0")
-        self.send(Ready("stub", "a stub", 0, "cpu", geometry))
+        self.send(Ready("stub", "a stub", 0, "cpu", geometry, 512, can_interrupt=False))
 
     def serve(self) -> NoReturn:
         while True:

@@ -77,7 +77,7 @@ class Accounts:
             self.cost.observe_transfer(result.transfer_bytes, result.transfer_s)
         self.num_interrupted_steps += bool(result.interrupted)
         if plan.chunks and not (result.lost or result.interrupted):
-            self._measured.append((plan.chunks, result.compute_s))
+            self._measured.append((plan.chunks, result.compute_s + result.overhead_s))
             if len(self._measured) >= _LEARN_EVERY or self.cost.num_observations < _LEARN_EACH:
                 for chunks, seconds in self._measured:
                     self.cost.observe(step_shape(chunks), seconds)
@@ -92,17 +92,20 @@ class Accounts:
             account.num_broken += 1
 
     def counts(
-        self, tier: SloTier, running: Sequence[SchedulerSequence], queue: WaitingQueue
-    ) -> TierCounts:
-        account = self.tiers[tier]
-        num_waiting, num_preempted = queue.counts(tier)
-        return TierCounts(
-            num_waiting,
-            sum(seq.tier is tier for seq in running),
-            num_preempted,
-            account.num_finished,
-            account.num_generated_tokens,
-            account.num_promised,
-            account.num_broken,
-            account.num_relegated,
-        )
+        self, running: Sequence[SchedulerSequence], queue: WaitingQueue
+    ) -> dict[SloTier, TierCounts]:
+        num_running = Counter(seq.tier for seq in running)
+        counts = {}
+        for tier, account in self.tiers.items():
+            num_waiting, num_preempted = queue.counts(tier)
+            counts[tier] = TierCounts(
+                num_waiting,
+                num_running[tier],
+                num_preempted,
+                account.num_finished,
+                account.num_generated_tokens,
+                account.num_promised,
+                account.num_broken,
+                account.num_relegated,
+            )
+        return counts

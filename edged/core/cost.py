@@ -51,6 +51,20 @@ class StepShape(NamedTuple):
     """Σ over prompt tokens of the cells each one attends to."""
 
 
+class StepCosts(NamedTuple):
+    """What the model has learned: seconds for every step, and for each unit of what it computes."""
+
+    base_s: float
+    prefill_token_s: float
+    decode_s: float
+    cell_s: float
+    """For each cell of a decode."""
+    prefill_cell_s: float
+    """For each cell of each token of a prompt's chunk."""
+    transfer_byte_s: float
+    """For each byte of KV that is saved or restored."""
+
+
 class StepCostModel:
     """Predicts step seconds; mutable, owned by the scheduler."""
 
@@ -85,6 +99,17 @@ class StepCostModel:
     def prefill_cell_s(self) -> float:
         """For each cell of each token of a prompt's chunk."""
         return self._weights[4] / _SCALES[4]
+
+    @property
+    def costs(self) -> StepCosts:
+        return StepCosts(
+            self.base_s,
+            self.prefill_token_s,
+            self.decode_s,
+            self.cell_s,
+            self.prefill_cell_s,
+            self._transfer_s_per_byte,
+        )
 
     @property
     def median_error(self) -> float:

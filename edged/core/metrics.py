@@ -6,6 +6,7 @@ TTFT = first token − arrival. TPOT = (last token − first token) / (n − 1),
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edged.core.cost import StepCosts
 from edged.core.outcome import outcome
 from edged.core.sequence import Sequence
 from edged.core.types import FinishEvent, FinishReason, RequestTimings, SloTier
@@ -40,6 +41,7 @@ class SchedulerStatistics:
     num_used_cells: int
     used_snapshot_bytes: int
     cost_model_error: float
+    step_costs: StepCosts
     tiers: Mapping[SloTier, TierCounts]
 
 

@@ -99,3 +99,6 @@ class StepResult(NamedTuple):
     transfer_bytes: int = 0
     detail: str = ""
     """Why sequences were lost."""
+    overhead_s: float = 0.0
+    """Seconds from the end of the step before to the start of this one, if there was work all the
+    time: those of planning it, of telling what came of the other, and of taking up requests."""

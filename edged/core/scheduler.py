@@ -230,9 +230,8 @@ class Scheduler:
             num_used_cells=self._kv.used_cells,
             used_snapshot_bytes=self._kv.used_snapshot_bytes,
             cost_model_error=self.cost.median_error,
-            tiers={
-                tier: books.counts(tier, self._running, self._queue) for tier in self._config.tiers
-            },
+            step_costs=self.cost.costs,
+            tiers=books.counts(self._running, self._queue),
         )
 
     def check(self) -> None:

@@ -140,7 +140,7 @@ class EngineThread:
             cost = engine.scheduler.cost
             self._interrupter = StepInterrupter(backend.interrupt, cost, self._clock)
         encoder = PromptEncoder(backend.tokenizer, backend.info)
-        self._report(Loaded(ready(backend), backend.tokenizer, encoder))
+        self._report(Loaded(ready(backend, self._start), backend.tokenizer, encoder))
         wait_s: float | None = 0.0
         while self._obey(engine, wait_s):
             events = engine.run_once()

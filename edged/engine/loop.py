@@ -61,6 +61,8 @@ class EngineLoop:
         self._on_step = on_step
         self._on_computed = on_computed
         self._snapshots = SnapshotStore()
+        self._busy_since_s: float | None = None
+        """When the last step ended, if nothing has been waited for since."""
         self.scheduler = Scheduler(config, info.kv, info.eog_token_ids, can_swap=info.can_swap)
 
     # ── Commands ─────────────────────────────────────────────────────────────────────────────────
@@ -82,6 +84,7 @@ class EngineLoop:
         events = self.scheduler.tick(self._clock.now_s())
         plan = self.scheduler.plan(self._clock.now_s())
         if plan is None:
+            self._busy_since_s = None
             return events or None
         if self._on_step is not None:
             self._on_step(plan)
@@ -120,6 +123,7 @@ class EngineLoop:
     def _execute(self, plan: StepPlan) -> StepResult:
         """Clear, evict, restore, compute: in this order, so freed slots are reused at once."""
         started_s = self._clock.now_s()
+        overhead_s = 0.0 if self._busy_since_s is None else started_s - self._busy_since_s
         outcome = _Outcome()
         for slot in plan.clear:
             self._backend.clear(slot)
@@ -134,7 +138,7 @@ class EngineLoop:
         if outcome.lost:
             chunks = tuple(chunk for chunk in chunks if chunk.seq_id not in outcome.lost)
         self._compute(chunks, outcome)
-        finished_s = self._clock.now_s()
+        finished_s = self._busy_since_s = self._clock.now_s()
         return StepResult(
             step=plan.step,
             sampled=outcome.sampled,
@@ -147,6 +151,7 @@ class EngineLoop:
             transfer_s=computed_from_s - started_s if outcome.transfer_bytes else 0.0,
             transfer_bytes=outcome.transfer_bytes,
             detail=outcome.detail,
+            overhead_s=overhead_s,
         )
 
     def _evict(self, evict: Evict, outcome: "_Outcome") -> None:

@@ -49,6 +49,7 @@ def _report(statistics: SchedulerStatistics, decode_tokens_per_s: float) -> Stat
         num_recomputes=statistics.num_recomputes,
         decode_tokens_per_s=decode_tokens_per_s,
         cost_model_error=statistics.cost_model_error,
+        step_costs=statistics.step_costs,
         tiers=tuple(
             TierStatistics(
                 tier=tier,

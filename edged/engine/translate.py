@@ -59,7 +59,7 @@ def scheduler_config(start: Start) -> SchedulerConfig:
     )
 
 
-def ready(backend: Backend) -> Ready:
+def ready(backend: Backend, start: Start) -> Ready:
     info = backend.info
     return Ready(
         backend=info.backend,
@@ -67,6 +67,8 @@ def ready(backend: Backend) -> Ready:
         model_bytes=info.model_bytes,
         device=info.device,
         kv=info.kv,
+        max_step_tokens=start.max_step_tokens,
+        can_interrupt=info.can_interrupt,
     )
 
 

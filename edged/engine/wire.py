@@ -12,6 +12,7 @@ from typing import Literal, assert_never
 
 import msgspec
 
+from edged.core.cost import StepCosts
 from edged.core.types import (
     ClientId,
     FinishEvent,
@@ -148,6 +149,9 @@ class Ready(msgspec.Struct, frozen=True, tag=True, array_like=True):
     model_bytes: int
     device: str
     kv: KvGeometry
+    max_step_tokens: int
+    can_interrupt: bool
+    """Whether a step can be cut short."""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -303,6 +307,7 @@ class Statistics(msgspec.Struct, frozen=True, tag=True, array_like=True):
     decode_tokens_per_s: float
     cost_model_error: float
     """Median of |predicted − measured| / measured over recent steps."""
+    step_costs: StepCosts
     tiers: tuple[TierStatistics, ...]
 
 

@@ -47,6 +47,8 @@ def to_model(status: ModelStatus) -> pb.Model:
         model.description = status.ready.model_description
         model.num_bytes = status.ready.model_bytes
         model.device = status.ready.device
+        model.max_step_tokens = status.ready.max_step_tokens
+        model.can_interrupt = status.ready.can_interrupt
     if status.ready is not None and status.state in _HAS_KV:
         kv = status.ready.kv
         model.kv.effective_type = _kv_type(kv.effective_type_k, kv.effective_type_v)
@@ -54,6 +56,7 @@ def to_model(status: ModelStatus) -> pb.Model:
         model.kv.capacity_tokens = kv.num_cells
         model.kv.max_tokens_per_sequence = max_request_tokens(kv)
         model.kv.num_slots = kv.num_slots
+        model.kv.snapshot_bytes_per_token = kv.snapshot_bytes_per_cell
         if status.statistics is not None:
             _add_statistics(model, status.statistics)
     return model
@@ -153,6 +156,7 @@ def _add_statistics(model: pb.Model, statistics: Statistics) -> None:
     model.num_steps = statistics.num_steps
     model.num_interrupted_steps = statistics.num_interrupted_steps
     model.cost_model_error = statistics.cost_model_error
+    model.step_costs.CopyFrom(pb.StepCosts(**statistics.step_costs._asdict()))
 
 
 def _to_tier_status(tier: TierStatistics) -> pb.TierStatus:

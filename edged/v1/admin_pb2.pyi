@@ -135,6 +135,7 @@ class KvStatus(message.Message):
     NUM_SLOTS_FIELD_NUMBER: builtins.int
     USED_SLOTS_FIELD_NUMBER: builtins.int
     SNAPSHOT_BYTES_FIELD_NUMBER: builtins.int
+    SNAPSHOT_BYTES_PER_TOKEN_FIELD_NUMBER: builtins.int
     effective_type: builtins.str
     """Type of K and of V as the runtime holds them, as "q8_0"."""
     bytes_per_token: builtins.int
@@ -151,6 +152,8 @@ class KvStatus(message.Message):
     """Sequence slots held now."""
     snapshot_bytes: builtins.int
     """Host bytes held by swapped sequences."""
+    snapshot_bytes_per_token: builtins.int
+    """Host bytes of one token of a swapped sequence."""
     def __init__(
         self,
         *,
@@ -162,10 +165,53 @@ class KvStatus(message.Message):
         num_slots: builtins.int = ...,
         used_slots: builtins.int = ...,
         snapshot_bytes: builtins.int = ...,
+        snapshot_bytes_per_token: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes_per_token", b"bytes_per_token", "capacity_tokens", b"capacity_tokens", "effective_type", b"effective_type", "max_tokens_per_sequence", b"max_tokens_per_sequence", "num_slots", b"num_slots", "snapshot_bytes", b"snapshot_bytes", "used_slots", b"used_slots", "used_tokens", b"used_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes_per_token", b"bytes_per_token", "capacity_tokens", b"capacity_tokens", "effective_type", b"effective_type", "max_tokens_per_sequence", b"max_tokens_per_sequence", "num_slots", b"num_slots", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_per_token", b"snapshot_bytes_per_token", "used_slots", b"used_slots", "used_tokens", b"used_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class StepCosts(message.Message):
+    """What an engine's steps take: a constant and so much for everything that a step computes. Learned
+    while it serves; recent steps count most, and what none of them did stays as it was.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    BASE_S_FIELD_NUMBER: builtins.int
+    PREFILL_TOKEN_S_FIELD_NUMBER: builtins.int
+    DECODE_S_FIELD_NUMBER: builtins.int
+    CELL_S_FIELD_NUMBER: builtins.int
+    PREFILL_CELL_S_FIELD_NUMBER: builtins.int
+    TRANSFER_BYTE_S_FIELD_NUMBER: builtins.int
+    base_s: builtins.float
+    """Seconds of every step."""
+    prefill_token_s: builtins.float
+    """Seconds for each token of a prompt."""
+    decode_s: builtins.float
+    """Seconds for each token of an answer."""
+    cell_s: builtins.float
+    """Seconds for each token of KV that a token of an answer attends to."""
+    prefill_cell_s: builtins.float
+    """Seconds for each token of KV that a token of a prompt attends to."""
+    transfer_byte_s: builtins.float
+    """Seconds for each byte of KV that is saved to the host or restored."""
+    def __init__(
+        self,
+        *,
+        base_s: builtins.float = ...,
+        prefill_token_s: builtins.float = ...,
+        decode_s: builtins.float = ...,
+        cell_s: builtins.float = ...,
+        prefill_cell_s: builtins.float = ...,
+        transfer_byte_s: builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["base_s", b"base_s", "cell_s", b"cell_s", "decode_s", b"decode_s", "prefill_cell_s", b"prefill_cell_s", "prefill_token_s", b"prefill_token_s", "transfer_byte_s", b"transfer_byte_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -246,6 +292,9 @@ class Model(message.Message):
     NUM_STEPS_FIELD_NUMBER: builtins.int
     COST_MODEL_ERROR_FIELD_NUMBER: builtins.int
     NUM_INTERRUPTED_STEPS_FIELD_NUMBER: builtins.int
+    STEP_COSTS_FIELD_NUMBER: builtins.int
+    MAX_STEP_TOKENS_FIELD_NUMBER: builtins.int
+    CAN_INTERRUPT_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its configured name."""
     is_default: builtins.bool
@@ -280,6 +329,10 @@ class Model(message.Message):
     """Median relative error of predicted step times."""
     num_interrupted_steps: builtins.int
     """Steps cut short since the engine started, for the sake of a request that had just come."""
+    max_step_tokens: builtins.int
+    """Most tokens of one step."""
+    can_interrupt: builtins.bool
+    """Whether an urgent arrival can cut a step short."""
     @builtins.property
     def kv(self) -> KvStatus:
         """Its KV cache; absent until READY."""
@@ -287,6 +340,10 @@ class Model(message.Message):
     @builtins.property
     def tiers(self) -> containers.RepeatedCompositeFieldContainer[TierStatus]:
         """Its requests by tier."""
+
+    @builtins.property
+    def step_costs(self) -> StepCosts:
+        """What steps take, as learned so far; absent before READY."""
 
     def __init__(
         self,
@@ -310,10 +367,13 @@ class Model(message.Message):
         num_steps: builtins.int = ...,
         cost_model_error: builtins.float = ...,
         num_interrupted_steps: builtins.int = ...,
+        step_costs: StepCosts | None = ...,
+        max_step_tokens: builtins.int = ...,
+        can_interrupt: builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["kv", b"kv"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["kv", b"kv", "step_costs", b"step_costs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["backend", b"backend", "cost_model_error", b"cost_model_error", "decode_tokens_per_s", b"decode_tokens_per_s", "description", b"description", "device", b"device", "engine_pid", b"engine_pid", "failure", b"failure", "is_default", b"is_default", "kv", b"kv", "load_progress", b"load_progress", "name", b"name", "num_bytes", b"num_bytes", "num_engine_losses", b"num_engine_losses", "num_interrupted_steps", b"num_interrupted_steps", "num_recomputes", b"num_recomputes", "num_steps", b"num_steps", "num_swaps", b"num_swaps", "state", b"state", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["backend", b"backend", "can_interrupt", b"can_interrupt", "cost_model_error", b"cost_model_error", "decode_tokens_per_s", b"decode_tokens_per_s", "description", b"description", "device", b"device", "engine_pid", b"engine_pid", "failure", b"failure", "is_default", b"is_default", "kv", b"kv", "load_progress", b"load_progress", "max_step_tokens", b"max_step_tokens", "name", b"name", "num_bytes", b"num_bytes", "num_engine_losses", b"num_engine_losses", "num_interrupted_steps", b"num_interrupted_steps", "num_recomputes", b"num_recomputes", "num_steps", b"num_steps", "num_swaps", b"num_swaps", "state", b"state", "step_costs", b"step_costs", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

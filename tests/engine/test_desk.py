@@ -111,7 +111,7 @@ class Counter:
         )
         backend = SimBackend(BackendConfig(model_path=""), ManualClock())
         encoder = PromptEncoder(backend.tokenizer, backend.info)
-        self.desk.take(Loaded(ready(backend), backend.tokenizer, encoder))
+        self.desk.take(Loaded(ready(backend, start_command()), backend.tokenizer, encoder))
         assert isinstance(self.sent.pop(), Ready)
 
     def refused(self) -> list[RequestRefused]:

@@ -3,6 +3,7 @@
 import threading
 
 from edged.clock import MonotonicClock
+from edged.core.cost import StepCosts
 from edged.core.metrics import SchedulerStatistics
 from edged.core.types import FinishEvent, TokenEvent
 from edged.engine.engine_thread import MAX_UNREAD_REPORTS, EngineThread
@@ -82,7 +83,8 @@ def _events(reports: Reports) -> list[object]:
 
 def counters(num_generated_tokens: int) -> SchedulerStatistics:
     num_steps = num_generated_tokens
-    return SchedulerStatistics(num_steps, 0, 0, 0, 0, 0, num_generated_tokens, 0, 0, 0, 0.0, {})
+    counts = (num_steps, 0, 0, 0, 0, 0, num_generated_tokens, 0, 0, 0)
+    return SchedulerStatistics(*counts, 0.0, StepCosts(0, 0, 0, 0, 0, 0), {})
 
 
 def test_the_rate_of_tokens_is_that_of_the_last_seconds() -> None:

@@ -222,6 +222,8 @@ def ready() -> Ready:
             effective_type_k="q8_0",
             effective_type_v="q8_0",
         ),
+        max_step_tokens=512,
+        can_interrupt=True,
     )
 
 

@@ -6,6 +6,7 @@ import math
 import grpc
 import pytest
 
+from edged.core.cost import StepCosts
 from edged.core.types import (
     ClientId,
     PastService,
@@ -74,6 +75,7 @@ STATISTICS = Statistics(
     num_recomputes=7,
     decode_tokens_per_s=10.5,
     cost_model_error=0.125,
+    step_costs=StepCosts(1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
     tiers=(TierStatistics(SloTier.BATCH, 1, 2, 3, 4, 5, 6, 7, 8),),
 )
 
@@ -100,6 +102,7 @@ async def test_status_tells_the_daemon_and_its_models(front: Front) -> None:
         num_slots=4,
         used_slots=2,
         snapshot_bytes=4000,
+        snapshot_bytes_per_token=64,
     )
     assert list(model.tiers) == [
         pb.TierStatus(
@@ -115,6 +118,15 @@ async def test_status_tells_the_daemon_and_its_models(front: Front) -> None:
         )
     ]
     assert (model.decode_tokens_per_s, model.cost_model_error) == (10.5, 0.125)
+    assert model.step_costs == pb.StepCosts(
+        base_s=1,
+        prefill_token_s=2,
+        decode_s=3,
+        cell_s=4,
+        prefill_cell_s=5,
+        transfer_byte_s=6,
+    )
+    assert (model.max_step_tokens, model.can_interrupt) == (512, True)
     assert (model.num_swaps, model.num_recomputes) == (6, 7)
     assert (model.num_steps, model.num_interrupted_steps) == (50, 3)
 

@@ -36,6 +36,23 @@ def test_it_learns_a_machine_from_mixed_steps() -> None:
     assert model.median_error < 0.02
 
 
+def test_what_it_has_learned_is_what_it_predicts_with() -> None:
+    model = StepCostModel()
+    for shape in _shapes(1, 300):
+        model.observe(shape, _seconds(shape))
+    model.observe_transfer(1000, 0.5)
+    costs = model.costs
+    assert costs[:3] == pytest.approx(TRUE[:3], rel=0.2)
+    for shape in _shapes(2, 20):
+        decodes_s = costs.decode_s * shape.decodes + costs.cell_s * shape.decode_cells
+        prefill_s = (
+            costs.prefill_token_s * shape.prefill_tokens
+            + costs.prefill_cell_s * shape.prefill_cells
+        )
+        assert costs.base_s + decodes_s + prefill_s == pytest.approx(model.predict_s(shape))
+    assert costs.transfer_byte_s * 1000 == pytest.approx(model.transfer_s(1000))
+
+
 def test_it_follows_a_machine_that_gets_slower() -> None:
     model = StepCostModel()
     for shape in _shapes(1, 300):

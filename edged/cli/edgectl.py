@@ -335,6 +335,39 @@ def drain(
 
 
 @app.command()
+def profile(
+    context: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A loaded model. Default: the daemon's default model.",
+            autocompletion=model_names,
+        ),
+    ] = "",
+    *,
+    host: HostOption = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            max=MOST_SECONDS,
+            metavar="SECONDS",
+            help="Watch for so long and print the mean. Default: of recent steps.",
+        ),
+    ] = None,
+) -> None:
+    """Print how fast a model is in service, as JSON for `edged simulate`.
+
+    `edged profile MODEL` measures a model alone; this is what its steps take beside all else that
+    the machine does, the daemon and its clients with it.
+    """
+    from edged.cli.learned import print_profile
+
+    _connected(context, host, lambda connection: print_profile(connection, model, seconds))
+
+
+@app.command()
 def version(context: typer.Context, *, host: HostOption = None, json: JsonOption = False) -> None:
     """Print the version of edgectl and of the daemon."""
     from edged import __version__

@@ -1,7 +1,5 @@
 """`edged profile`: how fast a model is on this device, for `edged simulate`."""
 
-import msgspec
-
 from edged.backend import find_backend
 from edged.cli.output import emit, note
 from edged.clock import MonotonicClock
@@ -9,6 +7,7 @@ from edged.config.settings import Settings
 from edged.engine.translate import backend_config
 from edged.errors import EdgedError
 from edged.simulate.fit import fit_profile
+from edged.simulate.profile import as_json
 from edged.startup import start_command
 
 
@@ -34,4 +33,4 @@ def print_profile(settings: Settings, name: str) -> None:
     finally:
         backend.close()
     note(f"steps are predicted within {100 * error:.0f}% (median)")
-    emit(msgspec.json.format(msgspec.json.encode(profile), indent=2).decode() + "\n")
+    emit(as_json(profile))

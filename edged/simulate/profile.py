@@ -90,6 +90,11 @@ def find_profile(name_or_path: str) -> DeviceProfile:
     return profile
 
 
+def as_json(profile: DeviceProfile) -> str:
+    """What `find_profile` reads from a file."""
+    return msgspec.json.format(msgspec.json.encode(profile), indent=2).decode() + "\n"
+
+
 def _check(profile: DeviceProfile, source: str) -> None:
     for field in profile.__struct_fields__:
         value = getattr(profile, field)

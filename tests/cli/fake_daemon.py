@@ -74,6 +74,8 @@ class FakeDaemon:
         )
         self.watched: list[admin_pb2.Status] = []
         """What WatchStatus streams."""
+        self.holds_watch = False
+        """WatchStatus stays open after that."""
         self.watch_error: EdgedError | None = None
         """Ends every WatchStatus."""
         self.loading: list[admin_pb2.Model] = []
@@ -122,6 +124,9 @@ class _Admin(admin_pb2_grpc.AdminServiceServicer):
             self._daemon.abort_if_told(context, self._daemon.watch_error)
         for status in self._daemon.watched:
             yield admin_pb2.WatchStatusResponse(status=status)
+        if self._daemon.holds_watch:
+            context.add_callback(self._daemon.released.set)
+            self._daemon.released.wait(WAIT_S)
 
     def ListRequests(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802  # as above
         self._daemon.abort_if_told(context)

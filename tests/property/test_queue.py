@@ -1,38 +1,12 @@
-"""The accounts of cells and of waiting requests agree with a plain model, whatever is done."""
+"""The queue agrees with a plain model, whatever is done."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.core.kv import KvBudget
 from edged.core.queue import WaitingQueue
 from edged.core.sequence import Sequence
 from edged.core.types import Rank, SeqId, SloTier
-from tests.factories import TIERS, geometry, request
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 40)), max_size=60))
-@settings(deadline=None)
-def test_cells_taken_are_cells_given_back(operations: list[tuple[int, int]]) -> None:
-    budget = KvBudget(geometry(num_slots=4, num_cells=100), 0)
-    held: dict[int, int] = {}
-    for number, (pick, num_cells) in enumerate(operations):
-        slots = sorted(held)
-        if budget.free_slots and (pick > 1 or not slots):
-            slot = budget.free_slots[-1]
-            budget.take(slot, SeqId(number))
-            held[slot] = 0
-        elif pick == 0:
-            released = slots[num_cells % len(slots)]
-            budget.release(released)  # type: ignore[arg-type]  # a slot this test was given
-            del held[released]
-        else:
-            grown = slots[num_cells % len(slots)]
-            if max(0, num_cells - held[grown]) <= budget.free_cells:
-                budget.reserve(grown, num_cells)  # type: ignore[arg-type]  # a slot this test was given
-                held[grown] = max(held[grown], num_cells)
-        budget.check()
-        assert budget.used_cells == sum(held.values())
-        assert budget.num_used_slots == len(held)
+from tests.factories import TIERS, request
 
 
 @given(

@@ -35,6 +35,9 @@ class BackendConfig:
     context_tokens: int = 16384
     """KV cells in all, shared by the sequences."""
     max_sequences: int = 16
+    parked_sequences: int = 0
+    """Sequences beyond these whose KV is kept for others that begin like them; a backend that
+    cannot let slots share cells keeps none."""
     max_step_tokens: int = 512
     """Most tokens that one `step` is ever asked for."""
     num_threads: int | None = None
@@ -144,7 +147,9 @@ class Backend(Protocol):
         ...
 
     def copy_prefix(self, source: SlotId, target: SlotId, num_tokens: int) -> None:
-        """Make the first `num_tokens` cells of `source` those of the empty slot `target` too."""
+        """Make the first `num_tokens` cells of `source` those of the empty slot `target` too. They
+        are free again when neither holds them. Where there are parking slots this costs no cell;
+        elsewhere it costs as many as are copied."""
         ...
 
     def clear(self, slot: SlotId) -> None:

@@ -65,7 +65,7 @@ class LlamaBackend:
         unified: bool,
         log: RuntimeLog,
     ) -> None:
-        num_slots = info.kv.num_slots
+        num_slots = info.kv.num_slots + info.kv.num_parking_slots
         self._info = info
         self._model = model
         self._context = context
@@ -79,6 +79,9 @@ class LlamaBackend:
         self._unified = unified
         self._log = log
         self._cells = [0] * num_slots
+        self._sharing: set[SlotId] = set()
+        """Slots that may hold cells together with others: moving their KV would give them cells of
+        their own."""
         self._closed = False
 
     @property
@@ -122,6 +125,7 @@ class LlamaBackend:
             if (
                 len(chunk.token_ids) >= LEAST_TOKENS
                 and context is not None
+                and chunk.slot not in self._sharing
                 and context.suits(chunk, sum(cells) - num_held)
             ):
                 apart.append(chunk)
@@ -279,6 +283,7 @@ class LlamaBackend:
             return
         if self._unified:
             self._context.share(source, target, num_tokens)
+            self._sharing.update((source, target))
             self._cells[target] = num_tokens
             return
         # Between separate caches the library copies later, at the next decode, and whole caches
@@ -289,6 +294,7 @@ class LlamaBackend:
 
     def clear(self, slot: SlotId) -> None:
         self._context.remove(slot, 0)
+        self._sharing.discard(slot)
         self._cells[slot] = 0
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from zlib import crc32
 
+from backends.sim.cells import CellPool
 from backends.sim.draw import choose_token, draw_bits, with_logprobs
 from backends.sim.faults import Faults
 from backends.sim.pace import Pace
@@ -93,8 +94,10 @@ class SimBackend:
         self._model = model or SimModel()
         self._pace = Pace(clock)
         self._max_step_tokens = config.max_step_tokens
-        self._slots = [_Slot() for _ in range(config.max_sequences)]
-        self._num_cells_used = 0
+        num_slots = config.max_sequences + _num_parking_slots(config)
+        self._slots = [_Slot() for _ in range(num_slots)]
+        shares = num_slots > config.max_sequences
+        self._pool = CellPool(config.context_tokens, num_slots, shares=shares)
         self._eos_below = int(self._model.eos_rate * 2**32)
         # Tokens are immutable values, so one object for each id serves every draw.
         self._drawn = tuple(SampledToken(token_id) for token_id in range(NUM_TOKENS))
@@ -133,7 +136,7 @@ class SimBackend:
             else:
                 held.cells.extend(chunk.token_ids)
                 held.digest = crc32(_cell_bytes(chunk.token_ids), held.digest)
-            self._num_cells_used += num_tokens
+            self._pool.grow(chunk.slot, num_tokens)
             if chunk.sampling is not None:
                 drawn[chunk.seq_id] = self._draw(held, chunk.sampling, num_tokens)
         return drawn
@@ -161,26 +164,25 @@ class SimBackend:
         assert isinstance(snapshot, SimSnapshot), f"a snapshot of another backend: {snapshot!r}"
         held = self._slots[slot]
         assert not held.cells, f"I1: slot {slot} holds {len(held.cells)} cells, restore needs none"
-        self._check_room(snapshot.num_tokens)
+        self._pool.check_room(snapshot.num_tokens)
         if self._faults is not None and self._faults.restore_fails(slot):
             raise KvTransferError(f"an injected failure to restore slot {slot}")
         self._pace.pass_by(snapshot.num_bytes * self._profile.swap_byte_s)
         held.cells = list(snapshot.cells)
         held.digest = snapshot.digest
-        self._num_cells_used += snapshot.num_tokens
+        self._pool.grow(slot, snapshot.num_tokens)
 
     def copy_prefix(self, source: SlotId, target: SlotId, num_tokens: int) -> None:
         cells = self._slots[source].cells
         held = self._slots[target]
         assert num_tokens <= len(cells), f"slot {source} has {len(cells)} cells, not {num_tokens}"
         assert not held.cells, f"I1: slot {target} holds {len(held.cells)} cells, a copy needs none"
-        self._check_room(num_tokens)
+        self._pool.copy(source, target, num_tokens)
         held.cells = cells[:num_tokens]
         held.digest = crc32(_cell_bytes(held.cells))
-        self._num_cells_used += num_tokens
 
     def clear(self, slot: SlotId) -> None:
-        self._num_cells_used -= len(self._slots[slot].cells)
+        self._pool.clear(slot, len(self._slots[slot].cells))
         self._slots[slot] = _Slot()
 
     def close(self) -> None:
@@ -214,11 +216,7 @@ class SimBackend:
         assert num_tokens <= self._max_step_tokens, (
             f"I3: {num_tokens} tokens in a step, at most {self._max_step_tokens}"
         )
-        self._check_room(num_tokens)
-
-    def _check_room(self, num_more: int) -> None:
-        used, num_cells = self._num_cells_used, self._info.kv.num_cells
-        assert used + num_more <= num_cells, f"I2: {used} + {num_more} cells of {num_cells}"
+        self._pool.check_room(num_tokens)
 
     def _draw(self, slot: _Slot, sampling: Sampling, num_chunk_tokens: int) -> SampledToken:
         params, known, cells = sampling.params, sampling.token_ids, slot.cells
@@ -244,7 +242,7 @@ class SimBackend:
         for chunk in chunks:
             held, sampling = self._slots[chunk.slot], chunk.sampling
             held.cells.extend(chunk.token_ids)
-            self._num_cells_used += len(chunk.token_ids)
+            self._pool.grow(chunk.slot, len(chunk.token_ids))
             if sampling is not None:
                 if held.sampling is not sampling:
                     self._begin(held, sampling)
@@ -272,6 +270,10 @@ def _cell_bytes(token_ids: Sequence[int]) -> bytes:
     return words.tobytes()
 
 
+def _num_parking_slots(config: BackendConfig) -> int:
+    return config.parked_sequences if config.kv_unified else 0
+
+
 def _describe(config: BackendConfig, model: SimModel) -> BackendInfo:
     num_cells, num_slots = config.context_tokens, config.max_sequences
     return BackendInfo(
@@ -290,6 +292,7 @@ def _describe(config: BackendConfig, model: SimModel) -> BackendInfo:
             snapshot_bytes_fixed=0,
             effective_type_k=config.kv_type,
             effective_type_v=config.kv_type,
+            num_parking_slots=_num_parking_slots(config),
         ),
         eog_token_ids=frozenset({EOS_ID, TURN_END_ID}),
         chat_template=CHAT_TEMPLATE if model.has_chat_template else None,

@@ -198,6 +198,7 @@ class KvGeometry:
     """The KV cache a backend allocated."""
 
     num_slots: int
+    """Sequences that can run at once."""
     num_cells: int
     """Tokens that fit in all slots together."""
     max_cells_per_slot: int
@@ -208,6 +209,9 @@ class KvGeometry:
     """Of any saved sequence, however short; a recurrent state is of this kind."""
     effective_type_k: str
     effective_type_v: str
+    num_parking_slots: int = 0
+    """Slots beyond these, for KV that is kept for others; slots with the same beginning can then
+    hold the same cells."""
 
 
 @dataclass(frozen=True, slots=True)

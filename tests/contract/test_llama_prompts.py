@@ -89,7 +89,7 @@ def telling(config: BackendConfig, decodes: list[str]) -> Iterator[Backend]:
         cells=config.context_tokens,
         max_batch_tokens=config.max_step_tokens,
         max_ubatch_tokens=512,
-        sequences=config.max_sequences,
+        sequences=config.max_sequences + config.parked_sequences,
         threads=1,
         kv_type=config.kv_type,
         unified=True,
@@ -143,6 +143,27 @@ def test_where_others_hold_little_all_is_one_decode(
     decodes.clear()
     step(telling, [Run(telling, LONG)])
     assert decodes == ["together"]
+
+
+def test_a_slot_that_shares_cells_is_computed_where_they_are(
+    telling: Backend, decodes: list[str]
+) -> None:
+    """Computed apart, its KV would come back to cells of its own."""
+    expected = answer_alone(telling, LONG, NUM_TOKENS)
+    _crowd(telling)
+    source = Run(telling, LONG)
+    step(telling, [source])
+    run = Run(telling, LONG, slot=1)
+    run.num_computed = len(LONG) // 2
+    telling.copy_prefix(source.slot, run.slot, run.num_computed)
+    decodes.clear()
+    generate(telling, [run], NUM_TOKENS)
+    assert decodes == ["together"] * NUM_TOKENS
+    assert run.answer == expected
+    telling.clear(run.slot)
+    decodes.clear()
+    step(telling, [Run(telling, LONG, slot=1)])
+    assert decodes == ["apart"], "a slot that was cleared shares nothing"
 
 
 def test_the_chunks_of_a_prompt_build_on_each_other(telling: Backend, decodes: list[str]) -> None:

@@ -109,7 +109,7 @@ class Context:
         params.n_ubatch = shape.max_ubatch_tokens
         params.n_seq_max = shape.sequences
         # A step asks for at most one row of logits of each sequence; the default reserves one
-        # row of the vocabulary for every token of a batch.
+        # row of the vocabulary for every token of a batch, and fewer abort the library.
         params.n_outputs_max = shape.sequences
         params.n_threads = shape.threads
         params.n_threads_batch = shape.threads

@@ -35,9 +35,6 @@ class BackendConfig:
     context_tokens: int = 16384
     """KV cells in all, shared by the sequences."""
     max_sequences: int = 16
-    parked_sequences: int = 0
-    """Sequences beyond these whose KV is kept for others that begin like them; a backend that
-    cannot let slots share cells keeps none."""
     max_step_tokens: int = 512
     """Most tokens that one `step` is ever asked for."""
     num_threads: int | None = None
@@ -48,6 +45,9 @@ class BackendConfig:
     tensor_split: tuple[float, ...] = ()
     kv_unified: bool = True
     """One pool of cells for all slots, or `context_tokens / max_sequences` for each."""
+    parked_sequences: int = 0
+    """Further ones whose KV is kept for others that begin like them; a backend that cannot let
+    slots share cells keeps none."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of one backend; an unknown one is a `ModelLoadError`."""
 

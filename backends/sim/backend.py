@@ -189,6 +189,11 @@ class SimBackend:
         self._is_closed = True
         self._slots = []
 
+    @property
+    def num_used_cells(self) -> int:
+        """Cells that any slot holds, each counted once: for tests of what drives this backend."""
+        return self._pool.num_used
+
     def cells_of(self, slot: SlotId) -> tuple[int, ...]:
         """The token ids a slot holds: for tests of what drives this backend."""
         return tuple(self._slots[slot].cells)

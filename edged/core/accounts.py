@@ -1,10 +1,11 @@
 """The scheduler's books: what steps cost, whom they served, and how often things happened."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edged.core.cost import StepCostModel, step_shape
-from edged.core.metrics import TierCounts
+from edged.core.kv import KvBudget
+from edged.core.metrics import SchedulerStatistics, TierCounts
 from edged.core.plan import Chunk, StepPlan, StepResult
 from edged.core.policy import SchedulerConfig
 from edged.core.queue import WaitingQueue
@@ -50,6 +51,9 @@ class Accounts:
         self.preemptions: Counter[PreemptMode] = Counter()
         self.num_interrupted_steps = 0
         self.num_prompt_tokens = 0
+        """Of prompts, computed."""
+        self.num_cached_tokens = 0
+        """Of prompts, found computed."""
         self.tiers = {tier: TierAccount() for tier in config.tiers}
         self._measured: list[tuple[Sequence[Chunk], float]] = []
         """Steps that the cost model has not learned yet."""
@@ -90,6 +94,27 @@ class Accounts:
         outcome = event.outcome
         if outcome is not None and outcome.promised and not outcome.held:
             account.num_broken += 1
+
+    def statistics(
+        self, num_steps: int, num_turns: int, kv: KvBudget, tiers: Mapping[SloTier, TierCounts]
+    ) -> SchedulerStatistics:
+        return SchedulerStatistics(
+            num_steps=num_steps,
+            num_interrupted_steps=self.num_interrupted_steps,
+            num_swaps=self.preemptions[PreemptMode.SWAP],
+            num_recomputes=self.preemptions[PreemptMode.RECOMPUTE],
+            num_turns=num_turns,
+            num_prompt_tokens=self.num_prompt_tokens,
+            num_cached_tokens=self.num_cached_tokens,
+            num_generated_tokens=self.num_generated_tokens,
+            num_used_slots=kv.num_used_slots,
+            num_used_cells=kv.taken_cells,
+            num_parked_cells=kv.used_cells - kv.taken_cells,
+            used_snapshot_bytes=kv.used_snapshot_bytes,
+            cost_model_error=self.cost.median_error,
+            step_costs=self.cost.costs,
+            tiers=tiers,
+        )
 
     def counts(
         self, running: Sequence[SchedulerSequence], queue: WaitingQueue

@@ -314,7 +314,7 @@ class Forecast:
     def _movable(self, in_order: Iterator[Entry], last: Entry) -> Iterator[Entry]:
         """The next ones, through the last, that may be set aside."""
         for entry in in_order:
-            if not (entry.seq.num_computed_tokens or entry.seq_id in self._promised):
+            if not (entry.seq.has_kv or entry.seq_id in self._promised):
                 yield entry
             if entry is last:
                 return

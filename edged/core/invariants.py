@@ -14,6 +14,7 @@ def check_between_steps(
     """Assert it of all live sequences."""
     kv = view.kv
     kv.check()
+    view.prefixes.check(view.running)
     for seq in view.running:
         assert seq.state is SequenceState.RUNNING, f"{seq.seq_id} is {seq.state} in the running"
         assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"

@@ -15,7 +15,7 @@ several hold is a `_Run`; the cells of a slot are its runs, in order, and then t
 A run is split where a slot holds a part of it, so that whoever holds a run holds all of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from edged.core.types import KvGeometry, SeqId, SlotId
 
@@ -37,8 +37,9 @@ class KvBudget:
 
     def __init__(self, geometry: KvGeometry, max_snapshot_bytes: int) -> None:
         self.geometry = geometry
+        self._num_all_slots = geometry.num_slots + geometry.num_parking_slots
         self.max_snapshot_bytes = max_snapshot_bytes
-        self._free_slots = [SlotId(i) for i in reversed(range(geometry.num_slots))]
+        self._free_slots = [SlotId(i) for i in reversed(range(self._num_all_slots))]
         self._takers: dict[SlotId, SeqId] = {}
         self._parked: dict[SlotId, None] = {}
         self.cells: dict[SlotId, int] = {}
@@ -52,15 +53,23 @@ class KvBudget:
 
     @property
     def free_slots(self) -> list[SlotId]:
-        """A copy; the next to be taken is last."""
-        return self._free_slots.copy()
+        """Those that sequences may take now, which are fewer than the empty ones where there are
+        parking slots; a copy, and the next to be taken is last."""
+        num_free = self.num_free_slots
+        return self._free_slots[-num_free:] if num_free else []
 
     @property
     def num_free_slots(self) -> int:
-        return len(self._free_slots)
+        return self.geometry.num_slots - len(self._takers)
 
     @property
     def free_cells(self) -> int:
+        """Cells that no sequence holds: also those that are parked."""
+        return self.geometry.num_cells - self._taken_cells
+
+    @property
+    def empty_cells(self) -> int:
+        """Cells that no slot holds."""
         return self.geometry.num_cells - self._used_cells
 
     @property
@@ -178,9 +187,28 @@ class KvBudget:
 
     def freed_by(self, slot: SlotId) -> int:
         """Cells that nobody would hold if this slot were given back."""
-        runs = self._runs.get(slot, [])
-        alone = self.cells[slot] - sum(run.num_cells for run in runs)
-        return alone + sum(run.num_cells for run in runs if len(run.holders) == 1)
+        runs = self._runs.get(slot, ())
+        return self.held_alone(slot) + sum(run.num_cells for run in runs if len(run.holders) == 1)
+
+    def held_alone(self, slot: SlotId) -> int:
+        """Cells of a slot that it has shared with nobody."""
+        return self.cells[slot] - sum(run.num_cells for run in self._runs.get(slot, ()))
+
+    def given_back_by(self, slot: SlotId) -> int:
+        """Cells that no sequence would hold if the one of this slot left it."""
+        runs = self._runs.get(slot, ())
+        return self.held_alone(slot) + sum(run.num_cells for run in runs if run.num_takers == 1)
+
+    def taken_of(self, slot: SlotId, num_cells: int, gone: Set[SlotId]) -> int:
+        """How many of the first cells of a slot a sequence holds, without those in slots `gone`."""
+        taken = end = 0
+        for run in self._runs.get(slot, ()):
+            if any(one in self._takers and one not in gone for one in run.holders):
+                taken += max(0, min(run.num_cells, num_cells - end))
+            end += run.num_cells
+        if slot in self._takers and slot not in gone:
+            taken += max(0, num_cells - end)
+        return taken
 
     def _split(self, slot: SlotId, num_cells: int) -> int:
         """See to it that one of the slot's runs ends after `num_cells`; returns where its last one
@@ -212,7 +240,8 @@ class KvBudget:
     def check(self) -> None:
         """Assert I1 and I2 over the whole account."""
         slots = sorted([*self._free_slots, *self._takers, *self._parked])
-        assert slots == list(range(self.geometry.num_slots)), f"I1: slots are {slots}"
+        assert slots == list(range(self._num_all_slots)), f"I1: slots are {slots}"
+        assert len(self._takers) <= self.geometry.num_slots, "I1: more run than may"
         used_cells, taken_cells = self._counted()
         assert self._used_cells == used_cells, "I2: the sum of cells is off"
         assert self._taken_cells == taken_cells, "I2: the sum of cells that sequences hold is off"

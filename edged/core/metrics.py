@@ -36,9 +36,13 @@ class SchedulerStatistics:
     num_turns: int
     """Relegated requests, and those without targets, that were served by their share."""
     num_prompt_tokens: int
+    """Computed; those that were found computed are `num_cached_tokens`."""
+    num_cached_tokens: int
     num_generated_tokens: int
     num_used_slots: int
     num_used_cells: int
+    """Held by sequences; further ones are parked."""
+    num_parked_cells: int
     used_snapshot_bytes: int
     cost_model_error: float
     step_costs: StepCosts

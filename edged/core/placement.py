@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from edged.core.capacity import HEADROOM_TOKENS
 from edged.core.cost import StepCostModel
 from edged.core.kv import KvBudget
-from edged.core.plan import Evict, Restore
+from edged.core.plan import Evict, Restore, Share
 from edged.core.policy import Policy
+from edged.core.prefix_cache import PrefixCache
 from edged.core.queue import WaitingQueue
 from edged.core.sequence import Key, Sequence, by_rank
 from edged.core.types import PreemptMode, SeqId, SlotId, SloTier
@@ -34,6 +35,7 @@ class PlannerView:
     """By the policy's rank."""
     queue: WaitingQueue
     kv: KvBudget
+    prefixes: PrefixCache
     cost: StepCostModel
     policy: Policy
     can_swap: bool
@@ -88,6 +90,10 @@ class Placement:
         """Sequences of the queue for which somebody yielded, in order."""
         self.evicted: list[Evict] = []
         self.restored: list[Restore] = []
+        self.shared: list[Share] = []
+        self._evicted_slots: set[SlotId] = set()
+        self._claimed_slots: set[SlotId] = set()
+        """Whose cells sequences that are placed will share; they stay."""
 
     def make_room_to_grow(self) -> None:
         """Evict the least urgent until every running sequence can hold the tokens it knows. Being
@@ -111,6 +117,10 @@ class Placement:
         for seq in self._view.queue.in_order(self._owed):
             if seq.tier in blocked or seq.seq_id == until:
                 return
+            if seq.claim in self._evicted_slots:
+                return  # with the next step it claims something else
+            if self._view.prefixes.follows(seq, self.running):
+                continue
             victims = self._victims_for(seq)
             if victims is None and seq.tier in self._owed:
                 blocked.add(seq.tier)
@@ -127,7 +137,7 @@ class Placement:
     def _victims_for(self, seq: Sequence) -> list[Sequence] | None:
         """Who must yield for `seq` to be placed: nobody, some from the tail, or None if even all
         who may be asked would not do."""
-        needed = len(seq.token_ids)
+        needed = self._cells_needed(seq)
         if self.running:
             needed += self._all_growth + HEADROOM_TOKENS * len(self.running)
         missing_slots, missing_cells = 0 if self._free_slots else 1, needed - self.free_cells
@@ -138,6 +148,8 @@ class Placement:
         for victim in reversed(self.running):
             if victim.seq_id in self.slots or urgent >= self._urgency(victim):
                 break
+            if victim.slot == seq.claim or victim.slot in self._claimed_slots:
+                continue
             policy = self._view.policy
             if not policy.may_preempt(seq, victim, self._now_s):
                 continue
@@ -166,16 +178,32 @@ class Placement:
     def _cells_given_back(self, victim: Sequence) -> int:
         """Its reservation, the growth it no longer needs, and its headroom."""
         assert victim.slot is not None, f"I1: {victim.seq_id} runs without a slot"
-        held = self._view.kv.cells[victim.slot]
-        return held + self.growth[victim.seq_id] + HEADROOM_TOKENS
+        return self._cells_left_by(victim.slot) + self.growth[victim.seq_id] + HEADROOM_TOKENS
+
+    def _cells_left_by(self, slot: SlotId) -> int:
+        """Cells that are free for others without the sequence of a slot. Once sequences are placed
+        that share cells, those that it shares with somebody may be theirs."""
+        kv = self._view.kv
+        return kv.held_alone(slot) if self._claimed_slots else kv.given_back_by(slot)
+
+    def _cells_needed(self, seq: Sequence) -> int:
+        """Cells that it would take from those that no sequence holds."""
+        if seq.claim is None:
+            return len(seq.token_ids)
+        gone = self._evicted_slots
+        taken = self._view.kv.taken_of(seq.claim, seq.num_computed_tokens, gone)
+        return len(seq.token_ids) - taken
 
     def _place(self, seq: Sequence) -> None:
         slot = self._free_slots.pop()
-        self.free_cells -= len(seq.token_ids)
+        self.free_cells -= self._cells_needed(seq)
         self.slots[seq.seq_id] = slot
         insort(self.running, seq, key=self._urgency)
         if seq.snapshot_bytes:
             self.restored.append(Restore(seq.seq_id, slot))
+        elif seq.claim is not None:
+            self._claimed_slots.add(seq.claim)
+            self.shared.append(Share(seq.seq_id, seq.claim, slot, seq.num_computed_tokens))
 
     def _evict(self, victim: Sequence, cause: Sequence) -> None:
         assert victim.slot is not None, f"I1: {victim.seq_id} runs without a slot"
@@ -188,7 +216,8 @@ class Placement:
         self.running.remove(victim)
         self._all_growth -= self.growth.pop(victim.seq_id)
         self._free_slots.append(victim.slot)
-        self.free_cells += self._view.kv.cells[victim.slot]
+        self.free_cells += self._cells_left_by(victim.slot)
+        self._evicted_slots.add(victim.slot)
         self.evicted.append(Evict(victim.seq_id, victim.slot, mode, cause.request.request_id))
 
     def _preemption(self, victim: Sequence) -> tuple[PreemptMode, float]:

@@ -63,12 +63,22 @@ class Restore:
     slot: SlotId
 
 
+class Share(NamedTuple):
+    """Let a sequence's slot begin with what another slot holds."""
+
+    seq_id: SeqId
+    source: SlotId
+    slot: SlotId
+    num_tokens: int
+
+
 class StepPlan(NamedTuple):
-    """Executed in the order of its fields. Freed slots may be reused by a later field."""
+    """Executed in this order: clear, discard, evict, share, drop, restore, chunks. Slots that are
+    freed may be reused by what comes later."""
 
     step: int
     clear: tuple[SlotId, ...]
-    """Slots of sequences that ended."""
+    """Slots of sequences that ended, and those that were parked and are given up already."""
     discard: tuple[SeqId, ...]
     """Swapped sequences that ended: their snapshots are not needed any more."""
     evict: tuple[Evict, ...]
@@ -77,6 +87,9 @@ class StepPlan(NamedTuple):
     yields_to: Mapping[SloTier, float] = YIELDS_TO_NOBODY
     """Tiers whose arrival cuts the step short; each with the least rest of the step for which that
     is worth what has been computed, as a part of the arrival's TTFT target."""
+    drop: tuple[SlotId, ...] = ()
+    """Parked slots whose cells this step needs, but for those that are shared."""
+    share: tuple[Share, ...] = ()
 
 
 class StepResult(NamedTuple):

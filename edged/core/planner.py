@@ -10,8 +10,8 @@ The ladder of preemption, cheapest first: park in place, shrink the chunk, swap,
 
 from edged.core.allocation import Allocation
 from edged.core.placement import Placement, PlannerView
-from edged.core.plan import YIELDS_TO_NOBODY, Chunk, StepPlan
-from edged.core.types import SeqId, SloTier
+from edged.core.plan import YIELDS_TO_NOBODY, Chunk, Share, StepPlan
+from edged.core.types import SeqId, SlotId, SloTier
 
 
 def draft_plan(
@@ -31,10 +31,11 @@ def decide(view: PlannerView, owed: frozenset[SloTier], step: int, now_s: float)
         num_waiting = len(view.running) + len(view.queue)
         assert num_waiting == 0, f"I7: {num_waiting} sequences wait and none is planned"
         return None
-    restored = placement.restored
-    if restored:
+    restored, shared = placement.restored, placement.shared
+    if restored or shared:
         computed = {chunk.seq_id for chunk in chunks}
         restored = [one for one in restored if one.seq_id in computed]
+        shared = [one for one in shared if one.seq_id in computed]
     return StepPlan(
         step=step,
         clear=tuple(view.to_clear),
@@ -43,7 +44,41 @@ def decide(view: PlannerView, owed: frozenset[SloTier], step: int, now_s: float)
         restore=tuple(restored),
         chunks=tuple(chunks),
         yields_to=allocation.yields_to(),
+        drop=_no_longer_parked(view, placement, shared, chunks, now_s),
+        share=tuple(shared),
     )
+
+
+def _no_longer_parked(
+    view: PlannerView,
+    placement: Placement,
+    shared: list[Share],
+    chunks: list[Chunk],
+    now_s: float,
+) -> tuple[SlotId, ...]:
+    """Parked slots to give up, so that the step's cells are empty when they are reserved."""
+    kv = view.kv
+    parked = kv.parked
+    if not parked:
+        return ()
+    slots = {chunk.slot for chunk in chunks}
+    needed = -sum(share.num_tokens for share in shared)
+    for seq in placement.running:
+        slot = placement.slots.get(seq.seq_id, seq.slot)
+        if slot in slots:
+            held = 0 if seq.slot is None else kv.cells[seq.slot]
+            needed += max(0, len(seq.token_ids) - held)
+    empty = kv.empty_cells + sum(kv.held_alone(one.slot) for one in placement.evicted)
+    kept: dict[SlotId, int] = {}
+    for share in shared:
+        kept[share.source] = max(share.num_tokens, kept.get(share.source, 0))
+    dropped: list[SlotId] = []
+    for slot in view.prefixes.by_value(now_s) if needed > empty else ():
+        dropped.append(slot)
+        empty += max(0, kv.freed_by(slot) - kept.get(slot, 0))
+        if needed <= empty:
+            break
+    return tuple(dropped)
 
 
 def _place_and_allocate(
@@ -71,7 +106,7 @@ def is_steady(view: PlannerView, owed: frozenset[SloTier]) -> bool:
     if (
         not running
         or len(view.queue)
-        or len(running) > min(view.kv.free_cells, view.max_step_tokens)
+        or len(running) > min(view.kv.empty_cells, view.max_step_tokens)
     ):
         return False
     band, row, _ = running[0].rank

@@ -15,7 +15,7 @@ from edged.core.forecast import Assessment
 from edged.core.kv import KvBudget
 from edged.core.plan import StepPlan, StepResult
 from edged.core.sequence import Sequence
-from edged.core.types import FinishReason, Rank, SloTier, TierSpec
+from edged.core.types import FinishReason, PrefixSharing, Rank, SloTier, TierSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class SchedulerConfig:
     share_quantum_s: float
     """Credit at which a tier is owed its `min_share`."""
     max_snapshot_bytes: int
+    prefix_sharing: PrefixSharing = PrefixSharing.CLIENT
     relegated_share: float = 0.01
     """Least fraction of engine time for those that cannot be in time any more; for those without
     targets as much."""

@@ -160,6 +160,7 @@ class Promises:
             seq=seq,
             hold_s=work_s + num_tokens * outlook.pace.step_s(now_s),
             num_cells=len(seq.token_ids) + int(num_tokens),
+            num_tokens=seq.num_missing_tokens,
         )
 
     def _sure_speed(self, entry: Entry, holdings: Holdings) -> float:

@@ -14,6 +14,7 @@ calls give the same answers (I10).
 """
 
 from bisect import insort
+from collections.abc import Iterable
 from itertools import count, islice
 from math import inf
 
@@ -30,6 +31,7 @@ from edged.core.plan import YIELDS_TO_NOBODY, Chunk, Evict, StepPlan, StepResult
 from edged.core.planner import draft_plan
 from edged.core.policies import POLICIES
 from edged.core.policy import SchedulerConfig
+from edged.core.prefix_cache import PrefixCache
 from edged.core.queue import WaitingQueue
 from edged.core.sequence import Sequence, SequenceState, by_rank
 from edged.core.types import (
@@ -77,6 +79,7 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._to_clear: list[SlotId] = []
         self._to_discard: list[SeqId] = []
+        self._prefixes = PrefixCache(self._kv, self.cost, config, self._to_clear)
         self._expiries = Expiries(config.tiers, self._by_id)
         self._reviews = Moments(self._by_id)
         """When the policy is to be asked again where a sequence stands."""
@@ -89,6 +92,7 @@ class Scheduler:
             running=self._running,
             queue=self._queue,
             kv=self._kv,
+            prefixes=self._prefixes,
             cost=self.cost,
             policy=self._policy,
             can_swap=can_swap,
@@ -109,10 +113,12 @@ class Scheduler:
         refusal = refuse(request, self._admission, request.request_id in self._sequences)
         if refusal is not None:
             return refusal
-        seq = self._sequence(request)
+        seq = Sequence.of(next(self._seq_ids), request, self._kv.geometry, self._eog_token_ids)
+        self._prefixes.arrive(seq)
         assessment = self._policy.assess(seq, self._running, self._kv, now_s)
         refusal = refuse_unpromised(seq, assessment, self._admission, now_s)
         if refusal is not None:
+            self._prefixes.leave(seq)
             return refusal
         self._sequences[request.request_id] = seq
         self._by_id[seq.seq_id] = seq
@@ -120,6 +126,7 @@ class Scheduler:
             assessment = promise(seq, assessment)
         self._accounts.tiers[seq.tier].num_promised += bool(seq.promised)
         if seq.num_generated_tokens >= seq.max_tokens:
+            self._prefixes.leave(seq)
             self._complete_at_submit.append(seq)  # a replay that lacked only its finish event
             return Admitted(seq.seq_id, 0, 0.0, seq.promised)
         moved = self._policy.admit(seq, assessment, now_s)
@@ -169,10 +176,12 @@ class Scheduler:
         events: list[EngineEvent] = []
         for evict in plan.evict:
             self._commit_evict(evict, result, events)
+        for chunk in plan.chunks if len(self._queue) else ():
+            self._commit_start(self._by_id[chunk.seq_id], chunk, result.started_s, events)
+        for slot in plan.drop:
+            self._reclaim(self._prefixes.drop(slot), now_s)
         for chunk in plan.chunks:
             seq = self._by_id[chunk.seq_id]
-            if seq.slot is None:
-                self._commit_start(seq, chunk, result.started_s, events)
             assert chunk.slot == seq.slot, f"I1: {seq.seq_id} holds {seq.slot}, not {chunk.slot}"
             self._kv.reserve(chunk.slot, len(seq.token_ids))
             if chunk.seq_id in result.lost:
@@ -217,22 +226,8 @@ class Scheduler:
         return [(seq, None) for seq in self._running] + [(seq, place) for place, seq in waiting]
 
     def statistics(self) -> SchedulerStatistics:
-        books = self._accounts
-        return SchedulerStatistics(
-            num_steps=self._step,
-            num_interrupted_steps=books.num_interrupted_steps,
-            num_swaps=books.preemptions[PreemptMode.SWAP],
-            num_recomputes=books.preemptions[PreemptMode.RECOMPUTE],
-            num_turns=self._policy.num_turns,
-            num_prompt_tokens=books.num_prompt_tokens,
-            num_generated_tokens=books.num_generated_tokens,
-            num_used_slots=self._kv.num_used_slots,
-            num_used_cells=self._kv.used_cells,
-            used_snapshot_bytes=self._kv.used_snapshot_bytes,
-            cost_model_error=self.cost.median_error,
-            step_costs=self.cost.costs,
-            tiers=books.counts(self._running, self._queue),
-        )
+        counts = self._accounts.counts(self._running, self._queue)
+        return self._accounts.statistics(self._step, self._policy.num_turns, self._kv, counts)
 
     def check(self) -> None:
         """Assert what holds between steps; for tests and simulations."""
@@ -240,17 +235,6 @@ class Scheduler:
         check_between_steps(self._view, self._by_id.values(), self.owed, self._step)
 
     # ── Inside ───────────────────────────────────────────────────────────────────────────────────
-
-    def _sequence(self, request: Request) -> Sequence:
-        params = request.sampling
-        room = self._kv.geometry.max_cells_per_slot - len(request.prompt_token_ids)
-        stops = frozenset(params.stop_token_ids)
-        return Sequence(
-            SeqId(next(self._seq_ids)),
-            request,
-            max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
-            stop_token_ids=stops if params.ignore_eos else stops | self._eog_token_ids,
-        )
 
     def _place(self, seq: Sequence, now_s: float) -> None:
         """Ask the policy where a sequence stands, and remember when to ask again."""
@@ -289,12 +273,13 @@ class Scheduler:
     ) -> PreemptEvent:
         """Take a running sequence out of its slot and put it back into the queue."""
         assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"
-        self._kv.release(seq.slot)
+        self._reclaim(self._prefixes.drop(seq.slot), now_s)
         self._running.remove(seq)
         seq.to(SequenceState.PREEMPTED)
         seq.slot = None
         if mode is PreemptMode.RECOMPUTE:
             seq.num_computed_tokens = 0
+        self._prefixes.arrive(seq)
         seq.preempted_at_s = now_s
         seq.num_preemptions += 1
         self._accounts.preemptions[mode] += 1
@@ -305,19 +290,25 @@ class Scheduler:
     def _commit_start(
         self, seq: Sequence, chunk: Chunk, began_s: float, events: list[EngineEvent]
     ) -> None:
-        """Take a sequence out of the queue and give it its slot."""
+        """Take a sequence that holds no slot out of the queue and give it its slot."""
+        if seq.slot is not None:
+            return
         self._queue.remove(seq)
         self._kv.take(chunk.slot, seq.seq_id)
+        num_shared = self._prefixes.use(seq, chunk.slot, began_s)
         self._kv.drop_snapshot(seq.seq_id)
         seq.snapshot_bytes = 0
         seq.to(SequenceState.RUNNING)
         seq.slot = chunk.slot
+        self._prefixes.leave(seq)
         insort(self._running, seq, key=by_rank)
         self._policy.advanced(seq)
         if seq.first_token_s is not None:
             self._place(seq, began_s)
         if seq.first_scheduled_s is None:
             seq.first_scheduled_s = began_s
+            seq.num_cached_tokens = num_shared
+            self._accounts.num_cached_tokens += num_shared
             self._expectations.started(seq, began_s)
         if seq.preempted_at_s is not None:
             paused_s = began_s - seq.preempted_at_s
@@ -354,6 +345,8 @@ class Scheduler:
             if self._policy.ranks_progress:
                 self._place(seq, now_s)
             return
+        if num_tokens > 1 or seq.first_token_s is None:
+            self._reclaim(self._prefixes.publish(seq, now_s), now_s)
         token = result.sampled[seq.seq_id]
         if token.token_id in seq.stop_token_ids:
             if seq.first_token_s is None:
@@ -373,19 +366,26 @@ class Scheduler:
         if index + 1 >= seq.max_tokens:
             events.append(self._finish(seq, FinishReason.LENGTH, now_s))
 
+    def _reclaim(self, affected: Iterable[Sequence], now_s: float) -> None:
+        """Let sequences that wait look again what is computed of theirs."""
+        for seq in affected:
+            self._queue.remove(seq)
+            self._prefixes.reclaim(seq)
+            self._queue.add(seq)
+            self._place(seq, now_s)
+
     def _finish(
         self, seq: Sequence, reason: FinishReason, now_s: float, detail: str = ""
     ) -> FinishEvent:
         if seq.state is SequenceState.RUNNING:
-            assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"
-            self._kv.release(seq.slot)
-            self._to_clear.append(seq.slot)
             self._running.remove(seq)
-            seq.slot = None
+            affected, seq.slot = self._prefixes.park(seq, now_s), None
+            self._reclaim(affected, now_s)
         elif seq in self._complete_at_submit:
             self._complete_at_submit.remove(seq)
         else:
             self._queue.remove(seq)
+            self._prefixes.leave(seq)
             if seq.snapshot_bytes:
                 self._kv.drop_snapshot(seq.seq_id)
                 self._to_discard.append(seq.seq_id)

@@ -12,7 +12,7 @@ from math import inf
 from operator import attrgetter
 
 from edged.core.plan import Sampling
-from edged.core.types import Rank, Request, SeqId, SlotId
+from edged.core.types import KvGeometry, Rank, Request, SeqId, SlotId
 
 
 class SequenceState(StrEnum):
@@ -34,6 +34,7 @@ class Sequence:
     """Mutable; owned and written by the scheduler only."""
 
     __slots__ = (
+        "claim",
         "ends_due_s",
         "eta_s",
         "expected_tokens",
@@ -43,6 +44,7 @@ class Sequence:
         "is_attainable",
         "last_token_s",
         "max_tokens",
+        "num_cached_tokens",
         "num_computed_tokens",
         "num_losses",
         "num_preemptions",
@@ -89,6 +91,10 @@ class Sequence:
         self.slot: SlotId | None = None
         self.snapshot_bytes = 0
         """Host bytes held by its swapped KV; 0 when it holds none."""
+        self.claim: SlotId | None = None
+        """While it waits: a slot whose first cells it will share. They count as computed."""
+        self.num_cached_tokens = 0
+        """Of its prompt, found computed when it first got a slot."""
         self.rank = Rank(0, 0, 0.0)
         """The policy's."""
         self.first_scheduled_s = request.past.first_scheduled_s
@@ -115,6 +121,21 @@ class Sequence:
         self.promised_until_s = inf
         """When its first token comes at the latest, if it was promised its targets."""
 
+    @classmethod
+    def of(
+        cls, number: int, request: Request, geometry: KvGeometry, eog_token_ids: frozenset[int]
+    ) -> "Sequence":
+        """As the request wants it, as far as a slot has room."""
+        params = request.sampling
+        room = geometry.max_cells_per_slot - len(request.prompt_token_ids)
+        stops = frozenset(params.stop_token_ids)
+        return cls(
+            SeqId(number),
+            request,
+            max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
+            stop_token_ids=stops if params.ignore_eos else stops | eog_token_ids,
+        )
+
     def to(self, state: SequenceState) -> None:
         assert state in TRANSITIONS[self.state], f"{self.seq_id}: {self.state} -> {state}"
         self.state = state
@@ -127,6 +148,11 @@ class Sequence:
     def num_missing_tokens(self) -> int:
         """Known tokens whose KV is not computed: 1 is a decode, more a prefill."""
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def has_kv(self) -> bool:
+        """Whether it has KV of its own, in a slot or swapped."""
+        return self.num_computed_tokens > 0 and self.claim is None
 
     @property
     def is_kept_in_time(self) -> bool:

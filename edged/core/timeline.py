@@ -21,7 +21,7 @@ class Entry(NamedTuple):
     due_s: float
     seq_id: SeqId
     work_s: float
-    """Of the whole prefill, alone on the engine."""
+    """Of the prefill that it came with, alone on the engine."""
     cost_s: float
     """`work_s`, weighed by what the client had."""
     seq: SchedulerSequence
@@ -29,6 +29,8 @@ class Entry(NamedTuple):
     """For which it will hold a slot, as expected."""
     num_cells: int = 0
     """That it will hold."""
+    num_tokens: int = 1
+    """Of that prefill."""
 
     @property
     def horizon_s(self) -> float:
@@ -38,10 +40,7 @@ class Entry(NamedTuple):
     @property
     def left_s(self) -> float:
         """Of `work_s`, what is not done yet."""
-        seq = self.seq
-        if not seq.num_computed_tokens:
-            return self.work_s
-        return self.work_s * seq.num_missing_tokens / len(seq.token_ids)
+        return self.work_s * self.seq.num_missing_tokens / self.num_tokens
 
 
 class Claims(NamedTuple):

@@ -193,6 +193,14 @@ class Request:
         return self.deadline_s is not None or any(one is not None for one in targets_s)
 
 
+class PrefixSharing(StrEnum):
+    """Whose beginnings a request may find computed. A stranger's would tell, by how soon the first
+    token comes, what that one has asked."""
+
+    CLIENT = "client"
+    ALL = "all"
+
+
 @dataclass(frozen=True, slots=True)
 class KvGeometry:
     """The KV cache a backend allocated."""

@@ -121,7 +121,7 @@ class EngineLoop:
             self.scheduler.cost.observe(step_shape((chunk,)), seconds)
 
     def _execute(self, plan: StepPlan) -> StepResult:
-        """Clear, evict, restore, compute: in this order, so freed slots are reused at once."""
+        """Clear, evict, share, drop, restore, compute: in this order freed slots are reused."""
         started_s = self._clock.now_s()
         overhead_s = 0.0 if self._busy_since_s is None else started_s - self._busy_since_s
         outcome = _Outcome()
@@ -131,6 +131,10 @@ class EngineLoop:
             self._snapshots.discard(seq_id)
         for evict in plan.evict:
             self._evict(evict, outcome)
+        for share in plan.share:
+            self._backend.copy_prefix(share.source, share.slot, share.num_tokens)
+        for slot in plan.drop:
+            self._backend.clear(slot)
         for restore in plan.restore:
             self._restore(restore, outcome)
         computed_from_s = self._clock.now_s()

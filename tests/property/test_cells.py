@@ -1,6 +1,7 @@
 """The account of cells agrees with a plain model in which every cell has a number."""
 
 import random
+from dataclasses import replace
 from itertools import count
 
 from hypothesis import given, settings
@@ -10,14 +11,15 @@ from edged.core.kv import KvBudget
 from edged.core.types import SeqId, SlotId
 from tests.factories import geometry
 
-NUM_SLOTS, NUM_CELLS = 6, 120
+NUM_SLOTS, NUM_PARKING_SLOTS, NUM_CELLS = 4, 2, 120
 
 
 class Cells:
     """A budget, and beside it the cells that each slot holds, by number."""
 
     def __init__(self) -> None:
-        self.budget = KvBudget(geometry(num_slots=NUM_SLOTS, num_cells=NUM_CELLS), 0)
+        sizes = geometry(num_slots=NUM_SLOTS, num_cells=NUM_CELLS)
+        self.budget = KvBudget(replace(sizes, num_parking_slots=NUM_PARKING_SLOTS), 0)
         self.held: dict[SlotId, list[int]] = {}
         self.taken: set[SlotId] = set()
         self.seen: set[str] = set()
@@ -43,7 +45,7 @@ class Cells:
 
     def grow(self, pick: int, num_cells: int) -> bool:
         slot = self._one_of(self.taken, pick)
-        if slot is None or num_cells - len(self.held[slot]) > self.budget.free_cells:
+        if slot is None or num_cells - len(self.held[slot]) > self.budget.empty_cells:
             return False
         more = max(0, num_cells - len(self.held[slot]))
         self.held[slot] = self.held[slot] + [next(self._numbers) for _ in range(more)]
@@ -71,7 +73,7 @@ class Cells:
 
     def park(self, pick: int, num_cells: int) -> bool:
         slot = self._one_of(self.taken, pick)
-        if slot is None:
+        if slot is None or len(self.budget.parked) == NUM_PARKING_SLOTS:
             return False
         kept = num_cells % (len(self.held[slot]) + 1)
         self.budget.park(slot, kept)
@@ -94,21 +96,33 @@ class Cells:
         assert budget.cells == {slot: len(cells) for slot, cells in self.held.items()}
         assert budget.used_cells == len({cell for cells in self.held.values() for cell in cells})
         taken = {cell for slot in self.taken for cell in self.held[slot]}
-        assert budget.taken_cells == len(taken)
+        assert budget.taken_cells == len(taken) == NUM_CELLS - budget.free_cells
+        assert budget.used_cells == NUM_CELLS - budget.empty_cells
         assert set(budget.parked) == set(self.held) - self.taken
         for slot, cells in self.held.items():
             others = {cell for one in self.held if one != slot for cell in self.held[one]}
             assert budget.freed_by(slot) == len(set(cells) - others)
+            assert budget.held_alone(slot) <= budget.freed_by(slot)
+        for slot in list(self.held)[:1]:
+            self.compare_taken(slot, self.held[slot])
+
+    def compare_taken(self, slot: SlotId, cells: list[int]) -> None:
+        """What sequences hold of a slot's cells: all of them, and without the last that came."""
+        for gone in (set(), set(sorted(self.taken)[-1:])):
+            takers = self.taken - gone
+            taken = {cell for one in takers for cell in self.held[one]}
+            for num_cells in (len(cells) // 2, len(cells)):
+                held = len(taken & set(cells[:num_cells]))
+                assert self.budget.taken_of(slot, num_cells, gone) == held
+        if slot in self.taken:
+            by_others = {cell for one in self.taken - {slot} for cell in self.held[one]}
+            assert self.budget.given_back_by(slot) == len(set(cells) - by_others)
 
     def _one_of(self, slots: set[SlotId], pick: int) -> SlotId | None:
         return sorted(slots)[pick % len(slots)] if slots else None
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 7), st.integers(0, NUM_SLOTS - 1), st.integers(1, 40)), max_size=80
-    )
-)
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 5), st.integers(1, 40)), max_size=80))
 @settings(deadline=None)
 def test_cells_are_held_by_whom_they_were_given_to(operations: list[tuple[int, int, int]]) -> None:
     cells = Cells()
@@ -120,5 +134,5 @@ def test_the_same_over_a_long_time() -> None:
     draw = random.Random(11)
     cells = Cells()
     for _ in range(100_000):
-        cells.obey(draw.randrange(8), draw.randrange(NUM_SLOTS), draw.randint(1, 40))
+        cells.obey(draw.randrange(8), draw.randrange(6), draw.randint(1, 40))
     assert cells.seen == {"take", "grow", "share", "trim", "park", "release"}

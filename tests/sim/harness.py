@@ -24,7 +24,6 @@ from edged.core.types import (
     RequestId,
     ResumeEvent,
     SeqId,
-    SlotId,
     SloTier,
     TokenEvent,
 )
@@ -120,6 +119,18 @@ class Checker:
         )
         self.num_interrupted += self.on_plan(plan)
 
+    def result(self, num_steps: int, loop: EngineLoop) -> Run:
+        return Run(
+            self.lives,
+            self.trace,
+            num_steps,
+            self._clock.now_s(),
+            loop,
+            self.chunk_sizes,
+            self.num_parked,
+            self.num_interrupted,
+        )
+
     def on_events(self, events: Iterable[EngineEvent], now_s: float) -> None:
         for event in events:
             self.trace.append(event)
@@ -145,6 +156,7 @@ def simulate(
     *,
     num_slots: int = 4,
     num_cells: int = 256,
+    num_parked: int = 0,
     max_step_tokens: int = 128,
     profile: StepProfile = GPU_LIKE,
     faults: Faults | None = None,
@@ -153,7 +165,9 @@ def simulate(
 ) -> Run:
     """Every request to its end; raises AssertionError at the first broken invariant."""
     clock = ManualClock()
-    backend_config = BackendConfig("", "q8_0", num_cells, num_slots, max_step_tokens)
+    backend_config = BackendConfig(
+        "", "q8_0", num_cells, num_slots, max_step_tokens, parked_sequences=num_parked
+    )
     backend = SimBackend(backend_config, clock, profile, faults)
     settings = scheduler_config or config(max_step_tokens=max_step_tokens)
     checker = Checker(max_step_tokens, clock, settings.policy)
@@ -190,24 +204,17 @@ def simulate(
         num_steps += 1
     assert num_steps < MAX_STEPS, "I7: the workload does not end"
     _check_end(loop, backend, checker)
-    return Run(
-        checker.lives,
-        checker.trace,
-        num_steps,
-        clock.now_s(),
-        loop,
-        checker.chunk_sizes,
-        checker.num_parked,
-        checker.num_interrupted,
-    )
+    return checker.result(num_steps, loop)
 
 
 def _check_end(loop: EngineLoop, backend: SimBackend, checker: Checker) -> None:
     """Every request has ended, and nothing is held for any."""
     assert loop.statistics().num_used_slots == 0, "a slot is held after the end"
     assert loop.statistics().used_snapshot_bytes == 0, "a snapshot is held after the end"
-    for slot in map(SlotId, range(backend.info.kv.num_slots)):
-        assert not backend.cells_of(slot), f"slot {slot} holds cells after the end"
+    parked = loop.statistics().num_parked_cells
+    assert backend.num_used_cells == parked, (
+        f"{backend.num_used_cells} cells are held, not {parked}"
+    )
     for life in checker.lives.values():
         assert life.rejected or life.finish, f"I4: {life.request.request_id} never ended"
 

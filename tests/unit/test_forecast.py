@@ -17,7 +17,8 @@ def _entry(
     number: int, due_s: float, work_s: float, *, prompt: int = 64, cost_s: float | None = None
 ) -> Entry:
     seq = Sequence(SeqId(number), request(prompt=prompt), max_tokens=4, stop_token_ids=frozenset())
-    return Entry(due_s, seq.seq_id, work_s, work_s if cost_s is None else cost_s, seq)
+    cost_s = work_s if cost_s is None else cost_s
+    return Entry(due_s, seq.seq_id, work_s, cost_s, seq, num_tokens=prompt)
 
 
 def _come(forecast: Forecast, entry: Entry, now_s: float = 0.0) -> Assessment:

@@ -16,7 +16,7 @@ PROMPT = 16
 
 def _entry(number: int, due_s: float, work_s: float) -> Entry:
     seq = Sequence(SeqId(number), request(prompt=PROMPT), max_tokens=4, stop_token_ids=frozenset())
-    return Entry(due_s, seq.seq_id, work_s, work_s, seq, 10 * work_s, number % 7)
+    return Entry(due_s, seq.seq_id, work_s, work_s, seq, 10 * work_s, number % 7, PROMPT)
 
 
 def _waiting(entries: list[Entry]) -> list[Entry]:

@@ -4,8 +4,11 @@ Theory of operation: an error that carries google.rpc.ErrorInfo was made by a da
 not was made by gRPC on the way. Only the second kind of UNAVAILABLE means that no daemon answers.
 """
 
+import signal
+import threading
 from collections.abc import Iterator
-from types import TracebackType
+from contextlib import contextmanager
+from types import FrameType, TracebackType
 from typing import Self, TypeVar, cast
 
 import grpc
@@ -86,12 +89,16 @@ class Connection:
         Raises:
             CommandError: as `call`.
         """
-        try:
-            for response in stream:
-                self._has_answered = True
-                yield response
-        except grpc.RpcError as error:
-            raise self.explain(error, limit_s) from None
+        while True:
+            try:
+                with _interrupt_cancels(stream):
+                    response = next(stream, None)
+            except grpc.RpcError as error:
+                raise self.explain(error, limit_s) from None
+            if response is None:
+                return
+            self._has_answered = True
+            yield response
 
     def explain(self, error: grpc.RpcError, limit_s: float | None) -> CommandError:
         """What went wrong with a call, for a person."""
@@ -127,6 +134,38 @@ class Connection:
             case grpc.StatusCode.UNIMPLEMENTED:
                 return CommandError(f"what listens at {self.address} does not know this call")
         return CommandError(detail or code.name)
+
+
+@contextmanager
+def _interrupt_cancels(stream: Iterator[object]) -> Iterator[None]:
+    """Meanwhile Ctrl-C cancels the call and is raised afterwards. In the middle of gRPC's own
+    bookkeeping it may end the thread that serves the channel, and the next stream waits for ever.
+
+    Raises:
+        KeyboardInterrupt: there was one.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or handler is not signal.default_int_handler:
+        yield
+        return
+    was_interrupted = False
+
+    def cancel(number: int, frame: FrameType | None) -> None:
+        nonlocal was_interrupted
+        was_interrupted = True
+        cast(grpc.Call, stream).cancel()
+
+    signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    except grpc.RpcError:
+        if not was_interrupted:
+            raise
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if was_interrupted:
+        raise KeyboardInterrupt
 
 
 def _told_by_daemon(failed: grpc.Call) -> tuple[float | None, bool]:

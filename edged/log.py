@@ -88,6 +88,7 @@ def log_finished(
         client=client,
         reason=event.reason.value,
         prompt_tokens=event.num_prompt_tokens,
+        cached_tokens=event.num_cached_tokens,
         generated_tokens=event.num_generated_tokens,
         queue_s=_rounded(timings.queue_s, 3),
         ttft_s=_rounded(timings.ttft_s, 3),

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edged import places
-from edged.config.settings import AUTO, ModelSettings, Settings
+from edged.config.settings import ModelSettings, Settings
+from edged.config.values import AUTO
 from edged.core.types import SloTier, TierSpec
 from edged.engine.wire import Start
 from edged.supervise.spec import ModelSpec
@@ -48,6 +49,8 @@ def start_command(settings: Settings, model: ModelSettings) -> Start:
         main_gpu=engine.main_gpu,
         tensor_split=engine.tensor_split,
         kv_unified=engine.kv_unified,
+        parked_sequences=engine.parked_sequences,
+        prefix_sharing=engine.prefix_sharing,
         options=engine.options,
         policy=settings.scheduler.policy,
         max_step_s=settings.scheduler.max_step_s,

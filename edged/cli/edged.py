@@ -15,7 +15,7 @@ from edged.cli.output import Json, emit, emit_json, note
 from edged.config.layers import show_key
 from edged.config.load import Flag, Loaded, load_settings
 from edged.config.reference import as_toml, effective, reference_markdown
-from edged.config.settings import KV_TYPES
+from edged.config.values import KV_TYPES
 from edged.core.policies import SERVING
 from edged.embedded import EMBEDDED
 from edged.errors import ConfigError

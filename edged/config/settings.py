@@ -5,103 +5,46 @@ is an error). Descriptions are data: `edged config show` and the reference in th
 from them. Defaults stand here and become the weakest layer of `edged.config.load`.
 """
 
-import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
+
+from edged.config.values import (
+    AUTO,
+    CLOSED,
+    KvType,
+    ModelName,
+    OptionalSeconds,
+    OptionText,
+    PositiveSeconds,
+    as_tuple,
+    check_listen,
+    check_policy,
+    check_socket,
+    none_word,
+    rule,
 )
-from pydantic_core import PydanticCustomError
-
 from edged.core.policies import SERVING
-from edged.core.types import SloTier
-from edged.places import DEFAULT_LISTEN, MAX_SOCKET_PATH_BYTES, is_host_port
+from edged.core.types import PrefixSharing, SloTier
+from edged.places import DEFAULT_LISTEN
 
-AUTO = "auto"
-KvType = Literal["f16", "q8_0", "q4_0"]
-KV_TYPES: tuple[str, ...] = get_args(KvType)
-
-_MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MIB = 1024 * 1024
-
-
-def _rule(message: str, *keys: str) -> PydanticCustomError:
-    """A broken rule; `keys` are the settings it is about, below the section it is raised in."""
-    return PydanticCustomError(
-        "edged_rule",
-        message,
-        {"keys": keys} if keys else None,
-    )
-
-
-def _none_word(value: object) -> object:
-    """TOML cannot write an absent number, so the word stands for it."""
-    return None if value == "none" else value
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _scalar_as_text(value: object) -> object:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, int | float) else value
-
-
-def _check_listen(value: str) -> str:
-    if value and not is_host_port(value):
-        raise _rule('expected HOST:PORT, "[IPv6]:PORT", or "" for no TCP')
-    return value
-
-
-def _check_socket(value: str) -> str:
-    if len(value.encode()) > MAX_SOCKET_PATH_BYTES:
-        raise _rule(f"expected a path of at most {MAX_SOCKET_PATH_BYTES} bytes")
-    if value not in ("", AUTO) and not value.startswith("/"):
-        raise _rule('expected "auto", an absolute path, or "" for no socket')
-    return value
-
-
-def _check_policy(value: str) -> str:
-    if value not in SERVING:
-        raise _rule("expected " + " or ".join(f"'{name}'" for name in SERVING))
-    return value
-
-
-def _check_model_name(value: str) -> str:
-    if not _MODEL_NAME.fullmatch(value):
-        raise _rule("expected a model name of 1 to 64 characters out of A-Z a-z 0-9 . _ -")
-    return value
-
-
-PositiveSeconds = Annotated[float, Field(gt=0)]
-OptionalSeconds = Annotated[PositiveSeconds | None, BeforeValidator(_none_word)]
-ModelName = Annotated[str, AfterValidator(_check_model_name)]
-OptionText = Annotated[str, BeforeValidator(_scalar_as_text)]
-
-_CLOSED = ConfigDict(
-    frozen=True, strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
-)
+MOST_SEQUENCES = 256
+"""That hold KV: llama.cpp knows no more."""
 
 
 class ServerSettings(BaseModel):
     """[server] The daemon's front."""
 
-    model_config = _CLOSED
+    model_config = CLOSED
 
-    listen: Annotated[str, AfterValidator(_check_listen)] = Field(
+    listen: Annotated[str, AfterValidator(check_listen)] = Field(
         default=DEFAULT_LISTEN,
         description='TCP address for gRPC, HOST:PORT or "[IPv6]:PORT"; port 0 takes a free one; '
         '"" turns TCP off.',
     )
-    socket: Annotated[str, AfterValidator(_check_socket)] = Field(
+    socket: Annotated[str, AfterValidator(check_socket)] = Field(
         default=AUTO,
         description='Unix socket for gRPC, an absolute path; "auto" is $RUNTIME_DIRECTORY/'
         "edged.sock in a systemd service (/run/edged/edged.sock), else $XDG_RUNTIME_DIR/edged/"
@@ -141,14 +84,14 @@ class ServerSettings(BaseModel):
     @model_validator(mode="after")
     def _listens_somewhere(self) -> Self:
         if not self.listen and not self.socket:
-            raise _rule("listen and socket are both off: expected at least one", "listen", "socket")
+            raise rule("listen and socket are both off: expected at least one", "listen", "socket")
         return self
 
 
 class EngineSettings(BaseModel):
     """[engine] How models are loaded and run; any key may be repeated under [models.NAME]."""
 
-    model_config = _CLOSED
+    model_config = CLOSED
 
     backend: Annotated[str, Field(min_length=1)] = Field(
         default="llama_cpp",
@@ -160,7 +103,7 @@ class EngineSettings(BaseModel):
     context_tokens: Annotated[int, Field(ge=64, le=16 * _MIB)] = Field(
         default=16384, description="Tokens in the KV cache, shared by all sequences."
     )
-    max_sequences: Annotated[int, Field(ge=1, le=256)] = Field(
+    max_sequences: Annotated[int, Field(ge=1, le=MOST_SEQUENCES)] = Field(
         default=16,
         description="Most requests that hold KV at once, 1 to 256; others wait or are swapped.",
     )
@@ -169,7 +112,7 @@ class EngineSettings(BaseModel):
         description="Most tokens in one forward pass; context_tokens where that is less.",
     )
     num_threads: Annotated[
-        Annotated[int, Field(ge=1, le=1024)] | None, BeforeValidator(_none_word)
+        Annotated[int, Field(ge=1, le=1024)] | None, BeforeValidator(none_word)
     ] = Field(default=None, description='CPU threads; "none" lets the backend choose.')
     gpu_layers: Annotated[int, Field(ge=-1)] = Field(
         default=-1, description="Layers to offload to a GPU; -1 offloads all, 0 none."
@@ -178,13 +121,22 @@ class EngineSettings(BaseModel):
         default=0, description="Index of the GPU that is used when layers are not split."
     )
     tensor_split: Annotated[
-        tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_as_tuple)
+        tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(as_tuple)
     ] = Field(
         default=(), description="Share of the model for each GPU, as [3, 1]; [] splits by memory."
     )
     kv_unified: bool = Field(
         default=True,
         description="One pool of KV for all sequences; false gives each an equal, fixed part.",
+    )
+    parked_sequences: Annotated[int, Field(ge=0, le=255)] = Field(
+        default=0,
+        description="Most finished requests whose KV is kept, in cells that nobody else needs, for "
+        "others that begin alike.",
+    )
+    prefix_sharing: Annotated[PrefixSharing, Field(strict=False)] = Field(
+        default=PrefixSharing.CLIENT,
+        description="Whose kept KV serves a request: client, that of its own client, or all.",
     )
     options: Mapping[str, OptionText] = Field(
         default={}, description="Options of one backend, as { name = value }; see that backend."
@@ -215,12 +167,19 @@ class EngineSettings(BaseModel):
     def _all_decode_in_a_step(self) -> Self:
         most = min(self.max_step_tokens, self.context_tokens)
         if self.max_sequences > most:
-            raise _rule(
+            raise rule(
                 f"max_sequences is {self.max_sequences}, and a step has {most} tokens: expected "
                 "at least one for each",
                 "max_sequences",
                 "max_step_tokens",
                 "context_tokens",
+            )
+        if self.max_sequences + self.parked_sequences > MOST_SEQUENCES:
+            raise rule(
+                f"max_sequences is {self.max_sequences} and parked_sequences "
+                f"{self.parked_sequences}: expected {MOST_SEQUENCES} at most together",
+                "max_sequences",
+                "parked_sequences",
             )
         return self
 
@@ -228,7 +187,7 @@ class EngineSettings(BaseModel):
 class ModelSettings(BaseModel):
     """[models.NAME] A model that is served. In the file, [engine] keys stand beside these two."""
 
-    model_config = _CLOSED
+    model_config = CLOSED
 
     path: Annotated[str, Field(min_length=1)] = Field(
         description='Model file, or "embedded" for SmolLM2-135M-Instruct from the package '
@@ -245,9 +204,9 @@ class ModelSettings(BaseModel):
 class SchedulerSettings(BaseModel):
     """[scheduler] Who runs next."""
 
-    model_config = _CLOSED
+    model_config = CLOSED
 
-    policy: Annotated[str, AfterValidator(_check_policy)] = Field(
+    policy: Annotated[str, AfterValidator(check_policy)] = Field(
         default="slo", description=f"Scheduling policy: {' or '.join(SERVING)}."
     )
     max_step_s: PositiveSeconds = Field(
@@ -275,7 +234,7 @@ class SchedulerSettings(BaseModel):
 class TierSettings(BaseModel):
     """[tiers.TIER] What is promised to one tier, and its limits."""
 
-    model_config = _CLOSED
+    model_config = CLOSED
 
     ttft_target_s: OptionalSeconds = Field(
         description='Target of the time to first token, in seconds; "none" has no target.'
@@ -305,7 +264,7 @@ class TierSettings(BaseModel):
 class TiersSettings(BaseModel):
     """[tiers] The service tiers, most urgent first."""
 
-    model_config = _CLOSED
+    model_config = CLOSED
 
     interactive: TierSettings = Field(description="A person watches the tokens appear.")
     standard: TierSettings = Field(description="A program waits for the answer.")
@@ -315,7 +274,7 @@ class TiersSettings(BaseModel):
     def _shares_leave_room(self) -> Self:
         shares = {tier: self.of(tier).min_share for tier in SloTier}
         if sum(shares.values()) >= 1:
-            raise _rule(
+            raise rule(
                 f"the min_share of all tiers add up to {sum(shares.values()):g}: expected less "
                 "than 1",
                 *(f"{tier}.min_share" for tier in shares),
@@ -335,7 +294,7 @@ class TiersSettings(BaseModel):
 class Settings(BaseModel):
     """Everything the operator decides. Frozen; paths and names are resolved."""
 
-    model_config = _CLOSED
+    model_config = CLOSED
 
     default_model: str = Field(
         description="Model of requests that name none; absent, the first configured model."
@@ -349,7 +308,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _default_is_configured(self) -> Self:
         if self.default_model not in self.models:
-            raise _rule(
+            raise rule(
                 f"there is no model of that name: expected one of {', '.join(self.models)}",
                 "default_model",
             )

@@ -59,6 +59,7 @@ def finish_event(seq: Sequence, reason: FinishReason, now_s: float, detail: str)
         timings=measured,
         detail=detail,
         outcome=outcome(seq, reason, measured),
+        num_cached_tokens=seq.num_cached_tokens,
     )
 
 

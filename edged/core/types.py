@@ -330,6 +330,8 @@ class FinishEvent:
     """For ERROR and DEADLINE: a sentence for the client."""
     outcome: Outcome | None = None
     """None if it had no targets."""
+    num_cached_tokens: int = 0
+    """Of the prompt, found computed."""
 
 
 EngineEvent = TokenEvent | QueueEvent | PreemptEvent | ResumeEvent | FinishEvent

@@ -42,6 +42,7 @@ def backend_config(start: Start) -> BackendConfig:
         main_gpu=start.main_gpu,
         tensor_split=start.tensor_split,
         kv_unified=start.kv_unified,
+        parked_sequences=start.parked_sequences,
         options=start.options,
     )
 
@@ -56,6 +57,7 @@ def scheduler_config(start: Start) -> SchedulerConfig:
         share_quantum_s=start.share_quantum_s,
         relegated_share=start.relegated_share,
         max_snapshot_bytes=start.snapshot_bytes,
+        prefix_sharing=start.prefix_sharing,
     )
 
 

@@ -21,6 +21,7 @@ from edged.core.types import (
     OnUnattainable,
     PastService,
     PreemptMode,
+    PrefixSharing,
     RequestId,
     SamplingParams,
     ServiceLevel,
@@ -94,6 +95,8 @@ class Start(msgspec.Struct, frozen=True, tag=True, array_like=True):
     snapshot_bytes: int
     tiers: tuple[TierSpec, ...]
     relegated_share: float = 0.01
+    parked_sequences: int = 0
+    prefix_sharing: PrefixSharing = PrefixSharing.CLIENT
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -299,11 +302,16 @@ class Statistics(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
     num_slots_used: int
     num_cells_used: int
+    num_cells_parked: int
     snapshot_bytes_used: int
     num_steps: int
     num_interrupted_steps: int
     num_swaps: int
     num_recomputes: int
+    num_prompt_tokens: int
+    """Computed."""
+    num_cached_tokens: int
+    """Of prompts, found computed."""
     decode_tokens_per_s: float
     cost_model_error: float
     """Median of |predicted − measured| / measured over recent steps."""

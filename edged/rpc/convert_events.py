@@ -91,6 +91,7 @@ def _finished(event: StreamFinished) -> pb.Finished:
         usage=pb.Usage(
             num_prompt_tokens=finish.num_prompt_tokens,
             num_generated_tokens=finish.num_generated_tokens,
+            num_cached_tokens=finish.num_cached_tokens,
         ),
         timings=pb.Timings(
             queue_s=timings.queue_s,

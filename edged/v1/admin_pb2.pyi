@@ -135,6 +135,7 @@ class KvStatus(message.Message):
     NUM_SLOTS_FIELD_NUMBER: builtins.int
     USED_SLOTS_FIELD_NUMBER: builtins.int
     SNAPSHOT_BYTES_FIELD_NUMBER: builtins.int
+    PARKED_TOKENS_FIELD_NUMBER: builtins.int
     SNAPSHOT_BYTES_PER_TOKEN_FIELD_NUMBER: builtins.int
     effective_type: builtins.str
     """Type of K and of V as the runtime holds them, as "q8_0"."""
@@ -152,6 +153,8 @@ class KvStatus(message.Message):
     """Sequence slots held now."""
     snapshot_bytes: builtins.int
     """Host bytes held by swapped sequences."""
+    parked_tokens: builtins.int
+    """Tokens kept for requests that begin alike; they give way to any that is held."""
     snapshot_bytes_per_token: builtins.int
     """Host bytes of one token of a swapped sequence."""
     def __init__(
@@ -165,11 +168,12 @@ class KvStatus(message.Message):
         num_slots: builtins.int = ...,
         used_slots: builtins.int = ...,
         snapshot_bytes: builtins.int = ...,
+        parked_tokens: builtins.int = ...,
         snapshot_bytes_per_token: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes_per_token", b"bytes_per_token", "capacity_tokens", b"capacity_tokens", "effective_type", b"effective_type", "max_tokens_per_sequence", b"max_tokens_per_sequence", "num_slots", b"num_slots", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_per_token", b"snapshot_bytes_per_token", "used_slots", b"used_slots", "used_tokens", b"used_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes_per_token", b"bytes_per_token", "capacity_tokens", b"capacity_tokens", "effective_type", b"effective_type", "max_tokens_per_sequence", b"max_tokens_per_sequence", "num_slots", b"num_slots", "parked_tokens", b"parked_tokens", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_per_token", b"snapshot_bytes_per_token", "used_slots", b"used_slots", "used_tokens", b"used_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -295,6 +299,8 @@ class Model(message.Message):
     STEP_COSTS_FIELD_NUMBER: builtins.int
     MAX_STEP_TOKENS_FIELD_NUMBER: builtins.int
     CAN_INTERRUPT_FIELD_NUMBER: builtins.int
+    NUM_PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+    NUM_CACHED_TOKENS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its configured name."""
     is_default: builtins.bool
@@ -333,6 +339,10 @@ class Model(message.Message):
     """Most tokens of one step."""
     can_interrupt: builtins.bool
     """Whether an urgent arrival can cut a step short."""
+    num_prompt_tokens: builtins.int
+    """Tokens of prompts computed since the engine started."""
+    num_cached_tokens: builtins.int
+    """Tokens of prompts that had not to be computed, since the engine started."""
     @builtins.property
     def kv(self) -> KvStatus:
         """Its KV cache; absent until READY."""
@@ -370,10 +380,12 @@ class Model(message.Message):
         step_costs: StepCosts | None = ...,
         max_step_tokens: builtins.int = ...,
         can_interrupt: builtins.bool = ...,
+        num_prompt_tokens: builtins.int = ...,
+        num_cached_tokens: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["kv", b"kv", "step_costs", b"step_costs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["backend", b"backend", "can_interrupt", b"can_interrupt", "cost_model_error", b"cost_model_error", "decode_tokens_per_s", b"decode_tokens_per_s", "description", b"description", "device", b"device", "engine_pid", b"engine_pid", "failure", b"failure", "is_default", b"is_default", "kv", b"kv", "load_progress", b"load_progress", "max_step_tokens", b"max_step_tokens", "name", b"name", "num_bytes", b"num_bytes", "num_engine_losses", b"num_engine_losses", "num_interrupted_steps", b"num_interrupted_steps", "num_recomputes", b"num_recomputes", "num_steps", b"num_steps", "num_swaps", b"num_swaps", "state", b"state", "step_costs", b"step_costs", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["backend", b"backend", "can_interrupt", b"can_interrupt", "cost_model_error", b"cost_model_error", "decode_tokens_per_s", b"decode_tokens_per_s", "description", b"description", "device", b"device", "engine_pid", b"engine_pid", "failure", b"failure", "is_default", b"is_default", "kv", b"kv", "load_progress", b"load_progress", "max_step_tokens", b"max_step_tokens", "name", b"name", "num_bytes", b"num_bytes", "num_cached_tokens", b"num_cached_tokens", "num_engine_losses", b"num_engine_losses", "num_interrupted_steps", b"num_interrupted_steps", "num_prompt_tokens", b"num_prompt_tokens", "num_recomputes", b"num_recomputes", "num_steps", b"num_steps", "num_swaps", b"num_swaps", "state", b"state", "step_costs", b"step_costs", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -791,19 +791,23 @@ class Usage(message.Message):
 
     NUM_PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     NUM_GENERATED_TOKENS_FIELD_NUMBER: builtins.int
+    NUM_CACHED_TOKENS_FIELD_NUMBER: builtins.int
     num_prompt_tokens: builtins.int
     """Tokens of the prompt."""
     num_generated_tokens: builtins.int
     """Tokens of the answer."""
+    num_cached_tokens: builtins.int
+    """Tokens of the prompt that were not computed, because the KV of an earlier request had them."""
     def __init__(
         self,
         *,
         num_prompt_tokens: builtins.int = ...,
         num_generated_tokens: builtins.int = ...,
+        num_cached_tokens: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["num_generated_tokens", b"num_generated_tokens", "num_prompt_tokens", b"num_prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["num_cached_tokens", b"num_cached_tokens", "num_generated_tokens", b"num_generated_tokens", "num_prompt_tokens", b"num_prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

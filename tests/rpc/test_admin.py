@@ -68,11 +68,14 @@ def held(request_id: str, arrival_s: float, max_tokens: int | None) -> RequestVi
 STATISTICS = Statistics(
     num_slots_used=2,
     num_cells_used=300,
+    num_cells_parked=200,
     snapshot_bytes_used=4000,
     num_steps=50,
     num_interrupted_steps=3,
     num_swaps=6,
     num_recomputes=7,
+    num_prompt_tokens=900,
+    num_cached_tokens=100,
     decode_tokens_per_s=10.5,
     cost_model_error=0.125,
     step_costs=StepCosts(1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
@@ -103,6 +106,7 @@ async def test_status_tells_the_daemon_and_its_models(front: Front) -> None:
         used_slots=2,
         snapshot_bytes=4000,
         snapshot_bytes_per_token=64,
+        parked_tokens=200,
     )
     assert list(model.tiers) == [
         pb.TierStatus(
@@ -127,6 +131,7 @@ async def test_status_tells_the_daemon_and_its_models(front: Front) -> None:
         transfer_byte_s=6,
     )
     assert (model.max_step_tokens, model.can_interrupt) == (512, True)
+    assert (model.num_prompt_tokens, model.num_cached_tokens) == (900, 100)
     assert (model.num_swaps, model.num_recomputes) == (6, 7)
     assert (model.num_steps, model.num_interrupted_steps) == (50, 3)
 

@@ -154,6 +154,7 @@ def test_a_finished_request_has_one_line_with_all_its_figures(stream: io.StringI
         "client": "app",
         "reason": "stop",
         "prompt_tokens": 70,
+        "cached_tokens": 0,
         "generated_tokens": 24,
         "queue_s": 0.1,
         "ttft_s": 0.25,

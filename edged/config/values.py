@@ -1,0 +1,76 @@
+"""What single settings may be: their types, and the rules for them that a type cannot say."""
+
+import re
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from edged.core.policies import SERVING
+from edged.places import MAX_SOCKET_PATH_BYTES, is_host_port
+
+AUTO = "auto"
+KvType = Literal["f16", "q8_0", "q4_0"]
+KV_TYPES: tuple[str, ...] = get_args(KvType)
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def rule(message: str, *keys: str) -> PydanticCustomError:
+    """A broken rule; `keys` are the settings it is about, below the section it is raised in."""
+    return PydanticCustomError(
+        "edged_rule",
+        message,
+        {"keys": keys} if keys else None,
+    )
+
+
+def none_word(value: object) -> object:
+    """TOML cannot write an absent number, so the word stands for it."""
+    return None if value == "none" else value
+
+
+def as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def scalar_as_text(value: object) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+def check_listen(value: str) -> str:
+    if value and not is_host_port(value):
+        raise rule('expected HOST:PORT, "[IPv6]:PORT", or "" for no TCP')
+    return value
+
+
+def check_socket(value: str) -> str:
+    if len(value.encode()) > MAX_SOCKET_PATH_BYTES:
+        raise rule(f"expected a path of at most {MAX_SOCKET_PATH_BYTES} bytes")
+    if value not in ("", AUTO) and not value.startswith("/"):
+        raise rule('expected "auto", an absolute path, or "" for no socket')
+    return value
+
+
+def check_policy(value: str) -> str:
+    if value not in SERVING:
+        raise rule("expected " + " or ".join(f"'{name}'" for name in SERVING))
+    return value
+
+
+def check_model_name(value: str) -> str:
+    if not _MODEL_NAME.fullmatch(value):
+        raise rule("expected a model name of 1 to 64 characters out of A-Z a-z 0-9 . _ -")
+    return value
+
+
+PositiveSeconds = Annotated[float, Field(gt=0)]
+OptionalSeconds = Annotated[PositiveSeconds | None, BeforeValidator(none_word)]
+ModelName = Annotated[str, AfterValidator(check_model_name)]
+OptionText = Annotated[str, BeforeValidator(scalar_as_text)]
+
+CLOSED = ConfigDict(
+    frozen=True, strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+)

@@ -45,7 +45,7 @@ class BackendConfig:
     tensor_split: tuple[float, ...] = ()
     kv_unified: bool = True
     """One pool of cells for all slots, or `context_tokens / max_sequences` for each."""
-    parked_sequences: int = 0
+    cached_sequences: int = 0
     """Further ones whose KV is kept for others that begin like them; a backend that cannot let
     slots share cells keeps none."""
     options: Mapping[str, str] = field(default_factory=dict)
@@ -148,7 +148,7 @@ class Backend(Protocol):
 
     def copy_prefix(self, source: SlotId, target: SlotId, num_tokens: int) -> None:
         """Make the first `num_tokens` cells of `source` those of the empty slot `target` too. They
-        are free again when neither holds them. Where there are parking slots this costs no cell;
+        are free again when neither holds them. Where there are cache slots this costs no cell;
         elsewhere it costs as many as are copied."""
         ...
 

@@ -49,7 +49,7 @@ def start_command(settings: Settings, model: ModelSettings) -> Start:
         main_gpu=engine.main_gpu,
         tensor_split=engine.tensor_split,
         kv_unified=engine.kv_unified,
-        parked_sequences=engine.parked_sequences,
+        cached_sequences=engine.cached_sequences,
         prefix_sharing=engine.prefix_sharing,
         options=engine.options,
         policy=settings.scheduler.policy,

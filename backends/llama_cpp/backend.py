@@ -65,7 +65,7 @@ class LlamaBackend:
         unified: bool,
         log: RuntimeLog,
     ) -> None:
-        num_slots = info.kv.num_slots + info.kv.num_parking_slots
+        num_slots = info.kv.num_slots + info.kv.num_cache_slots
         self._info = info
         self._model = model
         self._context = context

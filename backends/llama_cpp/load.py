@@ -80,9 +80,9 @@ def _check_config(config: BackendConfig) -> KvType:
             f"max_sequences is {config.max_sequences}; expected 1 to {max_sequences()}"
         )
     most = max_sequences() - config.max_sequences
-    if not 0 <= config.parked_sequences <= most:
+    if not 0 <= config.cached_sequences <= most:
         raise _bad_config(
-            f"parked_sequences is {config.parked_sequences}; expected 0 to {most}, so that there "
+            f"cached_sequences is {config.cached_sequences}; expected 0 to {most}, so that there "
             f"are {max_sequences()} at most with max_sequences, {config.max_sequences}"
         )
     if config.max_step_tokens < config.max_sequences:
@@ -199,7 +199,7 @@ def _allocate(
         train_tokens = model.facts.train_context_tokens or context.num_cells
         geometry = KvGeometry(
             num_slots=config.max_sequences,
-            num_parking_slots=_num_parking_slots(config, model),
+            num_cache_slots=_num_cache_slots(config, model),
             num_cells=context.num_cells,
             max_cells_per_slot=min(context.max_cells_per_sequence, train_tokens),
             bytes_per_cell=shape.bytes_per_cell(stored) if stored else saved_bytes,
@@ -232,7 +232,7 @@ def _context_shapes(config: BackendConfig, model: Model) -> list[ContextShape]:
         cells=config.context_tokens,
         max_batch_tokens=config.max_step_tokens,
         max_ubatch_tokens=min(_UBATCH_TOKENS, config.max_step_tokens),
-        sequences=config.max_sequences + _num_parking_slots(config, model),
+        sequences=config.max_sequences + _num_cache_slots(config, model),
         threads=config.num_threads or default_threads(),
         kv_type=config.kv_type,
         unified=config.kv_unified,
@@ -255,9 +255,9 @@ def _can_copy_prefix(model: Model) -> bool:
     return model.facts.window_tokens == 0 and not model.facts.has_recurrent_state
 
 
-def _num_parking_slots(config: BackendConfig, model: Model) -> int:
+def _num_cache_slots(config: BackendConfig, model: Model) -> int:
     """Separate caches are of one sequence each."""
-    return config.parked_sequences if config.kv_unified and _can_copy_prefix(model) else 0
+    return config.cached_sequences if config.kv_unified and _can_copy_prefix(model) else 0
 
 
 def _warm_up(context: Context, file_name: str) -> tuple[int, int]:

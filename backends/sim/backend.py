@@ -94,7 +94,7 @@ class SimBackend:
         self._model = model or SimModel()
         self._pace = Pace(clock)
         self._max_step_tokens = config.max_step_tokens
-        num_slots = config.max_sequences + _num_parking_slots(config)
+        num_slots = config.max_sequences + _num_cache_slots(config)
         self._slots = [_Slot() for _ in range(num_slots)]
         shares = num_slots > config.max_sequences
         self._pool = CellPool(config.context_tokens, num_slots, shares=shares)
@@ -275,8 +275,8 @@ def _cell_bytes(token_ids: Sequence[int]) -> bytes:
     return words.tobytes()
 
 
-def _num_parking_slots(config: BackendConfig) -> int:
-    return config.parked_sequences if config.kv_unified else 0
+def _num_cache_slots(config: BackendConfig) -> int:
+    return config.cached_sequences if config.kv_unified else 0
 
 
 def _describe(config: BackendConfig, model: SimModel) -> BackendInfo:
@@ -297,7 +297,7 @@ def _describe(config: BackendConfig, model: SimModel) -> BackendInfo:
             snapshot_bytes_fixed=0,
             effective_type_k=config.kv_type,
             effective_type_v=config.kv_type,
-            num_parking_slots=_num_parking_slots(config),
+            num_cache_slots=_num_cache_slots(config),
         ),
         eog_token_ids=frozenset({EOS_ID, TURN_END_ID}),
         chat_template=CHAT_TEMPLATE if model.has_chat_template else None,

@@ -129,7 +129,7 @@ class EngineSettings(BaseModel):
         default=True,
         description="One pool of KV for all sequences; false gives each an equal, fixed part.",
     )
-    parked_sequences: Annotated[int, Field(ge=0, le=255)] = Field(
+    cached_sequences: Annotated[int, Field(ge=0, le=255)] = Field(
         default=0,
         description="Most finished requests whose KV is kept, in cells that nobody else needs, for "
         "others that begin alike.",
@@ -174,12 +174,12 @@ class EngineSettings(BaseModel):
                 "max_step_tokens",
                 "context_tokens",
             )
-        if self.max_sequences + self.parked_sequences > MOST_SEQUENCES:
+        if self.max_sequences + self.cached_sequences > MOST_SEQUENCES:
             raise rule(
-                f"max_sequences is {self.max_sequences} and parked_sequences "
-                f"{self.parked_sequences}: expected {MOST_SEQUENCES} at most together",
+                f"max_sequences is {self.max_sequences} and cached_sequences "
+                f"{self.cached_sequences}: expected {MOST_SEQUENCES} at most together",
                 "max_sequences",
-                "parked_sequences",
+                "cached_sequences",
             )
         return self
 

@@ -109,7 +109,7 @@ class Accounts:
             num_generated_tokens=self.num_generated_tokens,
             num_used_slots=kv.num_used_slots,
             num_used_cells=kv.taken_cells,
-            num_parked_cells=kv.used_cells - kv.taken_cells,
+            num_cached_cells=kv.used_cells - kv.taken_cells,
             used_snapshot_bytes=kv.used_snapshot_bytes,
             cost_model_error=self.cost.median_error,
             step_costs=self.cost.costs,

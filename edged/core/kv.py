@@ -9,7 +9,7 @@
 
 Cells are reserved before they are computed, so a plan that was made can always be executed.
 
-A slot is free, taken by a sequence, or parked: it keeps the KV of a sequence that left it, for
+A slot is free, taken by a sequence, or cached: it keeps the KV of a sequence that left it, for
 others that begin like it. Slots that begin with the same tokens may hold the same cells. What
 several hold is a `_Run`; the cells of a slot are its runs, in order, and then those it holds alone.
 A run is split where a slot holds a part of it, so that whoever holds a run holds all of it.
@@ -37,13 +37,13 @@ class KvBudget:
 
     def __init__(self, geometry: KvGeometry, max_snapshot_bytes: int) -> None:
         self.geometry = geometry
-        self._num_all_slots = geometry.num_slots + geometry.num_parking_slots
+        self._num_all_slots = geometry.num_slots + geometry.num_cache_slots
         self.max_snapshot_bytes = max_snapshot_bytes
         self._free_slots = [SlotId(i) for i in reversed(range(self._num_all_slots))]
         self._takers: dict[SlotId, SeqId] = {}
-        self._parked: dict[SlotId, None] = {}
+        self._cached: dict[SlotId, None] = {}
         self.cells: dict[SlotId, int] = {}
-        """Cells reserved for each slot that is taken or parked, alone or with others."""
+        """Cells reserved for each slot that is taken or cached, alone or with others."""
         self._runs: dict[SlotId, list[_Run]] = {}
         """Of the slots that hold cells with others, or did."""
         self._used_cells = 0
@@ -54,7 +54,7 @@ class KvBudget:
     @property
     def free_slots(self) -> list[SlotId]:
         """Those that sequences may take now, which are fewer than the empty ones where there are
-        parking slots; a copy, and the next to be taken is last."""
+        cache slots; a copy, and the next to be taken is last."""
         num_free = self.num_free_slots
         return self._free_slots[-num_free:] if num_free else []
 
@@ -64,7 +64,7 @@ class KvBudget:
 
     @property
     def free_cells(self) -> int:
-        """Cells that no sequence holds: also those that are parked."""
+        """Cells that no sequence holds: also those that are cached."""
         return self.geometry.num_cells - self._taken_cells
 
     @property
@@ -78,7 +78,7 @@ class KvBudget:
 
     @property
     def taken_cells(self) -> int:
-        """Cells that a sequence holds; the others of those in use are parked."""
+        """Cells that a sequence holds; the others of those in use are cached."""
         return self._taken_cells
 
     @property
@@ -86,9 +86,9 @@ class KvBudget:
         return len(self._takers)
 
     @property
-    def parked(self) -> list[SlotId]:
+    def cached(self) -> list[SlotId]:
         """Slots that keep the KV of a sequence that left them, the oldest first; a copy."""
-        return list(self._parked)
+        return list(self._cached)
 
     @property
     def free_snapshot_bytes(self) -> int:
@@ -163,11 +163,11 @@ class KvBudget:
                 self._taken_cells -= run.num_cells if is_taken and not run.num_takers else 0
         self.cells[slot] = num_cells
 
-    def park(self, slot: SlotId, num_cells: int) -> None:
+    def cache(self, slot: SlotId, num_cells: int) -> None:
         """Keep the first cells of a slot though its sequence leaves it."""
         self.trim(slot, num_cells)
         del self._takers[slot]
-        self._parked[slot] = None
+        self._cached[slot] = None
         runs = self._runs.get(slot, [])
         for run in runs:
             run.num_takers -= 1
@@ -175,10 +175,10 @@ class KvBudget:
         self._taken_cells -= num_cells - sum(run.num_cells for run in runs)
 
     def release(self, slot: SlotId) -> None:
-        """Give a slot that is taken or parked back, and the cells that no other holds."""
+        """Give a slot that is taken or cached back, and the cells that no other holds."""
         self.trim(slot, 0)
-        if slot in self._parked:
-            del self._parked[slot]
+        if slot in self._cached:
+            del self._cached[slot]
         else:
             del self._takers[slot]
         del self.cells[slot]
@@ -239,7 +239,7 @@ class KvBudget:
 
     def check(self) -> None:
         """Assert I1 and I2 over the whole account."""
-        slots = sorted([*self._free_slots, *self._takers, *self._parked])
+        slots = sorted([*self._free_slots, *self._takers, *self._cached])
         assert slots == list(range(self._num_all_slots)), f"I1: slots are {slots}"
         assert len(self._takers) <= self.geometry.num_slots, "I1: more run than may"
         used_cells, taken_cells = self._counted()

@@ -41,8 +41,8 @@ class SchedulerStatistics:
     num_generated_tokens: int
     num_used_slots: int
     num_used_cells: int
-    """Held by sequences; further ones are parked."""
-    num_parked_cells: int
+    """Held by sequences; further ones are cached."""
+    num_cached_cells: int
     used_snapshot_bytes: int
     cost_model_error: float
     step_costs: StepCosts

@@ -78,7 +78,7 @@ class StepPlan(NamedTuple):
 
     step: int
     clear: tuple[SlotId, ...]
-    """Slots of sequences that ended, and those that were parked and are given up already."""
+    """Slots of sequences that ended, and those that were cached and are given up already."""
     discard: tuple[SeqId, ...]
     """Swapped sequences that ended: their snapshots are not needed any more."""
     evict: tuple[Evict, ...]
@@ -88,7 +88,7 @@ class StepPlan(NamedTuple):
     """Tiers whose arrival cuts the step short; each with the least rest of the step for which that
     is worth what has been computed, as a part of the arrival's TTFT target."""
     drop: tuple[SlotId, ...] = ()
-    """Parked slots whose cells this step needs, but for those that are shared."""
+    """Cached slots whose cells this step needs, but for those that are shared."""
     share: tuple[Share, ...] = ()
 
 

@@ -44,22 +44,21 @@ def decide(view: PlannerView, owed: frozenset[SloTier], step: int, now_s: float)
         restore=tuple(restored),
         chunks=tuple(chunks),
         yields_to=allocation.yields_to(),
-        drop=_no_longer_parked(view, placement, shared, chunks, now_s),
+        drop=_to_drop(view, placement, shared, chunks, now_s),
         share=tuple(shared),
     )
 
 
-def _no_longer_parked(
+def _to_drop(
     view: PlannerView,
     placement: Placement,
     shared: list[Share],
     chunks: list[Chunk],
     now_s: float,
 ) -> tuple[SlotId, ...]:
-    """Parked slots to give up, so that the step's cells are empty when they are reserved."""
+    """Cached slots to give up, so that the step's cells are empty when they are reserved."""
     kv = view.kv
-    parked = kv.parked
-    if not parked:
+    if not kv.cached:
         return ()
     slots = {chunk.slot for chunk in chunks}
     needed = -sum(share.num_tokens for share in shared)

@@ -4,10 +4,10 @@ Theory of operation. As soon as a sequence's prompt is computed, and again when 
 the tree of beginnings knows what the slot holds. A sequence that waits *claims* the longest
 beginning of its own that some slot holds: those tokens count as computed, as if they had been
 swapped out, and when it gets a slot it shares their cells. A slot that a sequence leaves is
-*parked*, if there is a parking slot for it: it keeps its KV until its cells or its slot are needed.
-Parked cells are free for every sequence that runs: the cache never costs one a cell.
+*cached*, if there is a cache slot for it: it keeps its KV until its cells or its slot are needed.
+Cached cells are free for every sequence that runs: the cache never costs one a cell.
 
-The parked slot that is worth least goes first, where its value is
+The cached slot that is worth least goes first, where its value is
 
     prefill seconds saved · (1 + times used) / (seconds since it was last used + 60) / cells freed
 
@@ -48,7 +48,7 @@ class _Kept:
 
 
 class PrefixCache:
-    """Mutable; owned by the scheduler. It does nothing where there are no parking slots."""
+    """Mutable; owned by the scheduler. It does nothing where there are no cache slots."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class PrefixCache:
         to_clear: list[SlotId],
     ) -> None:
         """Slots that it gives up outside of a plan are added to `to_clear`."""
-        self.is_on = kv.geometry.num_parking_slots > 0
+        self.is_on = kv.geometry.num_cache_slots > 0
         self._kv = kv
         self._cost = cost
         self._sharing = config.prefix_sharing
@@ -127,8 +127,8 @@ class PrefixCache:
         self._keep(slot, self._space(seq), tokens, now_s)
         return self._gaining(self._space(seq), tokens)
 
-    def park(self, seq: Sequence, now_s: float) -> list[Sequence]:
-        """A sequence leaves its slot for good, which is parked, or given up if what it holds is of
+    def retire(self, seq: Sequence, now_s: float) -> list[Sequence]:
+        """A sequence leaves its slot for good, which is cached, or given up if what it holds is of
         no use; returns those that wait and are affected, as `publish` does."""
         slot, num_tokens = seq.slot, seq.num_computed_tokens
         assert slot is not None, f"I1: {seq.seq_id} runs without a slot"
@@ -141,9 +141,9 @@ class PrefixCache:
             return affected + self._give_up(slot)
         for other in self._within(space, tokens):
             affected += self._give_up(other)
-        self._kv.park(slot, num_tokens)
+        self._kv.cache(slot, num_tokens)
         self._keep(slot, space, tokens, now_s)
-        while len(self._kv.parked) > self._kv.geometry.num_parking_slots:
+        while len(self._kv.cached) > self._kv.geometry.num_cache_slots:
             affected += self._give_up(self.by_value(now_s)[0])
         affected += self._gaining(space, tokens)
         return list(dict.fromkeys(affected))
@@ -159,19 +159,17 @@ class PrefixCache:
         return self.drop(slot)
 
     def by_value(self, now_s: float) -> list[SlotId]:
-        """The parked slots, the one that is worth least first."""
-        return sorted(self._kv.parked, key=lambda slot: self._value(slot, now_s))
+        """The cached slots, the one that is worth least first."""
+        return sorted(self._kv.cached, key=lambda slot: self._value(slot, now_s))
 
     def check(self, running: list[Sequence]) -> None:
         """Assert that the tree knows what slots hold, and claims what they claim."""
         self._tree.check()
         self._waiting.check()
         slots = {seq.slot for seq in running}
-        parked = set(self._kv.parked)
-        assert len(parked) <= self._kv.geometry.num_parking_slots, (
-            "more is parked than there is room"
-        )
-        assert parked <= set(self._kept) <= parked | slots, "the cache knows other slots"
+        cached = set(self._kv.cached)
+        assert len(cached) <= self._kv.geometry.num_cache_slots, "more is kept than there is room"
+        assert cached <= set(self._kept) <= cached | slots, "the cache knows other slots"
         for slot, kept in self._kept.items():
             assert kept.num_tokens <= self._kv.cells[slot], f"I2: slot {slot} holds less than kept"
             for seq in kept.claimers:
@@ -230,12 +228,12 @@ class PrefixCache:
         return list(gaining)
 
     def _within(self, space: Hashable, tokens: Tokens) -> Iterator[SlotId]:
-        """Parked slots that hold a beginning of `tokens` and no more."""
+        """Cached slots that hold a beginning of `tokens` and no more."""
         found: set[SlotId] = set()
         for num_common, slots in self._tree.match(space, tokens):
             found |= {slot for slot in slots if self._kept[slot].num_tokens <= num_common}
-        parked = self._kv.parked
-        return (slot for slot in parked if slot in found)
+        cached = self._kv.cached
+        return (slot for slot in cached if slot in found)
 
     def _value(self, slot: SlotId, now_s: float) -> tuple[bool, float]:
         kept = self._kept[slot]

@@ -379,7 +379,7 @@ class Scheduler:
     ) -> FinishEvent:
         if seq.state is SequenceState.RUNNING:
             self._running.remove(seq)
-            affected, seq.slot = self._prefixes.park(seq, now_s), None
+            affected, seq.slot = self._prefixes.retire(seq, now_s), None
             self._reclaim(affected, now_s)
         elif seq in self._complete_at_submit:
             self._complete_at_submit.remove(seq)

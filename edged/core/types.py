@@ -217,9 +217,9 @@ class KvGeometry:
     """Of any saved sequence, however short; a recurrent state is of this kind."""
     effective_type_k: str
     effective_type_v: str
-    num_parking_slots: int = 0
-    """Slots beyond these, for KV that is kept for others; slots with the same beginning can then
-    hold the same cells."""
+    num_cache_slots: int = 0
+    """Slots beyond those, so that some can keep KV for others. Where there are any, slots with the
+    same beginning hold the same cells."""
 
 
 @dataclass(frozen=True, slots=True)

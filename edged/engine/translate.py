@@ -42,7 +42,7 @@ def backend_config(start: Start) -> BackendConfig:
         main_gpu=start.main_gpu,
         tensor_split=start.tensor_split,
         kv_unified=start.kv_unified,
-        parked_sequences=start.parked_sequences,
+        cached_sequences=start.cached_sequences,
         options=start.options,
     )
 

@@ -95,7 +95,7 @@ class Start(msgspec.Struct, frozen=True, tag=True, array_like=True):
     snapshot_bytes: int
     tiers: tuple[TierSpec, ...]
     relegated_share: float = 0.01
-    parked_sequences: int = 0
+    cached_sequences: int = 0
     prefix_sharing: PrefixSharing = PrefixSharing.CLIENT
 
 
@@ -302,7 +302,7 @@ class Statistics(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
     num_slots_used: int
     num_cells_used: int
-    num_cells_parked: int
+    num_cells_cached: int
     snapshot_bytes_used: int
     num_steps: int
     num_interrupted_steps: int

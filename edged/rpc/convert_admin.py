@@ -151,7 +151,7 @@ def _add_statistics(model: pb.Model, statistics: Statistics) -> None:
     model.kv.snapshot_bytes = statistics.snapshot_bytes_used
     model.tiers.extend(_to_tier_status(tier) for tier in statistics.tiers)
     model.decode_tokens_per_s = statistics.decode_tokens_per_s
-    model.kv.parked_tokens = statistics.num_cells_parked
+    model.kv.cached_tokens = statistics.num_cells_cached
     model.num_prompt_tokens = statistics.num_prompt_tokens
     model.num_cached_tokens = statistics.num_cached_tokens
     model.num_swaps = statistics.num_swaps

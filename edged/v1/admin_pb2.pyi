@@ -135,7 +135,7 @@ class KvStatus(message.Message):
     NUM_SLOTS_FIELD_NUMBER: builtins.int
     USED_SLOTS_FIELD_NUMBER: builtins.int
     SNAPSHOT_BYTES_FIELD_NUMBER: builtins.int
-    PARKED_TOKENS_FIELD_NUMBER: builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: builtins.int
     SNAPSHOT_BYTES_PER_TOKEN_FIELD_NUMBER: builtins.int
     effective_type: builtins.str
     """Type of K and of V as the runtime holds them, as "q8_0"."""
@@ -153,7 +153,7 @@ class KvStatus(message.Message):
     """Sequence slots held now."""
     snapshot_bytes: builtins.int
     """Host bytes held by swapped sequences."""
-    parked_tokens: builtins.int
+    cached_tokens: builtins.int
     """Tokens kept for requests that begin alike; they give way to any that is held."""
     snapshot_bytes_per_token: builtins.int
     """Host bytes of one token of a swapped sequence."""
@@ -168,12 +168,12 @@ class KvStatus(message.Message):
         num_slots: builtins.int = ...,
         used_slots: builtins.int = ...,
         snapshot_bytes: builtins.int = ...,
-        parked_tokens: builtins.int = ...,
+        cached_tokens: builtins.int = ...,
         snapshot_bytes_per_token: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes_per_token", b"bytes_per_token", "capacity_tokens", b"capacity_tokens", "effective_type", b"effective_type", "max_tokens_per_sequence", b"max_tokens_per_sequence", "num_slots", b"num_slots", "parked_tokens", b"parked_tokens", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_per_token", b"snapshot_bytes_per_token", "used_slots", b"used_slots", "used_tokens", b"used_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes_per_token", b"bytes_per_token", "cached_tokens", b"cached_tokens", "capacity_tokens", b"capacity_tokens", "effective_type", b"effective_type", "max_tokens_per_sequence", b"max_tokens_per_sequence", "num_slots", b"num_slots", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_per_token", b"snapshot_bytes_per_token", "used_slots", b"used_slots", "used_tokens", b"used_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

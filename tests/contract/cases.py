@@ -16,7 +16,7 @@ CONFIG = BackendConfig(
     kv_type="q8_0",
     context_tokens=512,
     max_sequences=4,
-    parked_sequences=2,
+    cached_sequences=2,
     max_step_tokens=256,
     num_threads=1,
 )

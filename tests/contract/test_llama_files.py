@@ -163,8 +163,8 @@ def test_heads_that_do_not_divide_into_blocks_need_f16(tmp_path: Path) -> None:
     [
         ({"max_sequences": 0}, "max_sequences is 0; expected 1 to 256"),
         ({"max_sequences": 257}, "max_sequences is 257; expected 1 to 256"),
-        ({"parked_sequences": -1}, "parked_sequences is -1; expected 0 to 252"),
-        ({"parked_sequences": 253}, "parked_sequences is 253; expected 0 to 252"),
+        ({"cached_sequences": -1}, "cached_sequences is -1; expected 0 to 252"),
+        ({"cached_sequences": 253}, "cached_sequences is 253; expected 0 to 252"),
         ({"context_tokens": 0}, "context_tokens is 0; expected 1 to"),
         ({"context_tokens": 2**31}, "context_tokens is 2147483648; expected 1 to 2147483647"),
         ({"max_step_tokens": 3}, "max_step_tokens is 3; expected at least max_sequences, 4"),

@@ -89,7 +89,7 @@ def telling(config: BackendConfig, decodes: list[str]) -> Iterator[Backend]:
         cells=config.context_tokens,
         max_batch_tokens=config.max_step_tokens,
         max_ubatch_tokens=512,
-        sequences=config.max_sequences + config.parked_sequences,
+        sequences=config.max_sequences + config.cached_sequences,
         threads=1,
         kv_type=config.kv_type,
         unified=True,

@@ -1,4 +1,4 @@
-"""What parking slots promise: KV that was computed once serves others, and takes its cells once."""
+"""What cache slots promise: KV that was computed once serves others, and takes its cells once."""
 
 import pytest
 
@@ -13,38 +13,38 @@ NUM_TOKENS = 8
 @pytest.fixture
 def sharing(make_backend: MakeBackend) -> Backend:
     backend = make_backend()
-    if not backend.info.kv.num_parking_slots:
+    if not backend.info.kv.num_cache_slots:
         pytest.skip("slots of this backend do not share cells, and it says so")
     return backend
 
 
-def parking_slots(backend: Backend) -> list[SlotId]:
+def cache_slots(backend: Backend) -> list[SlotId]:
     kv = backend.info.kv
-    return [SlotId(kv.num_slots + number) for number in range(kv.num_parking_slots)]
+    return [SlotId(kv.num_slots + number) for number in range(kv.num_cache_slots)]
 
 
-def test_separate_caches_park_nothing(backend: Backend) -> None:
+def test_separate_caches_keep_nothing(backend: Backend) -> None:
     kv = backend.info.kv
-    assert kv.num_parking_slots in (0, 2)
-    if kv.num_parking_slots:
+    assert kv.num_cache_slots in (0, 2)
+    if kv.num_cache_slots:
         assert kv.max_cells_per_slot > kv.num_cells // kv.num_slots, "cells are for all slots"
         assert backend.info.can_copy_prefix
 
 
-def test_a_parked_beginning_serves_many(sharing: Backend) -> None:
+def test_a_cached_beginning_serves_many(sharing: Backend) -> None:
     """It outlives the sequence that computed it, and goes before those that it served."""
     expected = answer_alone(sharing, PROMPT, NUM_TOKENS)
-    parked = parking_slots(sharing)[0]
+    cached = cache_slots(sharing)[0]
     first = Run(sharing, PROMPT)
     generate(sharing, [first], 3)
     num_shared = first.num_prompt_tokens - 5
-    sharing.copy_prefix(first.slot, parked, num_shared)
+    sharing.copy_prefix(first.slot, cached, num_shared)
     sharing.clear(first.slot)
     runs = [Run(sharing, PROMPT, slot=slot) for slot in range(4)]
     for run in runs:
-        sharing.copy_prefix(parked, run.slot, num_shared)
+        sharing.copy_prefix(cached, run.slot, num_shared)
         run.num_computed = num_shared
-    sharing.clear(parked)
+    sharing.clear(cached)
     # One by one: rounding depends on what is computed together.
     for run in runs:
         generate(sharing, [run], NUM_TOKENS)
@@ -57,7 +57,7 @@ def test_shared_cells_are_taken_once(sharing: Backend) -> None:
     source = Run(sharing, long)
     while source.num_computed < len(long):
         step(sharing, [source], max_tokens=128)
-    slots = [SlotId(1), SlotId(2), *parking_slots(sharing)]
+    slots = [SlotId(1), SlotId(2), *cache_slots(sharing)]
     for slot in slots:
         sharing.copy_prefix(source.slot, slot, len(long) - 1)
     # What is left is enough for a few tokens of each, not for another copy.
@@ -76,11 +76,11 @@ def test_cells_are_free_when_their_last_holder_goes(sharing: Backend) -> None:
         source = Run(sharing, tokens)
         while source.num_computed < len(tokens):
             step(sharing, [source], max_tokens=128)
-        parked = parking_slots(sharing)
-        for slot in parked:
+        cached = cache_slots(sharing)
+        for slot in cached:
             sharing.copy_prefix(source.slot, slot, len(tokens) // 2)
         sharing.clear(source.slot)
-        for slot in parked:
+        for slot in cached:
             sharing.clear(slot)
     assert answer_alone(sharing, PROMPT, NUM_TOKENS)
 

@@ -11,7 +11,7 @@ from edged.core.kv import KvBudget
 from edged.core.types import SeqId, SlotId
 from tests.factories import geometry
 
-NUM_SLOTS, NUM_PARKING_SLOTS, NUM_CELLS = 4, 2, 120
+NUM_SLOTS, NUM_CACHE_SLOTS, NUM_CELLS = 4, 2, 120
 
 
 class Cells:
@@ -19,7 +19,7 @@ class Cells:
 
     def __init__(self) -> None:
         sizes = geometry(num_slots=NUM_SLOTS, num_cells=NUM_CELLS)
-        self.budget = KvBudget(replace(sizes, num_parking_slots=NUM_PARKING_SLOTS), 0)
+        self.budget = KvBudget(replace(sizes, num_cache_slots=NUM_CACHE_SLOTS), 0)
         self.held: dict[SlotId, list[int]] = {}
         self.taken: set[SlotId] = set()
         self.seen: set[str] = set()
@@ -28,7 +28,15 @@ class Cells:
     def obey(self, what: int, pick: int, num_cells: int) -> None:
         """One of the operations, if it is possible now; on slots and sizes that follow from the
         numbers."""
-        operations = (self.take, self.grow, self.grow, self.share, self.share, self.trim, self.park)
+        operations = (
+            self.take,
+            self.grow,
+            self.grow,
+            self.share,
+            self.share,
+            self.trim,
+            self.cache,
+        )
         operation = (*operations, self.release)[what]
         if operation(pick, num_cells):
             self.seen.add(operation.__name__)
@@ -71,12 +79,12 @@ class Cells:
         self.held[slot] = self.held[slot][:kept]
         return True
 
-    def park(self, pick: int, num_cells: int) -> bool:
+    def cache(self, pick: int, num_cells: int) -> bool:
         slot = self._one_of(self.taken, pick)
-        if slot is None or len(self.budget.parked) == NUM_PARKING_SLOTS:
+        if slot is None or len(self.budget.cached) == NUM_CACHE_SLOTS:
             return False
         kept = num_cells % (len(self.held[slot]) + 1)
-        self.budget.park(slot, kept)
+        self.budget.cache(slot, kept)
         self.held[slot] = self.held[slot][:kept]
         self.taken.remove(slot)
         return True
@@ -98,7 +106,7 @@ class Cells:
         taken = {cell for slot in self.taken for cell in self.held[slot]}
         assert budget.taken_cells == len(taken) == NUM_CELLS - budget.free_cells
         assert budget.used_cells == NUM_CELLS - budget.empty_cells
-        assert set(budget.parked) == set(self.held) - self.taken
+        assert set(budget.cached) == set(self.held) - self.taken
         for slot, cells in self.held.items():
             others = {cell for one in self.held if one != slot for cell in self.held[one]}
             assert budget.freed_by(slot) == len(set(cells) - others)
@@ -135,4 +143,4 @@ def test_the_same_over_a_long_time() -> None:
     cells = Cells()
     for _ in range(100_000):
         cells.obey(draw.randrange(8), draw.randrange(6), draw.randint(1, 40))
-    assert cells.seen == {"take", "grow", "share", "trim", "park", "release"}
+    assert cells.seen == {"take", "grow", "share", "trim", "cache", "release"}

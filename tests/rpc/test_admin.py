@@ -68,7 +68,7 @@ def held(request_id: str, arrival_s: float, max_tokens: int | None) -> RequestVi
 STATISTICS = Statistics(
     num_slots_used=2,
     num_cells_used=300,
-    num_cells_parked=200,
+    num_cells_cached=200,
     snapshot_bytes_used=4000,
     num_steps=50,
     num_interrupted_steps=3,
@@ -106,7 +106,7 @@ async def test_status_tells_the_daemon_and_its_models(front: Front) -> None:
         used_slots=2,
         snapshot_bytes=4000,
         snapshot_bytes_per_token=64,
-        parked_tokens=200,
+        cached_tokens=200,
     )
     assert list(model.tiers) == [
         pb.TierStatus(

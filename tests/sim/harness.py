@@ -156,7 +156,7 @@ def simulate(
     *,
     num_slots: int = 4,
     num_cells: int = 256,
-    num_parked: int = 0,
+    num_cached: int = 0,
     max_step_tokens: int = 128,
     profile: StepProfile = GPU_LIKE,
     faults: Faults | None = None,
@@ -166,7 +166,7 @@ def simulate(
     """Every request to its end; raises AssertionError at the first broken invariant."""
     clock = ManualClock()
     backend_config = BackendConfig(
-        "", "q8_0", num_cells, num_slots, max_step_tokens, parked_sequences=num_parked
+        "", "q8_0", num_cells, num_slots, max_step_tokens, cached_sequences=num_cached
     )
     backend = SimBackend(backend_config, clock, profile, faults)
     settings = scheduler_config or config(max_step_tokens=max_step_tokens)
@@ -211,9 +211,9 @@ def _check_end(loop: EngineLoop, backend: SimBackend, checker: Checker) -> None:
     """Every request has ended, and nothing is held for any."""
     assert loop.statistics().num_used_slots == 0, "a slot is held after the end"
     assert loop.statistics().used_snapshot_bytes == 0, "a snapshot is held after the end"
-    parked = loop.statistics().num_parked_cells
-    assert backend.num_used_cells == parked, (
-        f"{backend.num_used_cells} cells are held, not {parked}"
+    cached = loop.statistics().num_cached_cells
+    assert backend.num_used_cells == cached, (
+        f"{backend.num_used_cells} cells are held, not {cached}"
     )
     for life in checker.lives.values():
         assert life.rejected or life.finish, f"I4: {life.request.request_id} never ended"

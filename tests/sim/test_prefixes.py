@@ -40,7 +40,7 @@ def test_what_is_kept_changes_no_answer_whatever_fails(seed: int) -> None:
         requests,
         num_slots=draw.choice((1, 2, 4, 8)),
         num_cells=draw.choice((216, 256, 400, 1024)),
-        num_parked=draw.choice((1, 2, 8)),
+        num_cached=draw.choice((1, 2, 8)),
         max_step_tokens=max_step_tokens,
         faults=SeededFaults(seed, step_rate=0.02, lost_rate=0.2, save_rate=0.1, restore_rate=0.1),
         cancellations=[
@@ -60,7 +60,7 @@ def test_what_is_kept_changes_no_answer_whatever_fails(seed: int) -> None:
 
 
 def served(requests: list[Request], **setting: object) -> Run:
-    wanted = {"num_slots": 8, "num_cells": 8192, "num_parked": 8, "max_step_tokens": 128} | setting
+    wanted = {"num_slots": 8, "num_cells": 8192, "num_cached": 8, "max_step_tokens": 128} | setting
     sharing = wanted.pop("sharing", PrefixSharing.CLIENT)
     config_of_all = config(policy="slo", tiers=OPEN, max_step_tokens=128, prefix_sharing=sharing)
     return simulate(requests, scheduler_config=config_of_all, **wanted)  # type: ignore[arg-type]  # sizes
@@ -115,12 +115,12 @@ def test_what_a_client_asked_serves_another_only_if_they_share(sharing: PrefixSh
     assert found == (999 if sharing is PrefixSharing.ALL else 0)
 
 
-def test_what_is_parked_costs_those_that_run_nothing() -> None:
+def test_what_is_cached_costs_those_that_run_nothing() -> None:
     """The same requests, none of which begins like another, take as long with it as without."""
     requests = workload(5, num_requests=60)
     with_it = served(requests, num_cells=400, num_slots=4)
-    without = served(requests, num_cells=400, num_slots=4, num_parked=0)
-    assert with_it.loop.statistics().num_parked_cells > 0
+    without = served(requests, num_cells=400, num_slots=4, num_cached=0)
+    assert with_it.loop.statistics().num_cached_cells > 0
     for name, life in with_it.lives.items():
         assert life.token_times_s == without.lives[name].token_times_s
 

@@ -39,6 +39,13 @@ def has_tokens(count: int) -> Callable[[Transcript], bool]:
     return lambda seen: len(seen.token_ids) >= count
 
 
+def goes_on(num_losses: int) -> Callable[[Transcript], bool]:
+    """It got tokens and runs again, so that the next loss is one to it too."""
+    return lambda seen: has_tokens(20 * num_losses + 10)(seen) and (
+        seen.count(StreamResumed) == num_losses
+    )
+
+
 def has_lost(count: int) -> Callable[[ModelStatus], bool]:
     return lambda status: status.num_engine_losses == count
 
@@ -57,12 +64,12 @@ def check_innocents(transcripts: Sequence[Transcript], *, max_tokens: int = 40) 
 
 async def lose_rounds(fleet: Fleet, number: signal.Signals, *, rounds: int) -> None:
     """Signal the engine in mid-stream, again and again; every answer must be whole."""
-    num_tokens = 40 * (rounds + 1)
+    num_tokens = 100 * (rounds + 1)
     streams = submit_innocents(fleet, 6, max_tokens=num_tokens)
     transcripts = [Transcript() for _ in streams]
     for lost in range(rounds):
         for stream, transcript in zip(streams, transcripts, strict=True):
-            await read_until(stream, transcript, has_tokens(20 * lost + 10))
+            await read_until(stream, transcript, goes_on(lost))
         os.kill(await engine_pid(fleet), number)
         await wait_for_status(fleet, has_lost(lost + 1))
     for stream, transcript in zip(streams, transcripts, strict=True):

@@ -74,6 +74,7 @@ class BackendInfo:
     can_swap: bool
     """Whether `save_kv` and `restore_kv` work for this model."""
     can_copy_prefix: bool
+    """Whether the first tokens of what a slot or a snapshot holds can be had alone."""
     can_interrupt: bool
     """Whether `interrupt` does anything."""
 
@@ -138,8 +139,10 @@ class Backend(Protocol):
         """
         ...
 
-    def restore_kv(self, slot: SlotId, snapshot: KvSnapshot) -> None:
-        """Put a snapshot into an empty slot of this or another index. The snapshot stays valid.
+    def restore_kv(self, slot: SlotId, snapshot: KvSnapshot, num_tokens: int | None = None) -> None:
+        """Put a snapshot into an empty slot of this or another index; the snapshot stays valid.
+        Fewer than all of its tokens, the first ones, where `can_copy_prefix`; even then there must
+        be room for all.
 
         Raises:
             KvTransferError: the slot has been cleared.

@@ -100,7 +100,7 @@ def scheduler(
     *, num_slots: int = 4, num_cells: int = 256, can_swap: bool = True, **changes: object
 ) -> Scheduler:
     kv = geometry(num_slots=num_slots, num_cells=num_cells)
-    return Scheduler(config(**changes), kv, frozenset(), can_swap=can_swap)
+    return Scheduler(config(**changes), kv, frozenset(), can_swap=can_swap, can_trim=True)
 
 
 GPU_LIKE = StepProfile(

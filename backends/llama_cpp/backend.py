@@ -267,11 +267,15 @@ class LlamaBackend:
             raise KvTransferError(f"slot {slot} was not saved: {error}") from error
         return LlamaSnapshot(self._cells[slot], data)
 
-    def restore_kv(self, slot: SlotId, snapshot: KvSnapshot) -> None:
+    def restore_kv(self, slot: SlotId, snapshot: KvSnapshot, num_tokens: int | None = None) -> None:
         assert isinstance(snapshot, LlamaSnapshot), f"a snapshot of {type(snapshot).__name__}"
         self._assert_empty(slot)
         if snapshot.num_tokens > 0:
             self._write(slot, snapshot.num_tokens, snapshot.data)
+        if num_tokens is not None and num_tokens < snapshot.num_tokens:
+            assert self._info.can_copy_prefix, "this model cannot restore a part of a snapshot"
+            if not self._trim(slot, num_tokens):
+                raise KvTransferError(f"slot {slot} was not cut to {num_tokens} tokens")
 
     def copy_prefix(self, source: SlotId, target: SlotId, num_tokens: int) -> None:
         assert self._info.can_copy_prefix, "this model cannot copy a prefix"

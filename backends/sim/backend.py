@@ -160,7 +160,7 @@ class SimBackend:
         self._pace.pass_by(num_bytes * self._profile.swap_byte_s)
         return SimSnapshot(tuple(held.cells), held.digest, num_bytes)
 
-    def restore_kv(self, slot: SlotId, snapshot: KvSnapshot) -> None:
+    def restore_kv(self, slot: SlotId, snapshot: KvSnapshot, num_tokens: int | None = None) -> None:
         assert isinstance(snapshot, SimSnapshot), f"a snapshot of another backend: {snapshot!r}"
         held = self._slots[slot]
         assert not held.cells, f"I1: slot {slot} holds {len(held.cells)} cells, restore needs none"
@@ -168,9 +168,10 @@ class SimBackend:
         if self._faults is not None and self._faults.restore_fails(slot):
             raise KvTransferError(f"an injected failure to restore slot {slot}")
         self._pace.pass_by(snapshot.num_bytes * self._profile.swap_byte_s)
-        held.cells = list(snapshot.cells)
-        held.digest = snapshot.digest
-        self._pool.grow(slot, snapshot.num_tokens)
+        held.cells = list(snapshot.cells[:num_tokens])
+        is_whole = len(held.cells) == snapshot.num_tokens
+        held.digest = snapshot.digest if is_whole else crc32(_cell_bytes(held.cells))
+        self._pool.grow(slot, len(held.cells))
 
     def copy_prefix(self, source: SlotId, target: SlotId, num_tokens: int) -> None:
         cells = self._slots[source].cells

@@ -160,13 +160,17 @@ def _kv_and_work(model: admin_pb2.Model) -> list[str]:
         f"{_bytes(kv.snapshot_bytes)} swapped"
     ]
     num_prompt_tokens = model.num_prompt_tokens + model.num_cached_tokens
-    if kv.cached_tokens or model.num_cached_tokens:
+    if kv.cached_tokens or kv.cached_bytes or model.num_cached_tokens:
         found = model.num_cached_tokens / max(1, num_prompt_tokens)
-        lines.append(f"{kv.cached_tokens} tokens cached, {found:.0%} of prompts found computed")
+        lines.append(
+            f"{kv.cached_tokens} tokens and {_bytes(kv.cached_bytes)} cached, "
+            f"{found:.0%} of prompts found computed"
+        )
     if model.num_steps:
         lines.append(
             f"{model.decode_tokens_per_s:.1f} tokens/s, {model.num_steps} steps, "
-            f"{model.num_interrupted_steps} cut short, {model.num_swaps} swaps, "
+            f"{model.num_interrupted_steps} cut short, {model.num_parks} parked, "
+            f"{model.num_swaps} swaps, "
             f"{model.num_recomputes} recomputes, "
             f"step time predicted within {model.cost_model_error:.0%}"
         )

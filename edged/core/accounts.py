@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from edged.core.cost import StepCostModel, step_shape
-from edged.core.kv import KvBudget
+from edged.core.holdings import Holdings
 from edged.core.metrics import SchedulerStatistics, TierCounts
 from edged.core.plan import Chunk, StepPlan, StepResult
 from edged.core.policy import SchedulerConfig
@@ -96,11 +96,17 @@ class Accounts:
             account.num_broken += 1
 
     def statistics(
-        self, num_steps: int, num_turns: int, kv: KvBudget, tiers: Mapping[SloTier, TierCounts]
+        self,
+        num_steps: int,
+        num_turns: int,
+        holdings: Holdings,
+        tiers: Mapping[SloTier, TierCounts],
     ) -> SchedulerStatistics:
+        kv, snapshots = holdings.kv, holdings.snapshots
         return SchedulerStatistics(
             num_steps=num_steps,
             num_interrupted_steps=self.num_interrupted_steps,
+            num_parks=self.preemptions[PreemptMode.PARK],
             num_swaps=self.preemptions[PreemptMode.SWAP],
             num_recomputes=self.preemptions[PreemptMode.RECOMPUTE],
             num_turns=num_turns,
@@ -110,7 +116,8 @@ class Accounts:
             num_used_slots=kv.num_used_slots,
             num_used_cells=kv.taken_cells,
             num_cached_cells=kv.used_cells - kv.taken_cells,
-            used_snapshot_bytes=kv.used_snapshot_bytes,
+            swapped_bytes=holdings.owned_bytes,
+            cached_bytes=snapshots.used_bytes - holdings.owned_bytes,
             cost_model_error=self.cost.median_error,
             step_costs=self.cost.costs,
             tiers=tiers,

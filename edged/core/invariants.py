@@ -14,14 +14,16 @@ def check_between_steps(
     """Assert it of all live sequences."""
     kv = view.kv
     kv.check()
-    view.prefixes.check(view.running)
+    view.holdings.check(view.running)
+    view.prefixes.check()
     for seq in view.running:
         assert seq.state is SequenceState.RUNNING, f"{seq.seq_id} is {seq.state} in the running"
         assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"
         held = kv.cells[seq.slot]
         assert seq.num_computed_tokens <= held, f"I2: {seq.seq_id} outgrew its {held} cells"
-    swapped = {seq.seq_id for seq in sequences if seq.snapshot_bytes}
-    assert swapped == set(kv.snapshots), f"I8: {swapped} != {set(kv.snapshots)}"
+    for seq in sequences:
+        is_preempted = seq.state is SequenceState.PREEMPTED
+        assert is_preempted or seq.claim is None or not seq.has_kv, f"{seq.seq_id} owns KV"
     assert kv.num_used_slots == len(view.running), "I1: a slot is held by nobody"
     if is_steady(view, owed):
         quick = plan_next_tokens(view, owed, step)

@@ -5,7 +5,6 @@
 | cells of one slot | [tokens computed, max_cells_per_slot] |
 | cells that any slot holds | [0, num_cells] (I2) |
 | cells that a running sequence holds | [0, cells that any slot holds] |
-| snapshot bytes | [0, max_snapshot_bytes] |
 
 Cells are reserved before they are computed, so a plan that was made can always be executed.
 
@@ -15,7 +14,7 @@ several hold is a `_Run`; the cells of a slot are its runs, in order, and then t
 A run is split where a slot holds a part of it, so that whoever holds a run holds all of it.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Set
 
 from edged.core.types import KvGeometry, SeqId, SlotId
 
@@ -35,10 +34,9 @@ class _Run:
 class KvBudget:
     """Mutable; owned by the scheduler, read by the planner."""
 
-    def __init__(self, geometry: KvGeometry, max_snapshot_bytes: int) -> None:
+    def __init__(self, geometry: KvGeometry) -> None:
         self.geometry = geometry
         self._num_all_slots = geometry.num_slots + geometry.num_cache_slots
-        self.max_snapshot_bytes = max_snapshot_bytes
         self._free_slots = [SlotId(i) for i in reversed(range(self._num_all_slots))]
         self._takers: dict[SlotId, SeqId] = {}
         self._cached: dict[SlotId, None] = {}
@@ -48,18 +46,15 @@ class KvBudget:
         """Of the slots that hold cells with others, or did."""
         self._used_cells = 0
         self._taken_cells = 0
-        self._snapshots: dict[SeqId, int] = {}
-        self._used_snapshot_bytes = 0
 
     @property
-    def free_slots(self) -> list[SlotId]:
-        """Those that sequences may take now, which are fewer than the empty ones where there are
-        cache slots; a copy, and the next to be taken is last."""
-        num_free = self.num_free_slots
-        return self._free_slots[-num_free:] if num_free else []
+    def empty_slots(self) -> list[SlotId]:
+        """Those that hold nothing; a copy, and the next to be taken is last."""
+        return self._free_slots[:]
 
     @property
     def num_free_slots(self) -> int:
+        """How many more sequences may run."""
         return self.geometry.num_slots - len(self._takers)
 
     @property
@@ -85,23 +80,13 @@ class KvBudget:
     def num_used_slots(self) -> int:
         return len(self._takers)
 
+    def is_cached(self, slot: SlotId) -> bool:
+        return slot in self._cached
+
     @property
     def cached(self) -> list[SlotId]:
         """Slots that keep the KV of a sequence that left them, the oldest first; a copy."""
         return list(self._cached)
-
-    @property
-    def free_snapshot_bytes(self) -> int:
-        return self.max_snapshot_bytes - self._used_snapshot_bytes
-
-    @property
-    def used_snapshot_bytes(self) -> int:
-        return self._used_snapshot_bytes
-
-    @property
-    def snapshots(self) -> Mapping[SeqId, int]:
-        """Bytes held by each swapped sequence."""
-        return self._snapshots
 
     def take(self, slot: SlotId, seq_id: SeqId) -> None:
         assert slot not in self._takers, f"I1: slot {slot} is held by {self._takers[slot]}"
@@ -174,6 +159,16 @@ class KvBudget:
             self._taken_cells -= 0 if run.num_takers else run.num_cells
         self._taken_cells -= num_cells - sum(run.num_cells for run in runs)
 
+    def adopt(self, slot: SlotId, seq_id: SeqId) -> None:
+        """Let a sequence take a cached slot with all that it holds."""
+        del self._cached[slot]
+        self._takers[slot] = seq_id
+        runs = self._runs.get(slot, [])
+        for run in runs:
+            self._taken_cells += 0 if run.num_takers else run.num_cells
+            run.num_takers += 1
+        self._taken_cells += self.cells[slot] - sum(run.num_cells for run in runs)
+
     def release(self, slot: SlotId) -> None:
         """Give a slot that is taken or cached back, and the cells that no other holds."""
         self.trim(slot, 0)
@@ -228,15 +223,6 @@ class KvBudget:
             return num_cells
         return end
 
-    def hold_snapshot(self, seq_id: SeqId, num_bytes: int) -> None:
-        assert seq_id not in self._snapshots, f"I8: {seq_id} is swapped already"
-        self._snapshots[seq_id] = num_bytes
-        self._used_snapshot_bytes += num_bytes
-
-    def drop_snapshot(self, seq_id: SeqId) -> None:
-        """Forget a snapshot; one that is not held is left alone."""
-        self._used_snapshot_bytes -= self._snapshots.pop(seq_id, 0)
-
     def check(self) -> None:
         """Assert I1 and I2 over the whole account."""
         slots = sorted([*self._free_slots, *self._takers, *self._cached])
@@ -246,7 +232,6 @@ class KvBudget:
         assert self._used_cells == used_cells, "I2: the sum of cells is off"
         assert self._taken_cells == taken_cells, "I2: the sum of cells that sequences hold is off"
         assert 0 <= self._used_cells <= self.geometry.num_cells, f"I2: {self._used_cells} cells"
-        assert self._used_snapshot_bytes == sum(self._snapshots.values()), "I8: bytes are off"
 
     def _counted(self) -> tuple[int, int]:
         """Cells that any slot holds and that a sequence holds, counted anew."""

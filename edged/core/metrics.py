@@ -31,6 +31,7 @@ class SchedulerStatistics:
 
     num_steps: int
     num_interrupted_steps: int
+    num_parks: int
     num_swaps: int
     num_recomputes: int
     num_turns: int
@@ -43,7 +44,10 @@ class SchedulerStatistics:
     num_used_cells: int
     """Held by sequences; further ones are cached."""
     num_cached_cells: int
-    used_snapshot_bytes: int
+    swapped_bytes: int
+    """Host memory that preempted sequences hold."""
+    cached_bytes: int
+    """Host memory that is kept for others."""
     cost_model_error: float
     step_costs: StepCosts
     tiers: Mapping[SloTier, TierCounts]

@@ -10,16 +10,18 @@ that is owed time see `Placement.place_waiting`.
 from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edged.core.capacity import HEADROOM_TOKENS
 from edged.core.cost import StepCostModel
+from edged.core.holdings import Holdings
 from edged.core.kv import KvBudget
-from edged.core.plan import Evict, Restore, Share
+from edged.core.plan import Pending, Restore, Share
 from edged.core.policy import Policy
 from edged.core.prefix_cache import PrefixCache
 from edged.core.queue import WaitingQueue
 from edged.core.sequence import Key, Sequence, by_rank
-from edged.core.types import PreemptMode, SeqId, SlotId, SloTier
+from edged.core.types import SeqId, SlotId, SloTier
 
 MAX_KEPT_S = 2.0
 """Longest foreseeable wait for which room is kept for a tier that is owed time."""
@@ -35,13 +37,12 @@ class PlannerView:
     """By the policy's rank."""
     queue: WaitingQueue
     kv: KvBudget
+    holdings: Holdings
     prefixes: PrefixCache
     cost: StepCostModel
     policy: Policy
-    can_swap: bool
     max_step_tokens: int
-    to_clear: list[SlotId]
-    to_discard: list[SeqId]
+    pending: Pending
 
 
 def urgency(owed: frozenset[SloTier]) -> Callable[[Sequence], Key]:
@@ -62,6 +63,16 @@ def is_lifted(seq: Sequence, owed: frozenset[SloTier]) -> bool:
     return bool(owed) and (seq.tier in owed or seq.is_kept_in_time)
 
 
+class Eviction(NamedTuple):
+    """Who yields its slot in a step, for whom."""
+
+    victim: Sequence
+    slot: SlotId
+    cause: Sequence
+    parks: bool
+    """Whether the slot may go on holding its KV; else it is used again."""
+
+
 class Placement:
     """Slots and cells as they will be once the plan's evictions are done; scratch of one plan."""
 
@@ -70,9 +81,11 @@ class Placement:
         self._owed = owed
         self._urgency = urgency(owed)
         self._now_s = now_s
-        self._free_slots = view.kv.free_slots
+        self._empty_slots = view.kv.empty_slots
+        self._num_free_slots = view.kv.num_free_slots
         self.free_cells = view.kv.free_cells
-        self._free_snapshot_bytes = view.kv.free_snapshot_bytes
+        self._swapped_bytes: int | None = None
+        """Host memory that preempted sequences will own; None before it is asked for."""
         self.running = list(view.running)
         if owed:  # by urgency: the others are in order already
             self.running.sort(key=lambda seq: not is_lifted(seq, owed))
@@ -88,12 +101,14 @@ class Placement:
         """Slots given to sequences that held none."""
         self.preemptors: list[SeqId] = []
         """Sequences of the queue for which somebody yielded, in order."""
-        self.evicted: list[Evict] = []
+        self.evicted: list[Eviction] = []
         self.restored: list[Restore] = []
         self.shared: list[Share] = []
         self._evicted_slots: set[SlotId] = set()
         self._claimed_slots: set[SlotId] = set()
         """Whose cells sequences that are placed will share; they stay."""
+        self.adopted: set[SlotId] = set()
+        """Cached slots that sequences are placed in, with what they hold."""
 
     def make_room_to_grow(self) -> None:
         """Evict the least urgent until every running sequence can hold the tokens it knows. Being
@@ -117,7 +132,7 @@ class Placement:
         for seq in self._view.queue.in_order(self._owed):
             if seq.tier in blocked or seq.seq_id == until:
                 return
-            if seq.claim in self._evicted_slots:
+            if seq.claim is not None and seq.claim.slot in self._evicted_slots:
                 return  # with the next step it claims something else
             if self._view.prefixes.follows(seq, self.running):
                 continue
@@ -140,7 +155,7 @@ class Placement:
         needed = self._cells_needed(seq)
         if self.running:
             needed += self._all_growth + HEADROOM_TOKENS * len(self.running)
-        missing_slots, missing_cells = 0 if self._free_slots else 1, needed - self.free_cells
+        missing_slots, missing_cells = int(not self._num_free_slots), needed - self.free_cells
         if missing_slots <= 0 and missing_cells <= 0:
             return []
         victims: list[Sequence] = []
@@ -148,12 +163,13 @@ class Placement:
         for victim in reversed(self.running):
             if victim.seq_id in self.slots or urgent >= self._urgency(victim):
                 break
-            if victim.slot == seq.claim or victim.slot in self._claimed_slots:
+            is_claimed = seq.claim is not None and victim.slot == seq.claim.slot
+            if is_claimed or victim.slot in self._claimed_slots:
                 continue
             policy = self._view.policy
             if not policy.may_preempt(seq, victim, self._now_s):
                 continue
-            if not policy.is_worth(victim, self._preemption(victim)[1], self._now_s):
+            if not policy.is_worth(victim, self._preemption_s(victim), self._now_s):
                 continue
             victims.append(victim)
             missing_slots -= 1
@@ -167,7 +183,7 @@ class Placement:
         cost = self._view.cost
         held = [other for other in self.running if other.seq_id not in self.slots]
         step_s = cost.base_s + sum(cost.decode_cost_s(len(other.token_ids)) for other in held)
-        missing_slots = 0 if self._free_slots else 1
+        missing_slots = int(not self._num_free_slots)
         missing_cells = len(seq.token_ids) - self.free_cells
         for other in held:
             if (other.max_tokens - other.num_generated_tokens) * step_s <= MAX_KEPT_S:
@@ -188,52 +204,79 @@ class Placement:
 
     def _cells_needed(self, seq: Sequence) -> int:
         """Cells that it would take from those that no sequence holds."""
-        if seq.claim is None:
-            return len(seq.token_ids)
+        num_tokens, claim = len(seq.token_ids), seq.claim
+        if claim is None:
+            return num_tokens
+        if claim.slot is None:  # it is restored whole, then cut
+            return max(num_tokens, claim.num_tokens)
         gone = self._evicted_slots
-        taken = self._view.kv.taken_of(seq.claim, seq.num_computed_tokens, gone)
-        return len(seq.token_ids) - taken
+        return num_tokens - self._view.kv.taken_of(claim.slot, seq.num_computed_tokens, gone)
 
     def _place(self, seq: Sequence) -> None:
-        slot = self._free_slots.pop()
+        claim, seq_id, num_tokens = seq.claim, seq.seq_id, seq.num_computed_tokens
         self.free_cells -= self._cells_needed(seq)
-        self.slots[seq.seq_id] = slot
+        slot = self._slot_for(seq)
+        self.slots[seq_id] = slot
+        self._num_free_slots -= 1
         insort(self.running, seq, key=self._urgency)
-        if seq.snapshot_bytes:
-            self.restored.append(Restore(seq.seq_id, slot))
-        elif seq.claim is not None:
-            self._claimed_slots.add(seq.claim)
-            self.shared.append(Share(seq.seq_id, seq.claim, slot, seq.num_computed_tokens))
+        if claim is None:
+            return
+        if claim.slot is not None:
+            self._claimed_slots.add(claim.slot)
+            if slot == claim.slot:
+                self.adopted.add(slot)
+            else:
+                self.shared.append(Share(seq_id, claim.slot, slot, num_tokens))
+        elif claim.snapshot is not None:
+            self.restored.append(Restore(seq_id, slot, claim.snapshot, num_tokens))
+
+    def _slot_for(self, seq: Sequence) -> SlotId:
+        """An empty one, or the one it claims if it goes on with all that this holds, and nobody
+        else is to."""
+        claim = seq.claim
+        if (
+            claim is not None
+            and claim.slot is not None
+            and claim.num_tokens == seq.num_computed_tokens
+            and claim.owner in (None, seq)
+            and claim.slot not in self.adopted
+            and self._view.kv.is_cached(claim.slot)
+        ):
+            return claim.slot
+        return self._empty_slots.pop()
 
     def _evict(self, victim: Sequence, cause: Sequence) -> None:
         assert victim.slot is not None, f"I1: {victim.seq_id} runs without a slot"
         assert by_rank(cause) < by_rank(victim), (
             f"I5: {cause.seq_id} would evict the more urgent {victim.seq_id}"
         )
-        mode, _ = self._preemption(victim)
-        if mode is PreemptMode.SWAP:
-            self._free_snapshot_bytes -= self._snapshot_bytes(victim)
+        self._num_free_slots += 1
+        parks = (
+            self._view.prefixes.can_share
+            and victim.num_computed_tokens > 0
+            and len(self._empty_slots) >= self._num_free_slots
+        )
+        if not parks:
+            self._empty_slots.append(victim.slot)
+            if self._swapped_bytes is not None:
+                snapshots = self._view.holdings.snapshots
+                self._swapped_bytes += snapshots.size_of(victim.num_computed_tokens)
         self.running.remove(victim)
         self._all_growth -= self.growth.pop(victim.seq_id)
-        self._free_slots.append(victim.slot)
         self.free_cells += self._cells_left_by(victim.slot)
         self._evicted_slots.add(victim.slot)
-        self.evicted.append(Evict(victim.seq_id, victim.slot, mode, cause.request.request_id))
+        self.evicted.append(Eviction(victim, victim.slot, cause, parks))
 
-    def _preemption(self, victim: Sequence) -> tuple[PreemptMode, float]:
-        """How to preempt it, and the seconds of the engine that this costs: SWAP where it is
-        possible, there is room, and copying twice beats computing again."""
-        num_tokens, cost = victim.num_computed_tokens, self._view.cost
+    def _preemption_s(self, victim: Sequence) -> float:
+        """Seconds of the engine that preempting it costs, if it has to leave its slot."""
+        view, num_tokens = self._view, victim.num_computed_tokens
         if not num_tokens:
-            return PreemptMode.RECOMPUTE, 0.0
-        recompute_s = cost.recompute_s(num_tokens, self._view.max_step_tokens)
-        num_bytes = self._snapshot_bytes(victim)
-        swap_s = 2 * cost.transfer_s(num_bytes)
-        if self._view.can_swap and num_bytes <= self._free_snapshot_bytes and swap_s < recompute_s:
-            return PreemptMode.SWAP, swap_s
-        return PreemptMode.RECOMPUTE, recompute_s
-
-    def _snapshot_bytes(self, seq: Sequence) -> int:
-        geometry = self._view.kv.geometry
-        num_cells = seq.num_computed_tokens
-        return geometry.snapshot_bytes_fixed + num_cells * geometry.snapshot_bytes_per_cell
+            return 0.0
+        holdings = view.holdings
+        num_bytes = holdings.snapshots.size_of(num_tokens)
+        if self._swapped_bytes is None:
+            self._swapped_bytes = holdings.owned_bytes
+        fits = self._swapped_bytes + num_bytes <= holdings.snapshots.max_bytes
+        if fits and holdings.is_worth_moving(num_tokens, num_transfers=2):
+            return 2 * view.cost.transfer_s(num_bytes)
+        return view.cost.recompute_s(num_tokens, view.max_step_tokens)

@@ -17,6 +17,7 @@ from edged.core.types import (
     SeqId,
     SlotId,
     SloTier,
+    SnapshotId,
 )
 
 YIELDS_TO_NOBODY: Final[Mapping[SloTier, float]] = MappingProxyType({})
@@ -55,12 +56,20 @@ class Evict:
     cause: RequestId | None
 
 
-@dataclass(frozen=True, slots=True)
-class Restore:
-    """Put a swapped sequence's KV into a slot."""
+class Save(NamedTuple):
+    """Copy a slot's KV to host memory."""
+
+    slot: SlotId
+    snapshot: SnapshotId
+
+
+class Restore(NamedTuple):
+    """Put the first tokens of a snapshot into a sequence's slot; the snapshot stays."""
 
     seq_id: SeqId
     slot: SlotId
+    snapshot: SnapshotId
+    num_tokens: int
 
 
 class Share(NamedTuple):
@@ -73,14 +82,14 @@ class Share(NamedTuple):
 
 
 class StepPlan(NamedTuple):
-    """Executed in this order: clear, discard, evict, share, drop, restore, chunks. Slots that are
-    freed may be reused by what comes later."""
+    """Executed in this order: discard, save, clear, evict, share, drop, restore, chunks. Slots and
+    host memory that are freed may be reused by what comes later."""
 
     step: int
     clear: tuple[SlotId, ...]
     """Slots of sequences that ended, and those that were cached and are given up already."""
-    discard: tuple[SeqId, ...]
-    """Swapped sequences that ended: their snapshots are not needed any more."""
+    discard: tuple[SnapshotId, ...]
+    """Snapshots that are not needed any more, or make room for others."""
     evict: tuple[Evict, ...]
     restore: tuple[Restore, ...]
     chunks: tuple[Chunk, ...]
@@ -90,14 +99,31 @@ class StepPlan(NamedTuple):
     drop: tuple[SlotId, ...] = ()
     """Cached slots whose cells this step needs, but for those that are shared."""
     share: tuple[Share, ...] = ()
+    save: tuple[Save, ...] = ()
+    """Slots of those that are swapped, cleared or dropped, as they are before all of that."""
+
+
+class Pending(NamedTuple):
+    """What became due between two steps; the next plan does it."""
+
+    clear: list[SlotId]
+    discard: list[SnapshotId]
+    save: list[Save]
+
+    def empty(self) -> None:
+        for items in self:
+            items.clear()
+
+    def __bool__(self) -> bool:
+        return any(self)
 
 
 class StepResult(NamedTuple):
     step: int
     sampled: Mapping[SeqId, SampledToken]
     """One token for each chunk that had a `sampling`, but for lost and interrupted sequences."""
-    swapped_bytes: Mapping[SeqId, int]
-    """Snapshot size of each sequence evicted by swap."""
+    saved_bytes: Mapping[SnapshotId, int]
+    """Size of each snapshot that was made; one that is missing failed, and its slot is clear."""
     lost: frozenset[SeqId]
     """Sequences whose KV is gone (a failed save, restore or step); their slots are cleared."""
     interrupted: frozenset[SeqId]

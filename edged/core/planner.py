@@ -2,16 +2,19 @@
 
 Theory of operation. Planning reads the scheduler's state and changes none of it: `draft_plan`,
 asked twice, answers the same. It works in two passes over one order (`urgency`): *placement*
-(`edged.core.placement`), then *allocation* (`edged.core.allocation`). Most steps of an engine are
-nothing but the next tokens of equals, and there is nothing to decide in them.
+(`edged.core.placement`), then *allocation* (`edged.core.allocation`); what KV has to move for it is
+settled last (`edged.core.moving`). Most steps of an engine are nothing but the next tokens of
+equals, and there is nothing to decide in them.
 
-The ladder of preemption, cheapest first: park in place, shrink the chunk, swap, recompute.
+The ladder of preemption, cheapest first: leave out of the step, shrink the chunk, park, swap,
+recompute.
 """
 
 from edged.core.allocation import Allocation
+from edged.core.moving import settle
 from edged.core.placement import Placement, PlannerView
-from edged.core.plan import YIELDS_TO_NOBODY, Chunk, Share, StepPlan
-from edged.core.types import SeqId, SlotId, SloTier
+from edged.core.plan import YIELDS_TO_NOBODY, Chunk, StepPlan
+from edged.core.types import SeqId, SloTier
 
 
 def draft_plan(
@@ -27,57 +30,24 @@ def decide(view: PlannerView, owed: frozenset[SloTier], step: int, now_s: float)
     """The general way: placement, then allocation."""
     placement, allocation = _place_and_allocate(view, owed, now_s)
     chunks = allocation.chunks
-    if not (chunks or view.to_clear or view.to_discard):
+    if not (chunks or view.pending):
         num_waiting = len(view.running) + len(view.queue)
         assert num_waiting == 0, f"I7: {num_waiting} sequences wait and none is planned"
         return None
-    restored, shared = placement.restored, placement.shared
-    if restored or shared:
-        computed = {chunk.seq_id for chunk in chunks}
-        restored = [one for one in restored if one.seq_id in computed]
-        shared = [one for one in shared if one.seq_id in computed]
+    moves = settle(view, placement, chunks, now_s)
+    pending = view.pending
     return StepPlan(
         step=step,
-        clear=tuple(view.to_clear),
-        discard=tuple(view.to_discard),
-        evict=tuple(placement.evicted),
-        restore=tuple(restored),
+        clear=tuple(pending.clear),
+        discard=(*pending.discard, *moves.discard),
+        evict=moves.evict,
+        restore=moves.restore,
         chunks=tuple(chunks),
         yields_to=allocation.yields_to(),
-        drop=_to_drop(view, placement, shared, chunks, now_s),
-        share=tuple(shared),
+        drop=moves.drop,
+        share=moves.share,
+        save=(*pending.save, *moves.save),
     )
-
-
-def _to_drop(
-    view: PlannerView,
-    placement: Placement,
-    shared: list[Share],
-    chunks: list[Chunk],
-    now_s: float,
-) -> tuple[SlotId, ...]:
-    """Cached slots to give up, so that the step's cells are empty when they are reserved."""
-    kv = view.kv
-    if not kv.cached:
-        return ()
-    slots = {chunk.slot for chunk in chunks}
-    needed = -sum(share.num_tokens for share in shared)
-    for seq in placement.running:
-        slot = placement.slots.get(seq.seq_id, seq.slot)
-        if slot in slots:
-            held = 0 if seq.slot is None else kv.cells[seq.slot]
-            needed += max(0, len(seq.token_ids) - held)
-    empty = kv.empty_cells + sum(kv.held_alone(one.slot) for one in placement.evicted)
-    kept: dict[SlotId, int] = {}
-    for share in shared:
-        kept[share.source] = max(share.num_tokens, kept.get(share.source, 0))
-    dropped: list[SlotId] = []
-    for slot in view.prefixes.by_value(now_s) if needed > empty else ():
-        dropped.append(slot)
-        empty += max(0, kv.freed_by(slot) - kept.get(slot, 0))
-        if needed <= empty:
-            break
-    return tuple(dropped)
 
 
 def _place_and_allocate(
@@ -122,6 +92,7 @@ def plan_next_tokens(view: PlannerView, owed: frozenset[SloTier], step: int) -> 
         assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"
         start = seq.num_computed_tokens
         chunks.append(Chunk(seq.seq_id, seq.slot, start, (seq.token_ids[start],), seq.sampling))
-    clear, discard = tuple(view.to_clear), tuple(view.to_discard)
+    pending = view.pending
     yields_to = YIELDS_TO_NOBODY if owed else view.policy.yields_to(view.running[0], 0.0)
-    return StepPlan(step, clear, discard, (), (), tuple(chunks), yields_to)
+    clear, discard, save = tuple(pending.clear), tuple(pending.discard), tuple(pending.save)
+    return StepPlan(step, clear, discard, (), (), tuple(chunks), yields_to, save=save)

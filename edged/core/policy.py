@@ -34,6 +34,8 @@ class SchedulerConfig:
     share_quantum_s: float
     """Credit at which a tier is owed its `min_share`."""
     max_snapshot_bytes: int
+    caches_prefixes: bool = False
+    """Whether KV is kept for others after the sequence that computed it."""
     prefix_sharing: PrefixSharing = PrefixSharing.CLIENT
     relegated_share: float = 0.01
     """Least fraction of engine time for those that cannot be in time any more; for those without

@@ -9,7 +9,7 @@ calls give the same answers (I10).
 |---|---|---|---|
 | WAITING | no | none | yes |
 | RUNNING | yes | `num_computed_tokens` cells | no |
-| PREEMPTED | no | a snapshot, or none | yes |
+| PREEMPTED | no | parked, swapped, or none | yes |
 | FINISHED | no | none | no |
 """
 
@@ -22,12 +22,13 @@ from edged.core.accounts import Accounts
 from edged.core.admission import AdmissionView, promise, refuse, refuse_unpromised
 from edged.core.expectations import Expectations
 from edged.core.expiry import Expiries
+from edged.core.holdings import Holdings
 from edged.core.invariants import check_between_steps
 from edged.core.kv import KvBudget
 from edged.core.metrics import SchedulerStatistics, finish_event
 from edged.core.moments import Moments
 from edged.core.placement import PlannerView
-from edged.core.plan import YIELDS_TO_NOBODY, Chunk, Evict, StepPlan, StepResult
+from edged.core.plan import YIELDS_TO_NOBODY, Chunk, Pending, StepPlan, StepResult
 from edged.core.planner import draft_plan
 from edged.core.policies import POLICIES
 from edged.core.policy import SchedulerConfig
@@ -47,8 +48,8 @@ from edged.core.types import (
     RequestId,
     ResumeEvent,
     SeqId,
-    SlotId,
     SloTier,
+    SnapshotId,
     TokenEvent,
 )
 
@@ -66,20 +67,23 @@ class Scheduler:
         eog_token_ids: frozenset[int],
         *,
         can_swap: bool,
+        can_trim: bool,
     ) -> None:
         self._config = config
         self._eog_token_ids = eog_token_ids
         self._accounts = Accounts(config)
         self.cost = self._accounts.cost
         self._policy = POLICIES[config.policy](config, self.cost)
-        self._kv = KvBudget(geometry, config.max_snapshot_bytes)
+        self._kv = KvBudget(geometry)
         self._queue = WaitingQueue(config.tiers)
         self._sequences: dict[RequestId, Sequence] = {}
         self._by_id: dict[SeqId, Sequence] = {}
         self._running: list[Sequence] = []
-        self._to_clear: list[SlotId] = []
-        self._to_discard: list[SeqId] = []
-        self._prefixes = PrefixCache(self._kv, self.cost, config, self._to_clear)
+        self._pending = Pending([], [], [])
+        self._holdings = Holdings(
+            *(self._kv, self.cost, config, self._pending), can_swap=can_swap, can_trim=can_trim
+        )
+        self._prefixes = PrefixCache(self._holdings, config)
         self._expiries = Expiries(config.tiers, self._by_id)
         self._reviews = Moments(self._by_id)
         """When the policy is to be asked again where a sequence stands."""
@@ -92,13 +96,12 @@ class Scheduler:
             running=self._running,
             queue=self._queue,
             kv=self._kv,
+            holdings=self._holdings,
             prefixes=self._prefixes,
             cost=self.cost,
             policy=self._policy,
-            can_swap=can_swap,
             max_step_tokens=config.max_step_tokens,
-            to_clear=self._to_clear,
-            to_discard=self._to_discard,
+            pending=self._pending,
         )
         self._admission = AdmissionView(
             *(self._queue, self._running, self._kv, self.cost),
@@ -170,16 +173,20 @@ class Scheduler:
         """Take over what a step did. The only writer of sequence progress."""
         assert plan.step == result.step == self._step, f"step {plan.step} is not {self._step}"
         self._step += 1
-        self._to_clear.clear()
-        self._to_discard.clear()
+        self._pending.empty()
         self._was_interrupted = bool(result.interrupted)
         events: list[EngineEvent] = []
+        self._reclaim(self._holdings.discard(plan), now_s)
+        saved = {one.slot: one.snapshot for one in plan.save if one.snapshot in result.saved_bytes}
         for evict in plan.evict:
-            self._commit_evict(evict, result, events)
+            seq = self._by_id[evict.seq_id]
+            to = saved.get(evict.slot)
+            events.append(self._preempt(seq, evict.mode, to, evict.cause, result.started_s))
         for chunk in plan.chunks if len(self._queue) else ():
             self._commit_start(self._by_id[chunk.seq_id], chunk, result.started_s, events)
         for slot in plan.drop:
-            self._reclaim(self._prefixes.drop(slot), now_s)
+            self._reclaim(self._holdings.drop(slot, saved.get(slot)), now_s)
+        self._reclaim(self._holdings.transfer(plan, result), now_s)
         for chunk in plan.chunks:
             seq = self._by_id[chunk.seq_id]
             assert chunk.slot == seq.slot, f"I1: {seq.seq_id} holds {seq.slot}, not {chunk.slot}"
@@ -216,9 +223,9 @@ class Scheduler:
         return len(self._expiries)
 
     @property
-    def to_discard(self) -> frozenset[SeqId]:
-        """Swapped sequences that ended since the last step; their snapshots go with the next."""
-        return frozenset(self._to_discard)
+    def snapshots(self) -> frozenset[SnapshotId]:
+        """Those that the engine holds between this step and the next."""
+        return self._holdings.saved
 
     def sequences(self) -> list[tuple[Sequence, int | None]]:
         """Every unfinished sequence, most urgent first, with its place in the queue."""
@@ -227,7 +234,7 @@ class Scheduler:
 
     def statistics(self) -> SchedulerStatistics:
         counts = self._accounts.counts(self._running, self._queue)
-        return self._accounts.statistics(self._step, self._policy.num_turns, self._kv, counts)
+        return self._accounts.statistics(self._step, self._policy.num_turns, self._holdings, counts)
 
     def check(self) -> None:
         """Assert what holds between steps; for tests and simulations."""
@@ -258,33 +265,25 @@ class Scheduler:
         elif seq.slot is not None:
             insort(self._running, seq, key=by_rank)
 
-    def _commit_evict(self, evict: Evict, result: StepResult, events: list[EngineEvent]) -> None:
-        seq = self._by_id[evict.seq_id]
-        mode = evict.mode
-        if evict.seq_id in result.lost:
-            mode = PreemptMode.RECOMPUTE  # it was to be saved, and could not be
-        if mode is PreemptMode.SWAP:
-            seq.snapshot_bytes = result.swapped_bytes[seq.seq_id]
-            self._kv.hold_snapshot(seq.seq_id, seq.snapshot_bytes)
-        events.append(self._preempt(seq, mode, evict.cause, result.started_s))
-
     def _preempt(
-        self, seq: Sequence, mode: PreemptMode, cause: RequestId | None, now_s: float
+        self,
+        seq: Sequence,
+        mode: PreemptMode,
+        snapshot: SnapshotId | None,
+        cause: RequestId | None,
+        now_s: float,
     ) -> PreemptEvent:
         """Take a running sequence out of its slot and put it back into the queue."""
-        assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"
-        self._reclaim(self._prefixes.drop(seq.slot), now_s)
         self._running.remove(seq)
         seq.to(SequenceState.PREEMPTED)
-        seq.slot = None
-        if mode is PreemptMode.RECOMPUTE:
-            seq.num_computed_tokens = 0
+        mode, affected = self._prefixes.preempt(seq, mode, snapshot, now_s)
         self._prefixes.arrive(seq)
         seq.preempted_at_s = now_s
         seq.num_preemptions += 1
         self._accounts.preemptions[mode] += 1
         self._queue.add(seq)
         self._place(seq, now_s)
+        self._reclaim(affected, now_s)
         return PreemptEvent(seq.request.request_id, mode, cause)
 
     def _commit_start(
@@ -294,10 +293,7 @@ class Scheduler:
         if seq.slot is not None:
             return
         self._queue.remove(seq)
-        self._kv.take(chunk.slot, seq.seq_id)
-        num_shared = self._prefixes.use(seq, chunk.slot, began_s)
-        self._kv.drop_snapshot(seq.seq_id)
-        seq.snapshot_bytes = 0
+        num_shared = self._prefixes.start(seq, chunk.slot, began_s)
         seq.to(SequenceState.RUNNING)
         seq.slot = chunk.slot
         self._prefixes.leave(seq)
@@ -320,7 +316,7 @@ class Scheduler:
     ) -> None:
         """Its KV is gone and its slot is clear already: recompute, or end it the second time."""
         seq.num_losses += 1
-        events.append(self._preempt(seq, PreemptMode.RECOMPUTE, None, now_s))
+        events.append(self._preempt(seq, PreemptMode.RECOMPUTE, None, None, now_s))
         if seq.num_losses >= MAX_LOSSES:
             detail = f"its KV was lost {seq.num_losses} times: {result.detail}"
             events.append(self._finish(seq, FinishReason.ERROR, now_s, detail))
@@ -386,10 +382,6 @@ class Scheduler:
         else:
             self._queue.remove(seq)
             self._prefixes.leave(seq)
-            if seq.snapshot_bytes:
-                self._kv.drop_snapshot(seq.seq_id)
-                self._to_discard.append(seq.seq_id)
-                seq.snapshot_bytes = 0
         seq.to(SequenceState.FINISHED)
         self._policy.ended(seq, reason)
         del self._sequences[seq.request.request_id]

@@ -2,7 +2,7 @@
 
 Theory of operation: there is no prefill phase and no decode phase. `num_computed_tokens` chases
 `len(token_ids)`; a gap of one is a decode, a larger gap is a prefill. Preemption by recompute sets
-`num_computed_tokens` to 0, preemption by swap keeps it, and a replay after a lost engine begins
+`num_computed_tokens` to 0, parking and swapping keep it, and a replay after a lost engine begins
 with a longer `token_ids`.
 """
 
@@ -11,6 +11,7 @@ from enum import StrEnum
 from math import inf
 from operator import attrgetter
 
+from edged.core.kept import Kept
 from edged.core.plan import Sampling
 from edged.core.types import KvGeometry, Rank, Request, SeqId, SlotId
 
@@ -57,7 +58,6 @@ class Sequence:
         "sampling",
         "seq_id",
         "slot",
-        "snapshot_bytes",
         "state",
         "stop_token_ids",
         "tier",
@@ -89,10 +89,8 @@ class Sequence:
         self.state = SequenceState.WAITING
         self.num_computed_tokens = 0
         self.slot: SlotId | None = None
-        self.snapshot_bytes = 0
-        """Host bytes held by its swapped KV; 0 when it holds none."""
-        self.claim: SlotId | None = None
-        """While it waits: a slot whose first cells it will share. They count as computed."""
+        self.claim: Kept | None = None
+        """While it waits: KV of its first tokens, its own or another's. They count as computed."""
         self.num_cached_tokens = 0
         """Of its prompt, found computed when it first got a slot."""
         self.rank = Rank(0, 0, 0.0)
@@ -151,8 +149,10 @@ class Sequence:
 
     @property
     def has_kv(self) -> bool:
-        """Whether it has KV of its own, in a slot or swapped."""
-        return self.num_computed_tokens > 0 and self.claim is None
+        """Whether it has KV of its own, in a slot, parked or swapped."""
+        if self.claim is not None:
+            return self.claim.owner is self
+        return self.num_computed_tokens > 0
 
     @property
     def is_kept_in_time(self) -> bool:

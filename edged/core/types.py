@@ -9,6 +9,8 @@ RequestId = NewType("RequestId", str)
 ClientId = NewType("ClientId", str)
 SeqId = NewType("SeqId", int)
 SlotId = NewType("SlotId", int)
+SnapshotId = NewType("SnapshotId", int)
+"""KV in host memory."""
 
 
 class SloTier(StrEnum):
@@ -37,6 +39,10 @@ class FinishReason(StrEnum):
 
 
 class PreemptMode(StrEnum):
+    """What becomes of a victim's KV, cheapest first."""
+
+    PARK = "park"
+    """It stays in its slot, whose cells are free for others; resuming takes the slot again."""
     SWAP = "swap"
     """KV saved to host memory; resuming copies it back."""
     RECOMPUTE = "recompute"

@@ -16,7 +16,7 @@ from edged.backend import Backend
 from edged.clock import Clock
 from edged.core.cost import step_shape
 from edged.core.metrics import SchedulerStatistics
-from edged.core.plan import Chunk, Evict, Restore, StepPlan, StepResult
+from edged.core.plan import Chunk, Restore, Save, Share, StepPlan, StepResult
 from edged.core.policy import SchedulerConfig
 from edged.core.scheduler import Scheduler
 from edged.core.sequence import Sequence as SchedulerSequence
@@ -32,6 +32,7 @@ from edged.core.types import (
     SampledToken,
     SeqId,
     SlotId,
+    SnapshotId,
 )
 from edged.engine.snapshots import SnapshotStore
 from edged.errors import BackendStepError, KvTransferError, StepInterruptedError
@@ -63,7 +64,11 @@ class EngineLoop:
         self._snapshots = SnapshotStore()
         self._busy_since_s: float | None = None
         """When the last step ended, if nothing has been waited for since."""
-        self.scheduler = Scheduler(config, info.kv, info.eog_token_ids, can_swap=info.can_swap)
+        self.scheduler = Scheduler(
+            *(config, info.kv, info.eog_token_ids),
+            can_swap=info.can_swap,
+            can_trim=info.can_copy_prefix,
+        )
 
     # ── Commands ─────────────────────────────────────────────────────────────────────────────────
 
@@ -121,18 +126,22 @@ class EngineLoop:
             self.scheduler.cost.observe(step_shape((chunk,)), seconds)
 
     def _execute(self, plan: StepPlan) -> StepResult:
-        """Clear, evict, share, drop, restore, compute: in this order freed slots are reused."""
+        """Discard, save, clear, evict, share, drop, restore, compute: in this order slots and host
+        memory that are freed are reused."""
         started_s = self._clock.now_s()
         overhead_s = 0.0 if self._busy_since_s is None else started_s - self._busy_since_s
         outcome = _Outcome()
+        for snapshot in plan.discard:
+            self._snapshots.discard(snapshot)
+        for save in plan.save:
+            self._save(save, outcome)
         for slot in plan.clear:
             self._backend.clear(slot)
-        for seq_id in plan.discard:
-            self._snapshots.discard(seq_id)
         for evict in plan.evict:
-            self._evict(evict, outcome)
+            if evict.mode is not PreemptMode.PARK:
+                self._backend.clear(evict.slot)
         for share in plan.share:
-            self._backend.copy_prefix(share.source, share.slot, share.num_tokens)
+            self._share(share, outcome)
         for slot in plan.drop:
             self._backend.clear(slot)
         for restore in plan.restore:
@@ -146,7 +155,7 @@ class EngineLoop:
         return StepResult(
             step=plan.step,
             sampled=outcome.sampled,
-            swapped_bytes=outcome.swapped_bytes,
+            saved_bytes=outcome.saved_bytes,
             lost=frozenset(outcome.lost),
             interrupted=frozenset(outcome.interrupted),
             started_s=started_s,
@@ -158,22 +167,29 @@ class EngineLoop:
             overhead_s=overhead_s,
         )
 
-    def _evict(self, evict: Evict, outcome: "_Outcome") -> None:
-        if evict.mode is PreemptMode.SWAP:
-            try:
-                snapshot = self._backend.save_kv(evict.slot)
-            except KvTransferError as error:
-                outcome.lose(evict.seq_id, error.detail)
-                return
-            self._snapshots.put(evict.seq_id, snapshot)
-            outcome.swapped_bytes[evict.seq_id] = snapshot.num_bytes
-            outcome.transfer_bytes += snapshot.num_bytes
-        self._backend.clear(evict.slot)
+    def _save(self, save: Save, outcome: "_Outcome") -> None:
+        try:
+            snapshot = self._backend.save_kv(save.slot)
+        except KvTransferError:
+            outcome.cleared.add(save.slot)
+            return
+        self._snapshots.put(save.snapshot, snapshot)
+        outcome.saved_bytes[save.snapshot] = snapshot.num_bytes
+        outcome.transfer_bytes += snapshot.num_bytes
+
+    def _share(self, share: Share, outcome: "_Outcome") -> None:
+        if share.source in outcome.cleared:
+            outcome.lose(share.seq_id, f"slot {share.source}, which it was to share, is gone")
+            return
+        self._backend.copy_prefix(share.source, share.slot, share.num_tokens)
 
     def _restore(self, restore: Restore, outcome: "_Outcome") -> None:
-        snapshot = self._snapshots.take(restore.seq_id)
+        snapshot = self._snapshots.get(restore.snapshot)
+        if snapshot is None:  # it was to be saved in this step, and could not be
+            outcome.lose(restore.seq_id, f"there is no snapshot {restore.snapshot}")
+            return
         try:
-            self._backend.restore_kv(restore.slot, snapshot)
+            self._backend.restore_kv(restore.slot, snapshot, restore.num_tokens)
         except KvTransferError as error:
             outcome.lose(restore.seq_id, error.detail)
             return
@@ -207,9 +223,8 @@ class EngineLoop:
     def check(self) -> None:
         """Assert what holds between steps; for tests and simulations."""
         self.scheduler.check()
-        swapped = {seq.seq_id for seq, _ in self.sequences() if seq.snapshot_bytes}
-        held = self._snapshots.seq_ids - self.scheduler.to_discard
-        assert held == swapped, f"I8: snapshots of {held} are held, of {swapped} expected"
+        held, expected = self._snapshots.names, self.scheduler.snapshots
+        assert held == expected, f"I8: snapshots {held} are held, {expected} expected"
 
 
 @dataclass(slots=True)
@@ -217,7 +232,9 @@ class _Outcome:
     """What one step has done so far."""
 
     sampled: dict[SeqId, SampledToken] = field(default_factory=dict)
-    swapped_bytes: dict[SeqId, int] = field(default_factory=dict)
+    saved_bytes: dict[SnapshotId, int] = field(default_factory=dict)
+    cleared: set[SlotId] = field(default_factory=set)
+    """Slots that could not be saved."""
     lost: set[SeqId] = field(default_factory=set)
     interrupted: set[SeqId] = field(default_factory=set)
     transfer_bytes: int = 0

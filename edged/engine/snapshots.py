@@ -1,29 +1,30 @@
-"""The KV of swapped sequences, in host memory.
+"""Saved KV, in host memory.
 
-The scheduler decides who is swapped and keeps the account in bytes; this holds the bytes.
+The scheduler decides what is saved and keeps the account in bytes; this holds the bytes.
 """
 
 from edged.backend import KvSnapshot
-from edged.core.types import SeqId
+from edged.core.types import SnapshotId
 
 
 class SnapshotStore:
     """Owned by the engine thread."""
 
     def __init__(self) -> None:
-        self._snapshots: dict[SeqId, KvSnapshot] = {}
+        self._snapshots: dict[SnapshotId, KvSnapshot] = {}
 
-    def put(self, seq_id: SeqId, snapshot: KvSnapshot) -> None:
-        assert seq_id not in self._snapshots, f"I8: {seq_id} has a snapshot already"
-        self._snapshots[seq_id] = snapshot
+    def put(self, name: SnapshotId, snapshot: KvSnapshot) -> None:
+        assert name not in self._snapshots, f"I8: there is a snapshot {name} already"
+        self._snapshots[name] = snapshot
 
-    def take(self, seq_id: SeqId) -> KvSnapshot:
-        return self._snapshots.pop(seq_id)
+    def get(self, name: SnapshotId) -> KvSnapshot | None:
+        """None: it could not be made."""
+        return self._snapshots.get(name)
 
-    def discard(self, seq_id: SeqId) -> None:
-        """Forget a snapshot; one that is not held is left alone."""
-        self._snapshots.pop(seq_id, None)
+    def discard(self, name: SnapshotId) -> None:
+        """Forget a snapshot; one that could not be made is left alone."""
+        self._snapshots.pop(name, None)
 
     @property
-    def seq_ids(self) -> frozenset[SeqId]:
+    def names(self) -> frozenset[SnapshotId]:
         return frozenset(self._snapshots)

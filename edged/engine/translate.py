@@ -57,6 +57,7 @@ def scheduler_config(start: Start) -> SchedulerConfig:
         share_quantum_s=start.share_quantum_s,
         relegated_share=start.relegated_share,
         max_snapshot_bytes=start.snapshot_bytes,
+        caches_prefixes=start.cached_sequences > 0,
         prefix_sharing=start.prefix_sharing,
     )
 

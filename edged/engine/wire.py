@@ -303,9 +303,11 @@ class Statistics(msgspec.Struct, frozen=True, tag=True, array_like=True):
     num_slots_used: int
     num_cells_used: int
     num_cells_cached: int
-    snapshot_bytes_used: int
+    swapped_bytes: int
+    cached_bytes: int
     num_steps: int
     num_interrupted_steps: int
+    num_parks: int
     num_swaps: int
     num_recomputes: int
     num_prompt_tokens: int

@@ -148,12 +148,14 @@ def _kv_type(type_k: str, type_v: str) -> str:
 def _add_statistics(model: pb.Model, statistics: Statistics) -> None:
     model.kv.used_tokens = statistics.num_cells_used
     model.kv.used_slots = statistics.num_slots_used
-    model.kv.snapshot_bytes = statistics.snapshot_bytes_used
+    model.kv.snapshot_bytes = statistics.swapped_bytes
+    model.kv.cached_bytes = statistics.cached_bytes
     model.tiers.extend(_to_tier_status(tier) for tier in statistics.tiers)
     model.decode_tokens_per_s = statistics.decode_tokens_per_s
     model.kv.cached_tokens = statistics.num_cells_cached
     model.num_prompt_tokens = statistics.num_prompt_tokens
     model.num_cached_tokens = statistics.num_cached_tokens
+    model.num_parks = statistics.num_parks
     model.num_swaps = statistics.num_swaps
     model.num_recomputes = statistics.num_recomputes
     model.num_steps = statistics.num_steps

@@ -23,6 +23,7 @@ _FINISH_REASONS: Mapping[FinishReason, "pb.FinishReason.ValueType"] = {
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
 _CAUSES: Mapping[PauseCause, "pb.PreemptionCause.ValueType"] = {
+    PauseCause.PARK: pb.PREEMPTION_CAUSE_PARK,
     PauseCause.SWAP: pb.PREEMPTION_CAUSE_SWAP,
     PauseCause.RECOMPUTE: pb.PREEMPTION_CAUSE_RECOMPUTE,
     PauseCause.ENGINE_LOST: pb.PREEMPTION_CAUSE_ENGINE_LOST,

@@ -264,5 +264,5 @@ class _Simulation:
             elif isinstance(event, PreemptEvent):
                 if event.mode is PreemptMode.SWAP:
                     life.num_swaps += 1
-                else:
+                elif event.mode is PreemptMode.RECOMPUTE:
                     life.num_recomputes += 1

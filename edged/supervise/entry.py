@@ -26,6 +26,7 @@ from edged.supervise.stream import (
 )
 
 _PAUSE_CAUSES: Mapping[PreemptMode, PauseCause] = {
+    PreemptMode.PARK: PauseCause.PARK,
     PreemptMode.SWAP: PauseCause.SWAP,
     PreemptMode.RECOMPUTE: PauseCause.RECOMPUTE,
 }

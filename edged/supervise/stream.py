@@ -19,6 +19,7 @@ from edged.errors import EdgedError, Reason
 
 
 class PauseCause(StrEnum):
+    PARK = "park"
     SWAP = "swap"
     RECOMPUTE = "recompute"
     ENGINE_LOST = "engine_lost"

@@ -137,6 +137,7 @@ class KvStatus(message.Message):
     SNAPSHOT_BYTES_FIELD_NUMBER: builtins.int
     CACHED_TOKENS_FIELD_NUMBER: builtins.int
     SNAPSHOT_BYTES_PER_TOKEN_FIELD_NUMBER: builtins.int
+    CACHED_BYTES_FIELD_NUMBER: builtins.int
     effective_type: builtins.str
     """Type of K and of V as the runtime holds them, as "q8_0"."""
     bytes_per_token: builtins.int
@@ -157,6 +158,8 @@ class KvStatus(message.Message):
     """Tokens kept for requests that begin alike; they give way to any that is held."""
     snapshot_bytes_per_token: builtins.int
     """Host bytes of one token of a swapped sequence."""
+    cached_bytes: builtins.int
+    """Host bytes kept for requests that begin alike; they give way to swapped sequences."""
     def __init__(
         self,
         *,
@@ -170,10 +173,11 @@ class KvStatus(message.Message):
         snapshot_bytes: builtins.int = ...,
         cached_tokens: builtins.int = ...,
         snapshot_bytes_per_token: builtins.int = ...,
+        cached_bytes: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes_per_token", b"bytes_per_token", "cached_tokens", b"cached_tokens", "capacity_tokens", b"capacity_tokens", "effective_type", b"effective_type", "max_tokens_per_sequence", b"max_tokens_per_sequence", "num_slots", b"num_slots", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_per_token", b"snapshot_bytes_per_token", "used_slots", b"used_slots", "used_tokens", b"used_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes_per_token", b"bytes_per_token", "cached_bytes", b"cached_bytes", "cached_tokens", b"cached_tokens", "capacity_tokens", b"capacity_tokens", "effective_type", b"effective_type", "max_tokens_per_sequence", b"max_tokens_per_sequence", "num_slots", b"num_slots", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_per_token", b"snapshot_bytes_per_token", "used_slots", b"used_slots", "used_tokens", b"used_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -301,6 +305,7 @@ class Model(message.Message):
     CAN_INTERRUPT_FIELD_NUMBER: builtins.int
     NUM_PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     NUM_CACHED_TOKENS_FIELD_NUMBER: builtins.int
+    NUM_PARKS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its configured name."""
     is_default: builtins.bool
@@ -343,6 +348,8 @@ class Model(message.Message):
     """Tokens of prompts computed since the engine started."""
     num_cached_tokens: builtins.int
     """Tokens of prompts that had not to be computed, since the engine started."""
+    num_parks: builtins.int
+    """Preemptions since the engine started after which the KV stayed in its slot."""
     @builtins.property
     def kv(self) -> KvStatus:
         """Its KV cache; absent until READY."""
@@ -382,10 +389,11 @@ class Model(message.Message):
         can_interrupt: builtins.bool = ...,
         num_prompt_tokens: builtins.int = ...,
         num_cached_tokens: builtins.int = ...,
+        num_parks: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["kv", b"kv", "step_costs", b"step_costs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["backend", b"backend", "can_interrupt", b"can_interrupt", "cost_model_error", b"cost_model_error", "decode_tokens_per_s", b"decode_tokens_per_s", "description", b"description", "device", b"device", "engine_pid", b"engine_pid", "failure", b"failure", "is_default", b"is_default", "kv", b"kv", "load_progress", b"load_progress", "max_step_tokens", b"max_step_tokens", "name", b"name", "num_bytes", b"num_bytes", "num_cached_tokens", b"num_cached_tokens", "num_engine_losses", b"num_engine_losses", "num_interrupted_steps", b"num_interrupted_steps", "num_prompt_tokens", b"num_prompt_tokens", "num_recomputes", b"num_recomputes", "num_steps", b"num_steps", "num_swaps", b"num_swaps", "state", b"state", "step_costs", b"step_costs", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["backend", b"backend", "can_interrupt", b"can_interrupt", "cost_model_error", b"cost_model_error", "decode_tokens_per_s", b"decode_tokens_per_s", "description", b"description", "device", b"device", "engine_pid", b"engine_pid", "failure", b"failure", "is_default", b"is_default", "kv", b"kv", "load_progress", b"load_progress", "max_step_tokens", b"max_step_tokens", "name", b"name", "num_bytes", b"num_bytes", "num_cached_tokens", b"num_cached_tokens", "num_engine_losses", b"num_engine_losses", "num_interrupted_steps", b"num_interrupted_steps", "num_parks", b"num_parks", "num_prompt_tokens", b"num_prompt_tokens", "num_recomputes", b"num_recomputes", "num_steps", b"num_steps", "num_swaps", b"num_swaps", "state", b"state", "step_costs", b"step_costs", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -86,6 +86,8 @@ class _PreemptionCauseEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Preemp
     """Its KV was dropped and will be computed again."""
     PREEMPTION_CAUSE_ENGINE_LOST: _PreemptionCause.ValueType  # 3
     """Its engine process was lost and is being replaced."""
+    PREEMPTION_CAUSE_PARK: _PreemptionCause.ValueType  # 4
+    """Its KV stays where it is, as long as nobody needs the room."""
 
 class PreemptionCause(_PreemptionCause, metaclass=_PreemptionCauseEnumTypeWrapper):
     """Why a request stopped running."""
@@ -98,6 +100,8 @@ PREEMPTION_CAUSE_RECOMPUTE: PreemptionCause.ValueType  # 2
 """Its KV was dropped and will be computed again."""
 PREEMPTION_CAUSE_ENGINE_LOST: PreemptionCause.ValueType  # 3
 """Its engine process was lost and is being replaced."""
+PREEMPTION_CAUSE_PARK: PreemptionCause.ValueType  # 4
+"""Its KV stays where it is, as long as nobody needs the room."""
 
 class _FinishReason:
     ValueType = typing.NewType("ValueType", builtins.int)

@@ -55,13 +55,14 @@ def test_status_tells_the_work_of_a_model_that_has_worked(
         admin_pb2.Model(
             num_steps=50,
             num_interrupted_steps=4,
+            num_parks=3,
             num_swaps=2,
             decode_tokens_per_s=87.25,
             tiers=[load],
         )
     )
     text = edgectl.run("status").stdout
-    assert "87.2 tokens/s, 50 steps, 4 cut short, 2 swaps, 0 recomputes" in text
+    assert "87.2 tokens/s, 50 steps, 4 cut short, 3 parked, 2 swaps, 0 recomputes" in text
     assert text.splitlines()[-1].split() == ["batch", "0", "3", "0", "12", "0", "9", "1", "2"]
 
 

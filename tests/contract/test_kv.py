@@ -95,6 +95,24 @@ def test_a_snapshot_may_be_restored_more_than_once(backend: Backend) -> None:
         assert again.answer == run.answer
 
 
+def test_the_first_tokens_of_a_snapshot_serve_another_continuation(backend: Backend) -> None:
+    if not backend.info.can_copy_prefix:
+        pytest.skip("this backend cannot cut a snapshot, and says so")
+    run = Run(backend, PROMPT)
+    generate(backend, [run], 5)
+    snapshot = backend.save_kv(run.slot)
+    backend.clear(run.slot)
+    for num_tokens in (1, run.num_prompt_tokens // 2, run.num_prompt_tokens):
+        tokens = [*run.token_ids[:num_tokens], 40, 50, 60]
+        expected = answer_alone(backend, tokens, NUM_TOKENS)
+        other = Run(backend, tokens, slot=1)
+        backend.restore_kv(other.slot, snapshot, num_tokens)
+        other.num_computed = num_tokens
+        generate(backend, [other], NUM_TOKENS)
+        assert other.answer == expected
+        backend.clear(other.slot)
+
+
 def test_a_snapshot_says_its_size(backend: Backend) -> None:
     run = Run(backend, PROMPT)
     generate(backend, [run], 2)

@@ -19,7 +19,7 @@ class Cells:
 
     def __init__(self) -> None:
         sizes = geometry(num_slots=NUM_SLOTS, num_cells=NUM_CELLS)
-        self.budget = KvBudget(replace(sizes, num_cache_slots=NUM_CACHE_SLOTS), 0)
+        self.budget = KvBudget(replace(sizes, num_cache_slots=NUM_CACHE_SLOTS))
         self.held: dict[SlotId, list[int]] = {}
         self.taken: set[SlotId] = set()
         self.seen: set[str] = set()
@@ -37,15 +37,15 @@ class Cells:
             self.trim,
             self.cache,
         )
-        operation = (*operations, self.release)[what]
+        operation = (*operations, self.adopt, self.release)[what]
         if operation(pick, num_cells):
             self.seen.add(operation.__name__)
         self.compare()
 
     def take(self, pick: int, num_cells: int) -> bool:
-        if not self.budget.free_slots:
+        if not self.budget.num_free_slots:
             return False
-        slot = self.budget.free_slots[-1]
+        slot = self.budget.empty_slots[-1]
         self.budget.take(slot, SeqId(next(self._numbers)))
         self.held[slot] = []
         self.taken.add(slot)
@@ -89,6 +89,14 @@ class Cells:
         self.taken.remove(slot)
         return True
 
+    def adopt(self, pick: int, num_cells: int) -> bool:
+        slot = self._one_of(set(self.held) - self.taken, pick)
+        if slot is None or not self.budget.num_free_slots:
+            return False
+        self.budget.adopt(slot, SeqId(next(self._numbers)))
+        self.taken.add(slot)
+        return True
+
     def release(self, pick: int, num_cells: int) -> bool:
         slot = self._one_of(set(self.held), pick)
         if slot is None:
@@ -130,7 +138,7 @@ class Cells:
         return sorted(slots)[pick % len(slots)] if slots else None
 
 
-@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 5), st.integers(1, 40)), max_size=80))
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 5), st.integers(1, 40)), max_size=80))
 @settings(deadline=None)
 def test_cells_are_held_by_whom_they_were_given_to(operations: list[tuple[int, int, int]]) -> None:
     cells = Cells()
@@ -142,5 +150,5 @@ def test_the_same_over_a_long_time() -> None:
     draw = random.Random(11)
     cells = Cells()
     for _ in range(100_000):
-        cells.obey(draw.randrange(8), draw.randrange(6), draw.randint(1, 40))
-    assert cells.seen == {"take", "grow", "share", "trim", "cache", "release"}
+        cells.obey(draw.randrange(9), draw.randrange(6), draw.randint(1, 40))
+    assert cells.seen == {"take", "grow", "share", "trim", "cache", "adopt", "release"}

@@ -19,6 +19,7 @@ from edged.core.types import (
     SampledToken,
     SeqId,
     SloTier,
+    SnapshotId,
     TokenEvent,
 )
 from tests.factories import TIERS, check_eviction, request, scheduler
@@ -45,7 +46,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.was_cut = False
         self.next_index: dict[RequestId, int] = {}
         self.cells: dict[int, int] = dict.fromkeys(range(NUM_SLOTS), 0)
-        self.saved: dict[SeqId, int] = {}
+        self.saved: dict[SnapshotId, int] = {}
 
     @rule(
         tier=st.sampled_from(SloTier),
@@ -127,20 +128,25 @@ class SchedulerMachine(RuleBasedStateMachine):
     def execute(
         self, plan: StepPlan, lost: frozenset[SeqId], seconds: float, *, is_cut: bool
     ) -> StepResult:
-        swapped = {}
+        saved: dict[SnapshotId, int] = {}
+        for snapshot in plan.discard:
+            self.saved.pop(snapshot, None)
+        unsaved = {evict.slot for evict in plan.evict if evict.seq_id in lost}
+        for save in plan.save:
+            if save.slot not in unsaved:
+                self.saved[save.snapshot] = self.cells[save.slot]
+                saved[save.snapshot] = self.cells[save.slot] * BYTES_PER_CELL
         for slot in plan.clear:
             self.cells[slot] = 0
-        for seq_id in plan.discard:
-            del self.saved[seq_id]
         for evict in plan.evict:
-            if evict.mode is PreemptMode.SWAP and evict.seq_id not in lost:
-                self.saved[evict.seq_id] = self.cells[evict.slot]
-                swapped[evict.seq_id] = self.cells[evict.slot] * BYTES_PER_CELL
+            assert evict.mode is not PreemptMode.PARK, "there are no cache slots to park in"
             self.cells[evict.slot] = 0
         for restore in plan.restore:
             assert self.cells[restore.slot] == 0, "I1: restored into a slot that is held"
-            self.cells[restore.slot] = self.saved.pop(restore.seq_id)
-        sampled = {}
+            assert self.saved[restore.snapshot] == restore.num_tokens, "swapped KV comes back whole"
+            self.cells[restore.slot] = restore.num_tokens
+        assert set(self.saved) <= self.scheduler.snapshots | saved.keys(), "I8: a lost snapshot"
+        sampled: dict[SeqId, SampledToken] = {}
         chunked = {chunk.seq_id for chunk in plan.chunks}
         interrupted = frozenset(chunked - lost if is_cut else ())
         for chunk in plan.chunks:
@@ -155,9 +161,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert sum(self.cells.values()) <= NUM_CELLS, "I2: more cells than there are"
         assert sum(len(chunk.token_ids) for chunk in plan.chunks) <= 24, "I3"
         end_s = self.now_s + seconds
-        return StepResult(
-            plan.step, sampled, swapped, lost, interrupted, self.now_s, end_s, seconds
-        )
+        return StepResult(plan.step, sampled, saved, lost, interrupted, self.now_s, end_s, seconds)
 
     def check_order(self, plan: StepPlan) -> None:
         known = {seq.seq_id: seq for seq, _ in self.scheduler.sequences()}

@@ -69,9 +69,11 @@ STATISTICS = Statistics(
     num_slots_used=2,
     num_cells_used=300,
     num_cells_cached=200,
-    snapshot_bytes_used=4000,
+    swapped_bytes=4000,
+    cached_bytes=5000,
     num_steps=50,
     num_interrupted_steps=3,
+    num_parks=8,
     num_swaps=6,
     num_recomputes=7,
     num_prompt_tokens=900,
@@ -107,6 +109,7 @@ async def test_status_tells_the_daemon_and_its_models(front: Front) -> None:
         snapshot_bytes=4000,
         snapshot_bytes_per_token=64,
         cached_tokens=200,
+        cached_bytes=5000,
     )
     assert list(model.tiers) == [
         pb.TierStatus(
@@ -132,7 +135,7 @@ async def test_status_tells_the_daemon_and_its_models(front: Front) -> None:
     )
     assert (model.max_step_tokens, model.can_interrupt) == (512, True)
     assert (model.num_prompt_tokens, model.num_cached_tokens) == (900, 100)
-    assert (model.num_swaps, model.num_recomputes) == (6, 7)
+    assert (model.num_parks, model.num_swaps, model.num_recomputes) == (8, 6, 7)
     assert (model.num_steps, model.num_interrupted_steps) == (50, 3)
 
 

@@ -133,6 +133,7 @@ async def test_a_delta_carries_text_tokens_and_logprobs(front: Front) -> None:
 @pytest.mark.parametrize(
     ("cause", "told"),
     [
+        (PauseCause.PARK, pb.PREEMPTION_CAUSE_PARK),
         (PauseCause.SWAP, pb.PREEMPTION_CAUSE_SWAP),
         (PauseCause.RECOMPUTE, pb.PREEMPTION_CAUSE_RECOMPUTE),
         (PauseCause.ENGINE_LOST, pb.PREEMPTION_CAUSE_ENGINE_LOST),

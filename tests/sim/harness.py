@@ -157,6 +157,7 @@ def simulate(
     num_slots: int = 4,
     num_cells: int = 256,
     num_cached: int = 0,
+    is_unified: bool = True,
     max_step_tokens: int = 128,
     profile: StepProfile = GPU_LIKE,
     faults: Faults | None = None,
@@ -166,10 +167,13 @@ def simulate(
     """Every request to its end; raises AssertionError at the first broken invariant."""
     clock = ManualClock()
     backend_config = BackendConfig(
-        "", "q8_0", num_cells, num_slots, max_step_tokens, cached_sequences=num_cached
+        *("", "q8_0", num_cells, num_slots, max_step_tokens),
+        kv_unified=is_unified,
+        cached_sequences=num_cached,
     )
     backend = SimBackend(backend_config, clock, profile, faults)
     settings = scheduler_config or config(max_step_tokens=max_step_tokens)
+    settings = replace(settings, caches_prefixes=num_cached > 0)
     checker = Checker(max_step_tokens, clock, settings.policy)
     loop = EngineLoop(backend, settings, clock, checker.on_step)
     checker.loop = loop
@@ -210,7 +214,7 @@ def simulate(
 def _check_end(loop: EngineLoop, backend: SimBackend, checker: Checker) -> None:
     """Every request has ended, and nothing is held for any."""
     assert loop.statistics().num_used_slots == 0, "a slot is held after the end"
-    assert loop.statistics().used_snapshot_bytes == 0, "a snapshot is held after the end"
+    assert loop.statistics().swapped_bytes == 0, "a snapshot is owned after the end"
     cached = loop.statistics().num_cached_cells
     assert backend.num_used_cells == cached, (
         f"{backend.num_used_cells} cells are held, not {cached}"

@@ -102,8 +102,12 @@ async def test_pause_by_preemption_says_how_the_engine_made_room(mode: PreemptMo
     request = Told()
     request.entry.tell(Preempted(ID, mode), 100.0)
     request.entry.deliver(delta(1, 103.0), 103.0)
-    cause = {PreemptMode.SWAP: PauseCause.SWAP, PreemptMode.RECOMPUTE: PauseCause.RECOMPUTE}[mode]
-    assert await request.events() == [StreamPaused(cause), StreamResumed(3.0), told(1)]
+    causes = {
+        PreemptMode.PARK: PauseCause.PARK,
+        PreemptMode.SWAP: PauseCause.SWAP,
+        PreemptMode.RECOMPUTE: PauseCause.RECOMPUTE,
+    }
+    assert await request.events() == [StreamPaused(causes[mode]), StreamResumed(3.0), told(1)]
 
 
 async def test_engine_that_is_lost_before_the_admission_is_no_pause() -> None:

@@ -41,8 +41,8 @@ def has_tokens(count: int) -> Callable[[Transcript], bool]:
 
 def goes_on(num_losses: int) -> Callable[[Transcript], bool]:
     """It got tokens and runs again, so that the next loss is one to it too."""
-    return lambda seen: has_tokens(20 * num_losses + 10)(seen) and (
-        seen.count(StreamResumed) == num_losses
+    return lambda seen: (
+        has_tokens(20 * num_losses + 10)(seen) and (seen.count(StreamResumed) == num_losses)
     )
 
 

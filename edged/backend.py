@@ -74,9 +74,12 @@ class BackendInfo:
     can_swap: bool
     """Whether `save_kv` and `restore_kv` work for this model."""
     can_copy_prefix: bool
-    """Whether the first tokens of what a slot or a snapshot holds can be had alone."""
+    can_cut_snapshot: bool
+    """Whether `restore_kv` can put the first tokens of a snapshot alone into a slot."""
     can_interrupt: bool
     """Whether `interrupt` does anything."""
+    runtime: str
+    """Library and version; saved KV is read by no other."""
 
 
 class KvSnapshot(Protocol):
@@ -87,6 +90,11 @@ class KvSnapshot(Protocol):
 
     @property
     def num_bytes(self) -> int: ...
+
+    @property
+    def data(self) -> memoryview:
+        """What is written to disk; `Backend.load_snapshot` reads it. May be read by any thread."""
+        ...
 
 
 class Tokenizer(Protocol):
@@ -141,12 +149,16 @@ class Backend(Protocol):
 
     def restore_kv(self, slot: SlotId, snapshot: KvSnapshot, num_tokens: int | None = None) -> None:
         """Put a snapshot into an empty slot of this or another index; the snapshot stays valid.
-        Fewer than all of its tokens, the first ones, where `can_copy_prefix`; even then there must
-        be room for all.
+        Fewer than all of its tokens, the first ones, where `can_cut_snapshot`; even then there
+        must be room for all.
 
         Raises:
             KvTransferError: the slot has been cleared.
         """
+        ...
+
+    def load_snapshot(self, num_tokens: int, data: bytearray) -> KvSnapshot:
+        """A snapshot from `KvSnapshot.data`, of this model, KV type and `runtime`."""
         ...
 
     def copy_prefix(self, source: SlotId, target: SlotId, num_tokens: int) -> None:

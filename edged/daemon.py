@@ -68,7 +68,7 @@ class Daemon:
     async def serve(self) -> int:
         """The whole life of the daemon. Raises EdgedError if it cannot start."""
         self._watch_signals()
-        specs = model_specs(self._settings)
+        specs = model_specs(self._settings, os.environ)
         fleet = Fleet(specs, self._settings.default_model, self._clock)
         server = self._server(fleet)
         await server.start()

@@ -48,6 +48,23 @@ def daemon_socket(environ: Mapping[str, str]) -> Path:
     return Path(service) / SOCKET_NAME if service else user_socket(environ)
 
 
+def kv_directory(environ: Mapping[str, str]) -> Path:
+    """The directory that `engine.disk_directory = "auto"` stands for.
+
+    systemd sets CACHE_DIRECTORY for a service that has one. Without a home it is the user's own
+    under the temporary directory, as the socket's.
+    """
+    service = environ.get("CACHE_DIRECTORY", "").partition(":")[0]
+    if service:
+        return Path(service) / "kv"
+    home = environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(home) and environ.get("HOME"):
+        home = os.path.join(environ["HOME"], ".cache")
+    if os.path.isabs(home):
+        return Path(home) / "edged" / "kv"
+    return user_socket({}).parent / "kv"
+
+
 def client_sockets(environ: Mapping[str, str]) -> tuple[Path, ...]:
     """Where a client looks for a daemon's socket: the user's own daemon first, then the service.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edged import places
-from edged.config.settings import ModelSettings, Settings
+from edged.config.settings import MOST_SEQUENCES, ModelSettings, Settings
 from edged.config.values import AUTO
 from edged.core.types import SloTier, TierSpec
 from edged.engine.wire import Start
@@ -34,9 +34,11 @@ def _tier_spec(settings: Settings, tier: SloTier) -> TierSpec:
     )
 
 
-def start_command(settings: Settings, model: ModelSettings) -> Start:
+def start_command(settings: Settings, model: ModelSettings, environ: Mapping[str, str]) -> Start:
     """The first command for one model's engine."""
     engine = model.engine
+    given = engine.disk_directory
+    disk_directory = str(places.kv_directory(environ)) if given == AUTO else given
     return Start(
         backend=engine.backend,
         model_path=model.path,
@@ -49,7 +51,8 @@ def start_command(settings: Settings, model: ModelSettings) -> Start:
         main_gpu=engine.main_gpu,
         tensor_split=engine.tensor_split,
         kv_unified=engine.kv_unified,
-        cached_sequences=engine.cached_sequences,
+        cached_sequences=min(engine.cached_sequences, MOST_SEQUENCES - engine.max_sequences),
+        keeps_kv=engine.cached_sequences > 0,
         prefix_sharing=engine.prefix_sharing,
         options=engine.options,
         policy=settings.scheduler.policy,
@@ -58,6 +61,8 @@ def start_command(settings: Settings, model: ModelSettings) -> Start:
         share_quantum_s=settings.scheduler.share_quantum_s,
         relegated_share=settings.scheduler.relegated_share,
         snapshot_bytes=engine.snapshot_bytes,
+        disk_bytes=engine.disk_bytes,
+        disk_directory=disk_directory,
         tiers=tier_specs(settings),
     )
 
@@ -70,12 +75,12 @@ def socket_path(settings: Settings, environ: Mapping[str, str]) -> Path | None:
     return Path(given) if given else None
 
 
-def model_specs(settings: Settings) -> tuple[ModelSpec, ...]:
+def model_specs(settings: Settings, environ: Mapping[str, str]) -> tuple[ModelSpec, ...]:
     """How each configured model is run, in the order of the configuration."""
     return tuple(
         ModelSpec(
             name=name,
-            start=start_command(settings, model),
+            start=start_command(settings, model, environ),
             stall_s=model.engine.stall_s,
             call_s=model.engine.stall_s + CALL_GRACE_S,
             load_timeout_s=model.engine.load_timeout_s,

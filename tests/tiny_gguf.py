@@ -36,22 +36,31 @@ def write_tiny_gguf(
     architecture: str = "llama",
     head_size: int = HEAD_SIZE,
     sick_token_id: int | None = None,
+    num_layers: int = NUM_LAYERS,
+    window_tokens: int | None = None,
 ) -> Path:
     """Write the model and return its path; the same arguments give the same bytes.
 
     A sequence with `sick_token_id` in it has NaN for logits, as a damaged or overflowing model has.
+    With `window_tokens` most layers of an architecture that has such attend to so many tokens only.
     """
     writer = gguf.GGUFWriter(path, architecture)
+    if window_tokens is not None:
+        writer.add_sliding_window(window_tokens)
+        writer.add_key_length(head_size)
+        writer.add_value_length(head_size)
     writer.add_context_length(TRAIN_CONTEXT_TOKENS)
     writer.add_embedding_length(NUM_HEADS * head_size)
-    writer.add_block_count(NUM_LAYERS)
+    writer.add_block_count(num_layers)
     writer.add_feed_forward_length(FEED_FORWARD_SIZE)
     writer.add_head_count(NUM_HEADS)
     writer.add_head_count_kv(NUM_KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(head_size)
     num_tokens = _add_vocabulary(writer)
-    tensors = _tensors(np.random.default_rng(seed), num_tokens, head_size)
+    tensors = _tensors(np.random.default_rng(seed), num_tokens, head_size, num_layers)
+    if architecture == "gemma3":
+        tensors |= _gemma_norms(head_size, num_layers)
     if sick_token_id is not None:
         tensors["token_embd.weight"][sick_token_id] = np.nan
     for name, tensor in tensors.items():
@@ -96,7 +105,7 @@ def _byte_characters() -> list[str]:
 
 
 def _tensors(
-    random: np.random.Generator, num_tokens: int, head_size: int
+    random: np.random.Generator, num_tokens: int, head_size: int, num_layers: int
 ) -> dict[str, NDArray[np.float32]]:
     embedding, kv_size = NUM_HEADS * head_size, NUM_KV_HEADS * head_size
 
@@ -111,7 +120,7 @@ def _tensors(
         # Logits get a standard deviation of about 4: a random model is then sure of its answers.
         "output.weight": matrix(num_tokens, embedding, gain=4.0),
     }
-    for layer in range(NUM_LAYERS):
+    for layer in range(num_layers):
         block = {
             "attn_norm": ones,
             # Large queries and keys make attention pick tokens instead of averaging all of them.
@@ -126,3 +135,24 @@ def _tensors(
         }
         tensors |= {f"blk.{layer}.{name}.weight": tensor for name, tensor in block.items()}
     return tensors
+
+
+def write_tiny_windowed_gguf(path: Path) -> Path:
+    """A model five of whose six layers attend to the last 32 tokens."""
+    return write_tiny_gguf(path, architecture="gemma3", num_layers=6, window_tokens=32)
+
+
+def _gemma_norms(head_size: int, num_layers: int) -> dict[str, NDArray[np.float32]]:
+    """Those that a Gemma has beside a llama's."""
+    wide, narrow = np.ones(NUM_HEADS * head_size, np.float32), np.ones(head_size, np.float32)
+    norms = {
+        "post_attention_norm": wide,
+        "post_ffw_norm": wide,
+        "attn_q_norm": narrow,
+        "attn_k_norm": narrow,
+    }
+    return {
+        f"blk.{layer}.{name}.weight": norm
+        for layer in range(num_layers)
+        for name, norm in norms.items()
+    }

@@ -39,15 +39,23 @@ _DECODE_FAILURES = {
 class LlamaSnapshot:
     """The KV of one sequence, as the library serializes it."""
 
-    __slots__ = ("data", "num_tokens")
+    __slots__ = ("_array", "num_tokens")
 
-    def __init__(self, num_tokens: int, data: NDArray[np.uint8]) -> None:
+    def __init__(self, num_tokens: int, array: NDArray[np.uint8]) -> None:
         self.num_tokens = num_tokens
-        self.data = data
+        self._array = array
 
     @property
     def num_bytes(self) -> int:
-        return int(self.data.nbytes)
+        return int(self._array.nbytes)
+
+    @property
+    def data(self) -> memoryview:
+        return self._array.data
+
+    @property
+    def array(self) -> NDArray[np.uint8]:
+        return self._array
 
 
 class LlamaBackend:
@@ -271,11 +279,14 @@ class LlamaBackend:
         assert isinstance(snapshot, LlamaSnapshot), f"a snapshot of {type(snapshot).__name__}"
         self._assert_empty(slot)
         if snapshot.num_tokens > 0:
-            self._write(slot, snapshot.num_tokens, snapshot.data)
+            self._write(slot, snapshot.num_tokens, snapshot.array)
         if num_tokens is not None and num_tokens < snapshot.num_tokens:
-            assert self._info.can_copy_prefix, "this model cannot restore a part of a snapshot"
+            assert self._info.can_cut_snapshot, "this model cannot restore a part of a snapshot"
             if not self._trim(slot, num_tokens):
                 raise KvTransferError(f"slot {slot} was not cut to {num_tokens} tokens")
+
+    def load_snapshot(self, num_tokens: int, data: bytearray) -> LlamaSnapshot:
+        return LlamaSnapshot(num_tokens, np.frombuffer(data, dtype=np.uint8))
 
     def copy_prefix(self, source: SlotId, target: SlotId, num_tokens: int) -> None:
         assert self._info.can_copy_prefix, "this model cannot copy a prefix"
@@ -293,7 +304,7 @@ class LlamaBackend:
         # Between separate caches the library copies later, at the next decode, and whole caches
         # only; by then the source may hold something else. So copy now, through host memory.
         snapshot = self.save_kv(source)
-        self._write(target, snapshot.num_tokens, snapshot.data)
+        self._write(target, snapshot.num_tokens, snapshot.array)
         self._trim(target, num_tokens)
 
     def clear(self, slot: SlotId) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 
@@ -200,6 +201,7 @@ def _allocate(
         geometry = KvGeometry(
             num_slots=config.max_sequences,
             num_cache_slots=_num_cache_slots(config, model),
+            idle_cells_cost=not uses_gpu(config),
             num_cells=context.num_cells,
             max_cells_per_slot=min(context.max_cells_per_sequence, train_tokens),
             bytes_per_cell=shape.bytes_per_cell(stored) if stored else saved_bytes,
@@ -251,8 +253,9 @@ def _context_shapes(config: BackendConfig, model: Model) -> list[ContextShape]:
 
 
 def _can_copy_prefix(model: Model) -> bool:
-    """Not where the runtime forgets cells behind a window, or keeps one state for all tokens."""
-    return model.facts.window_tokens == 0 and not model.facts.has_recurrent_state
+    """Not where the runtime keeps one state for all tokens. Layers with a window keep every cell
+    too, as the context is made by default; but only those in the window are saved."""
+    return not model.facts.has_recurrent_state
 
 
 def _num_cache_slots(config: BackendConfig, model: Model) -> int:
@@ -301,7 +304,9 @@ def _info(config: BackendConfig, model: Model, geometry: KvGeometry) -> BackendI
         eos_token=_special_piece(model, vocabulary.eos_id),
         can_swap=True,
         can_copy_prefix=_can_copy_prefix(model),
+        can_cut_snapshot=_can_copy_prefix(model) and model.facts.window_tokens == 0,
         can_interrupt=device == "cpu" and not facts.has_recurrent_state,
+        runtime=f"llama-cpp-python {version('llama-cpp-python')}",
     )
 
 

@@ -42,6 +42,7 @@ class SimModel:
     can_swap: bool = True
     can_interrupt: bool = True
     has_chat_template: bool = True
+    idle_cells_cost: bool = False
     draws_text: bool = True
     """Draws hash what a slot holds; else only the length of an answer matters, and each token of it
     is the same, in a fraction of the time."""
@@ -63,6 +64,10 @@ class SimSnapshot:
     @property
     def num_tokens(self) -> int:
         return len(self.cells)
+
+    @property
+    def data(self) -> memoryview:
+        return memoryview(_cell_bytes(self.cells))
 
 
 class _Slot:
@@ -172,6 +177,12 @@ class SimBackend:
         is_whole = len(held.cells) == snapshot.num_tokens
         held.digest = snapshot.digest if is_whole else crc32(_cell_bytes(held.cells))
         self._pool.grow(slot, len(held.cells))
+
+    def load_snapshot(self, num_tokens: int, data: bytearray) -> SimSnapshot:
+        cells = array("I", bytes(data))
+        assert len(cells) == num_tokens, f"a snapshot of {len(cells)} cells, not {num_tokens}"
+        num_bytes = num_tokens * self._model.bytes_per_cell
+        return SimSnapshot(tuple(cells), crc32(data), num_bytes)
 
     def copy_prefix(self, source: SlotId, target: SlotId, num_tokens: int) -> None:
         cells = self._slots[source].cells
@@ -299,6 +310,7 @@ def _describe(config: BackendConfig, model: SimModel) -> BackendInfo:
             effective_type_k=config.kv_type,
             effective_type_v=config.kv_type,
             num_cache_slots=_num_cache_slots(config),
+            idle_cells_cost=model.idle_cells_cost,
         ),
         eog_token_ids=frozenset({EOS_ID, TURN_END_ID}),
         chat_template=CHAT_TEMPLATE if model.has_chat_template else None,
@@ -306,5 +318,7 @@ def _describe(config: BackendConfig, model: SimModel) -> BackendInfo:
         eos_token=EOS_TOKEN,
         can_swap=model.can_swap,
         can_copy_prefix=True,
+        can_cut_snapshot=True,
         can_interrupt=model.can_interrupt,
+        runtime="sim",
     )

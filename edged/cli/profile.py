@@ -1,5 +1,7 @@
 """`edged profile`: how fast a model is on this device, for `edged simulate`."""
 
+import os
+
 from edged.backend import find_backend
 from edged.cli.output import emit, note
 from edged.clock import MonotonicClock
@@ -17,7 +19,7 @@ def print_profile(settings: Settings, name: str) -> None:
     Raises:
         EdgedError: the model cannot be loaded, or a step fails.
     """
-    start = start_command(settings, settings.models[name])
+    start = start_command(settings, settings.models[name], os.environ)
     note(f"loading {name}")
     backend = find_backend(start.backend)(backend_config(start), lambda fraction: None)
     try:

@@ -160,11 +160,11 @@ def _kv_and_work(model: admin_pb2.Model) -> list[str]:
         f"{_bytes(kv.snapshot_bytes)} swapped"
     ]
     num_prompt_tokens = model.num_prompt_tokens + model.num_cached_tokens
-    if kv.cached_tokens or kv.cached_bytes or model.num_cached_tokens:
+    if kv.cached_tokens or kv.cached_bytes or kv.disk_bytes or model.num_cached_tokens:
         found = model.num_cached_tokens / max(1, num_prompt_tokens)
         lines.append(
-            f"{kv.cached_tokens} tokens and {_bytes(kv.cached_bytes)} cached, "
-            f"{found:.0%} of prompts found computed"
+            f"kept: {kv.cached_tokens} tokens, {_bytes(kv.cached_bytes)} of memory, "
+            f"{_bytes(kv.disk_bytes)} of disk; {found:.0%} of prompts found computed"
         )
     if model.num_steps:
         lines.append(

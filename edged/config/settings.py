@@ -19,6 +19,7 @@ from edged.config.values import (
     OptionText,
     PositiveSeconds,
     as_tuple,
+    check_directory,
     check_listen,
     check_policy,
     check_socket,
@@ -130,9 +131,10 @@ class EngineSettings(BaseModel):
         description="One pool of KV for all sequences; false gives each an equal, fixed part.",
     )
     cached_sequences: Annotated[int, Field(ge=0, le=255)] = Field(
-        default=0,
-        description="Most finished requests whose KV is kept, in cells that nobody else needs, for "
-        "others that begin alike.",
+        default=16,
+        description="Most finished requests whose KV stays in cells that nobody else needs, for "
+        "others that begin alike, beside those in host memory and on disk; together with "
+        "max_sequences 256. 0 keeps none anywhere.",
     )
     prefix_sharing: Annotated[PrefixSharing, Field(strict=False)] = Field(
         default=PrefixSharing.CLIENT,
@@ -143,7 +145,18 @@ class EngineSettings(BaseModel):
     )
     snapshot_bytes: Annotated[int, Field(ge=0)] = Field(
         default=1024 * _MIB,
-        description="Host memory for the KV of swapped requests; 0 always recomputes.",
+        description="Host memory for the KV of swapped requests, and of finished ones that are "
+        "kept; 0 always recomputes.",
+    )
+    disk_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Disk for the KV of finished requests that are kept, so that it outlives the "
+        "daemon; 0 writes none. It can be read as text by whoever can read the files.",
+    )
+    disk_directory: Annotated[str, AfterValidator(check_directory)] = Field(
+        default=AUTO,
+        description='Where that is, an absolute path; "auto" is kv in $CACHE_DIRECTORY in a '
+        "systemd service, else in $XDG_CACHE_HOME/edged or ~/.cache/edged.",
     )
     stall_s: PositiveSeconds = Field(
         default=30.0,
@@ -173,13 +186,6 @@ class EngineSettings(BaseModel):
                 "max_sequences",
                 "max_step_tokens",
                 "context_tokens",
-            )
-        if self.max_sequences + self.cached_sequences > MOST_SEQUENCES:
-            raise rule(
-                f"max_sequences is {self.max_sequences} and cached_sequences "
-                f"{self.cached_sequences}: expected {MOST_SEQUENCES} at most together",
-                "max_sequences",
-                "cached_sequences",
             )
         return self
 

@@ -54,6 +54,12 @@ def check_socket(value: str) -> str:
     return value
 
 
+def check_directory(value: str) -> str:
+    if value != AUTO and not value.startswith("/"):
+        raise rule('expected "auto" or an absolute path')
+    return value
+
+
 def check_policy(value: str) -> str:
     if value not in SERVING:
         raise rule("expected " + " or ".join(f"'{name}'" for name in SERVING))

@@ -79,6 +79,8 @@ class Accounts:
         self.shares.account(elapsed_s, served, running, queue)
         if result.transfer_bytes:
             self.cost.observe_transfer(result.transfer_bytes, result.transfer_s)
+        if result.read_bytes:
+            self.cost.observe_read(result.read_bytes, result.read_s)
         self.num_interrupted_steps += bool(result.interrupted)
         if plan.chunks and not (result.lost or result.interrupted):
             self._measured.append((plan.chunks, result.compute_s + result.overhead_s))
@@ -118,6 +120,7 @@ class Accounts:
             num_cached_cells=kv.used_cells - kv.taken_cells,
             swapped_bytes=holdings.owned_bytes,
             cached_bytes=snapshots.used_bytes - holdings.owned_bytes,
+            disk_bytes=holdings.files.num_bytes,
             cost_model_error=self.cost.median_error,
             step_costs=self.cost.costs,
             tiers=tiers,

@@ -76,6 +76,7 @@ class StepCostModel:
         self._usual_error = 0.0
         """The median at the last fit."""
         self._transfer_s_per_byte = 1e-9
+        self._read_s_per_byte = 5e-9
         self.num_observations = 0
 
     @property
@@ -161,6 +162,14 @@ class StepCostModel:
     def observe_transfer(self, num_bytes: int, seconds: float) -> None:
         if num_bytes > 0 and seconds > 0:
             self._transfer_s_per_byte += 0.2 * (seconds / num_bytes - self._transfer_s_per_byte)
+
+    def read_s(self, num_bytes: int) -> float:
+        """Reading that many bytes of KV from disk."""
+        return self._read_s_per_byte * num_bytes
+
+    def observe_read(self, num_bytes: int, seconds: float) -> None:
+        if num_bytes > 0 and seconds > 0:
+            self._read_s_per_byte += 0.2 * (seconds / num_bytes - self._read_s_per_byte)
 
     def observe(self, shape: StepShape, seconds: float) -> None:
         """Learn from one measured step."""

@@ -15,21 +15,24 @@ less time than computing it again and there is room, or what is worth less makes
 | value | 1 / cell, or 1 / byte |
 """
 
-from collections.abc import Hashable, Set
+from collections.abc import Iterable, Set
 from itertools import count
 
+from edged.core.budget import ANY, ByteBudget, Room, Worth
 from edged.core.cost import StepCostModel
+from edged.core.files import Files, FoundFile
 from edged.core.kept import Kept
 from edged.core.kv import KvBudget
-from edged.core.plan import Pending, Save, StepPlan, StepResult
+from edged.core.plan import Pending, Restore, Save, StepPlan, StepResult
 from edged.core.policy import SchedulerConfig
 from edged.core.prefix import PrefixTree, Tokens
 from edged.core.sequence import Sequence
-from edged.core.snapshots import HostRoom, SnapshotBudget, Worth
-from edged.core.types import SlotId, SnapshotId
+from edged.core.types import FileId, SlotId, SnapshotId
 
 MIN_TOKENS = 16
 """Shorter beginnings are not worth a slot."""
+RESTS_AFTER_S = 5.0
+"""Idle seconds after which what is kept moves down."""
 _FORGOTTEN_S = 60.0
 """Somebody who has used it once comes again after a while, as far as is known."""
 
@@ -51,7 +54,8 @@ class Holdings:
         """What it gives up or moves outside of a plan is added to `pending`. `can_trim`: whether
         the first tokens of a snapshot can be had without the others."""
         self.kv = kv
-        self.snapshots = SnapshotBudget(kv.geometry, config.max_snapshot_bytes)
+        self.snapshots = ByteBudget(kv.geometry, config.max_snapshot_bytes, SnapshotId)
+        self.files = Files(kv.geometry, config.max_disk_bytes, pending)
         self.tree: PrefixTree[Kept] = PrefixTree()
         self.by_slot: dict[SlotId, Kept] = {}
         self.by_snapshot: dict[SnapshotId, Kept] = {}
@@ -62,18 +66,23 @@ class Holdings:
         self._can_trim = can_trim
         self._max_step_tokens = config.max_step_tokens
         self._numbers = count()
+        self._busy_at_s = 0.0
+        self.rests_at_s: float | None = None
+        """When `rest` is to be called though nobody asks for anything."""
 
     # ── Coming and going ─────────────────────────────────────────────────────────────────────────
 
-    def keep(self, slot: SlotId, space: Hashable, tokens: Tokens, now_s: float) -> Kept:
+    def keep(self, slot: SlotId, space: str | None, tokens: Tokens, now_s: float) -> Kept:
         """A slot holds these tokens, and no fewer than before."""
         kept = self.by_slot.get(slot)
         if kept is None:
             kept = self.by_slot[slot] = Kept(next(self._numbers), space, tokens, now_s)
             kept.slot = slot
-        elif kept in self.tree:
-            self.tree.remove(kept)
-        kept.tokens = tokens
+        else:
+            if kept in self.tree:
+                self.tree.remove(kept)
+            self.files.remove(kept)
+        kept.tokens, kept.last_used_s = tokens, now_s
         if self._is_found and len(tokens) >= MIN_TOKENS:
             self.tree.insert(kept.space, tokens, kept)
         return kept
@@ -82,7 +91,7 @@ class Holdings:
         """From its slot, which is given back, to a snapshot."""
         slot = kept.slot
         assert slot is not None, "only what is in a slot moves to host memory"
-        self.snapshots.hold(snapshot, kept.num_tokens)
+        self.snapshots.hold(snapshot, self.snapshots.size_of(kept.num_tokens))
         del self.by_slot[slot]
         self.by_snapshot[snapshot] = kept
         kept.slot, kept.snapshot = None, snapshot
@@ -106,13 +115,16 @@ class Holdings:
             del self.by_slot[kept.slot]
         if kept.snapshot is not None:
             del self.by_snapshot[kept.snapshot]
+        self.files.remove(kept)
         return list(kept.claimers)
 
     def give_up(self, kept: Kept) -> list[Sequence]:
         """It goes before the next step; of what no running sequence holds."""
         if kept.slot is not None:
             return self.give_up_slot(kept.slot)
-        assert kept.snapshot is not None, "kept in no place"
+        if kept.snapshot is None:
+            return self.forget(kept)
+        self.files.remove(kept)
         unsaved = next((one for one in self._pending.save if one.snapshot == kept.snapshot), None)
         if unsaved is None:
             self._pending.discard.append(kept.snapshot)
@@ -125,18 +137,25 @@ class Holdings:
         self._pending.clear.append(slot)
         return self.drop(slot)
 
-    def move_down(self, kept: Kept, now_s: float) -> list[Sequence]:
+    def leave_cells(self, kept: Kept, now_s: float) -> list[Sequence]:
         """Out of its slot before the next step, to host memory if it is worth that."""
+        affected = self.move_down(kept, now_s)
+        return self.give_up(kept) if affected is None else affected
+
+    def move_down(self, kept: Kept, now_s: float) -> list[Sequence] | None:
+        """To host memory before the next step; None: that is not worth it, and it stays."""
         slot, num_tokens = kept.slot, kept.num_tokens
         assert slot is not None, "only what is in a slot moves to host memory"
         room = self.room(now_s)
         is_worth_it = self.is_worth_moving(num_tokens, num_transfers=1)
-        if not (is_worth_it and room.take(num_tokens, self.worth_saved(kept, now_s))):
-            return self.give_up(kept)
+        num_bytes = self.snapshots.size_of(num_tokens)
+        if not (is_worth_it and room.take(num_bytes, self.worth_saved(kept, now_s))):
+            return None
         affected: list[Sequence] = []
         for other in room.discarded:
-            affected += self.give_up(self.by_snapshot[other])
-        snapshot = self.snapshots.name(0)
+            self._pending.discard.append(other)
+            affected += self._discard(other)
+        snapshot = self.snapshots.name()
         self._pending.save.append(Save(slot, snapshot))
         self._pending.clear.append(slot)
         self.move(kept, snapshot)
@@ -155,18 +174,94 @@ class Holdings:
             elif save.snapshot in self.by_snapshot:
                 self.snapshots.correct(save.snapshot, result.saved_bytes[save.snapshot])
         for restore in plan.restore:
-            if restore.seq_id in result.lost and restore.snapshot in self.by_snapshot:
-                affected += self.give_up(self.by_snapshot[restore.snapshot])
+            if restore.seq_id in result.lost:
+                kept = self._fetched(restore)
+                affected += [] if kept is None else self.give_up(kept)
         return affected
 
+    def _fetched(self, restore: Restore) -> Kept | None:
+        if restore.snapshot is not None:
+            return self.by_snapshot.get(restore.snapshot)
+        return None if restore.file is None else self.files.by_file.get(restore.file)
+
     def _discard(self, snapshot: SnapshotId) -> list[Sequence]:
-        """One that is not known is left alone."""
+        """One that is not known is left alone; one that is on disk too stays there."""
         kept = self.by_snapshot.get(snapshot)
         if kept is None:
             return []
-        affected = self.forget(kept)
         self.snapshots.drop(snapshot)
-        return affected
+        if kept.file is None:
+            return self.forget(kept)
+        del self.by_snapshot[snapshot]
+        kept.snapshot = None
+        return []
+
+    # ── Disk ─────────────────────────────────────────────────────────────────────────────────────
+
+    def find(self, files: Iterable[FoundFile], now_s: float) -> list[FileId]:
+        """Files that an engine before this one wrote; returns their names, in order."""
+        names: list[FileId] = []
+        for found in files:
+            kept = Kept(next(self._numbers), found.space, found.tokens, now_s)
+            names.append(self.files.add(kept, found.num_bytes))
+            if self._is_found and kept.num_tokens >= MIN_TOKENS:
+                self.tree.insert(kept.space, kept.tokens, kept)
+            else:
+                self.files.remove(kept)
+        room = self._room_on_disk(now_s)
+        room.take(0, ANY)
+        for file in room.discarded:
+            self._lose_file(file, is_there=True)
+        return names
+
+    def rest(self, now_s: float, *, is_idle: bool) -> None:
+        """Called before each step: when nothing has been asked for a while, what is kept goes
+        down."""
+        self.rests_at_s = None
+        if not is_idle:
+            self._busy_at_s = now_s
+        elif now_s < self._busy_at_s + RESTS_AFTER_S:
+            has_work = self.kv.cached or self.files.is_on
+            self.rests_at_s = self._busy_at_s + RESTS_AFTER_S if has_work else None
+        else:
+            self.go_down(now_s)
+
+    def go_down(self, now_s: float) -> None:
+        """Nobody waits and nothing runs: what is cached moves to host memory, and some of what is
+        there is written to disk, what is worth most first."""
+        for kept in self.by_value(now_s):
+            self.leave_cells(kept, now_s)
+        if self.files.is_on:
+            unsaved = {save.snapshot for save in self._pending.save}
+            unwritten = [
+                (self.worth(kept, now_s), kept.number, kept)
+                for snapshot, kept in self.by_snapshot.items()
+                if kept.file is None and snapshot not in unsaved and kept in self.tree
+            ]
+            by_value = ((worth, kept) for worth, _, kept in sorted(unwritten, reverse=True))
+            for file in self.files.write(by_value, self._room_on_disk(now_s)):
+                self._lose_file(file, is_there=True)
+
+    def wrote(self, file: FileId, num_bytes: int | None) -> list[Sequence]:
+        """A file is complete, or could not be written (None)."""
+        if num_bytes is not None:
+            self.files.written(file, num_bytes)
+            return []
+        return self._lose_file(file, is_there=False)
+
+    def _lose_file(self, file: FileId, *, is_there: bool) -> list[Sequence]:
+        kept = self.files.by_file.get(file)
+        if kept is None:
+            return []
+        if is_there:
+            self.files.remove(kept)
+        else:
+            self.files.drop(kept)
+        return self.forget(kept) if kept.slot is None and kept.snapshot is None else []
+
+    def _room_on_disk(self, now_s: float) -> Room[FileId]:
+        may_go = [(self.worth(kept, now_s), file) for file, kept in self.files.by_file.items()]
+        return Room(self.files.budget, sorted(may_go))
 
     # ── What is worth what ───────────────────────────────────────────────────────────────────────
 
@@ -190,7 +285,7 @@ class Holdings:
         rate = (1 + kept.num_uses) / (now_s - kept.last_used_s + _FORGOTTEN_S)
         return kept.owner is not None, bool(kept.claimers), saved_s * rate / max(1, size)
 
-    def room(self, now_s: float, needed: Set[SnapshotId] = frozenset()) -> HostRoom:
+    def room(self, now_s: float, needed: Set[SnapshotId] = frozenset()) -> Room[SnapshotId]:
         """What could be saved now, if all that is saved and has no owner may go for it, but for
         the snapshots `needed`."""
         stays = needed | {save.snapshot for save in self._pending.save}
@@ -199,7 +294,7 @@ class Holdings:
             for snapshot, kept in self.by_snapshot.items()
             if kept.owner is None and snapshot not in stays
         ]
-        return HostRoom(self.snapshots, sorted(may_go))
+        return Room(self.snapshots, sorted(may_go))
 
     def is_worth_moving(self, num_tokens: int, *, num_transfers: int) -> bool:
         """Whether moving so many tokens so often takes less time than computing them again."""
@@ -214,7 +309,9 @@ class Holdings:
             return 0.0
         if num_tokens < kept.num_tokens and not self._can_trim:
             return float("inf")
-        return self.cost.transfer_s(self.snapshots.size_of(kept.num_tokens))
+        num_bytes = self.snapshots.size_of(kept.num_tokens)
+        read_s = self.cost.read_s(num_bytes) if kept.snapshot is None else 0.0
+        return read_s + self.cost.transfer_s(num_bytes)
 
     # ── Looking ──────────────────────────────────────────────────────────────────────────────────
 
@@ -237,15 +334,20 @@ class Holdings:
         """Assert that what is kept is where it is said to be, and claimed by those that claim."""
         self.tree.check()
         self.snapshots.check()
+        self.files.check()
         slots = {seq.slot for seq in running}
         cached = set(self.kv.cached)
         assert len(cached) <= self.kv.geometry.num_cache_slots, "more is cached than there is room"
         assert cached <= set(self.by_slot) <= cached | slots, "other slots are known"
         assert set(self.by_snapshot) == set(self.snapshots.held), "I8: other snapshots are held"
-        kept_all = [*self.by_slot.values(), *self.by_snapshot.values()]
+        kept_all = {
+            *self.by_slot.values(),
+            *self.by_snapshot.values(),
+            *self.files.by_file.values(),
+        }
         assert len(self.tree) == sum(kept in self.tree for kept in kept_all), "a lost beginning"
         for kept in kept_all:
-            assert (kept.slot is None) != (kept.snapshot is None), "kept in no place, or in two"
+            assert kept.slot is None or kept.snapshot is None, "kept in two places"
             if kept.slot is not None:
                 assert kept.num_tokens <= self.kv.cells[kept.slot], "I2: a slot holds less"
             assert kept.owner is None or kept.owner in kept.claimers, "owned, and not claimed"

@@ -48,6 +48,7 @@ class SchedulerStatistics:
     """Host memory that preempted sequences hold."""
     cached_bytes: int
     """Host memory that is kept for others."""
+    disk_bytes: int
     cost_model_error: float
     step_costs: StepCosts
     tiers: Mapping[SloTier, TierCounts]

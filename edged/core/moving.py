@@ -8,17 +8,13 @@ again, and if host memory has room for it besides what is worth more.
 """
 
 from collections.abc import Set
-from math import inf
 from typing import NamedTuple
 
+from edged.core.budget import ANY, Worth
 from edged.core.holdings import Holdings
-from edged.core.placement import Eviction, Placement, PlannerView
+from edged.core.placement import Eviction, Fetch, Placement, PlannerView
 from edged.core.plan import Chunk, Evict, Restore, Save, Share
-from edged.core.snapshots import Worth
 from edged.core.types import PreemptMode, SeqId, SlotId, SnapshotId
-
-_ANY: Worth = (True, True, inf)
-"""What is owned goes before all that is not."""
 
 
 class Moves(NamedTuple):
@@ -36,11 +32,12 @@ def settle(view: PlannerView, placement: Placement, chunks: list[Chunk], now_s: 
     """For a step of these chunks; who was placed and has none is left where it is."""
     computed = {chunk.seq_id for chunk in chunks}
     shared = [one for one in placement.shared if one.seq_id in computed]
-    restored = [one for one in placement.restored if one.seq_id in computed]
+    restored = [_restore(one) for one in placement.fetched if one.seq_id in computed]
     dropped, leaving = _emptied(view, placement, shared, computed, now_s)
     if not (placement.evicted or dropped):
         return Moves((), tuple(shared), tuple(restored), (), (), ())
-    saving = _Saving(view.holdings, now_s, {one.snapshot for one in restored})
+    needed = {one.snapshot for one in restored if one.snapshot is not None}
+    saving = _Saving(view.holdings, now_s, needed)
     evicts = [_evict(one, one.slot in leaving, saving) for one in placement.evicted]
     for slot in reversed(dropped):
         saving.save_kept(slot)
@@ -67,23 +64,30 @@ class _Saving:
     def save_kept(self, slot: SlotId) -> None:
         """What a cached slot holds, that is to be dropped."""
         kept = self._holdings.by_slot[slot]
-        worth = self._holdings.worth_saved(kept, self._now_s) if kept.owner is None else _ANY
+        worth = self._holdings.worth_saved(kept, self._now_s) if kept.owner is None else ANY
         self.save(slot, kept.num_tokens, 1, worth)
 
     def save(self, slot: SlotId, num_tokens: int, num_transfers: int, worth: Worth) -> bool:
         """Whether it is saved: it is if that is worth so many transfers, and there is room."""
         is_worth_it = self._holdings.is_worth_moving(num_tokens, num_transfers=num_transfers)
-        if not (is_worth_it and self.room.take(num_tokens, worth)):
+        num_bytes = self._holdings.snapshots.size_of(num_tokens)
+        if not (is_worth_it and self.room.take(num_bytes, worth)):
             return False
         self.saves.append(Save(slot, self._holdings.snapshots.name(len(self.saves))))
         return True
+
+
+def _restore(one: Fetch) -> Restore:
+    kept = one.kept
+    file = kept.file if kept.snapshot is None else None
+    return Restore(one.seq_id, one.slot, kept.snapshot, file, one.num_tokens)
 
 
 def _evict(one: Eviction, leaves: bool, saving: _Saving) -> Evict:
     victim, slot = one.victim, one.slot
     mode = PreemptMode.PARK
     if leaves:
-        is_saved = saving.save(slot, victim.num_computed_tokens, 2, _ANY)
+        is_saved = saving.save(slot, victim.num_computed_tokens, 2, ANY)
         mode = PreemptMode.SWAP if is_saved else PreemptMode.RECOMPUTE
     return Evict(victim.seq_id, slot, mode, one.cause.request.request_id)
 

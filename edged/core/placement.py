@@ -15,8 +15,9 @@ from typing import NamedTuple
 from edged.core.capacity import HEADROOM_TOKENS
 from edged.core.cost import StepCostModel
 from edged.core.holdings import Holdings
+from edged.core.kept import Kept
 from edged.core.kv import KvBudget
-from edged.core.plan import Pending, Restore, Share
+from edged.core.plan import Pending, Share
 from edged.core.policy import Policy
 from edged.core.prefix_cache import PrefixCache
 from edged.core.queue import WaitingQueue
@@ -73,6 +74,15 @@ class Eviction(NamedTuple):
     """Whether the slot may go on holding its KV; else it is used again."""
 
 
+class Fetch(NamedTuple):
+    """Whose slot is filled from host memory or disk."""
+
+    seq_id: SeqId
+    slot: SlotId
+    kept: Kept
+    num_tokens: int
+
+
 class Placement:
     """Slots and cells as they will be once the plan's evictions are done; scratch of one plan."""
 
@@ -102,7 +112,7 @@ class Placement:
         self.preemptors: list[SeqId] = []
         """Sequences of the queue for which somebody yielded, in order."""
         self.evicted: list[Eviction] = []
-        self.restored: list[Restore] = []
+        self.fetched: list[Fetch] = []
         self.shared: list[Share] = []
         self._evicted_slots: set[SlotId] = set()
         self._claimed_slots: set[SlotId] = set()
@@ -227,8 +237,8 @@ class Placement:
                 self.adopted.add(slot)
             else:
                 self.shared.append(Share(seq_id, claim.slot, slot, num_tokens))
-        elif claim.snapshot is not None:
-            self.restored.append(Restore(seq_id, slot, claim.snapshot, num_tokens))
+        else:
+            self.fetched.append(Fetch(seq_id, slot, claim, num_tokens))
 
     def _slot_for(self, seq: Sequence) -> SlotId:
         """An empty one, or the one it claims if it goes on with all that this holds, and nobody
@@ -251,11 +261,7 @@ class Placement:
             f"I5: {cause.seq_id} would evict the more urgent {victim.seq_id}"
         )
         self._num_free_slots += 1
-        parks = (
-            self._view.prefixes.can_share
-            and victim.num_computed_tokens > 0
-            and len(self._empty_slots) >= self._num_free_slots
-        )
+        parks = len(self._empty_slots) >= self._num_free_slots and self._may_park(victim)
         if not parks:
             self._empty_slots.append(victim.slot)
             if self._swapped_bytes is not None:
@@ -267,16 +273,30 @@ class Placement:
         self._evicted_slots.add(victim.slot)
         self.evicted.append(Eviction(victim, victim.slot, cause, parks))
 
+    def _may_park(self, victim: Sequence) -> bool:
+        """Where idle cells cost, it is better swapped, if it can be."""
+        view = self._view
+        if not (view.prefixes.can_share and victim.num_computed_tokens):
+            return False
+        return not view.kv.geometry.idle_cells_cost or self._swap_s(victim) is None
+
     def _preemption_s(self, victim: Sequence) -> float:
         """Seconds of the engine that preempting it costs, if it has to leave its slot."""
-        view, num_tokens = self._view, victim.num_computed_tokens
+        num_tokens = victim.num_computed_tokens
         if not num_tokens:
             return 0.0
-        holdings = view.holdings
+        swap_s = self._swap_s(victim)
+        if swap_s is not None:
+            return swap_s
+        return self._view.cost.recompute_s(num_tokens, self._view.max_step_tokens)
+
+    def _swap_s(self, victim: Sequence) -> float | None:
+        """Seconds to save and restore it; None: there is no room, or computing it is faster."""
+        holdings, num_tokens = self._view.holdings, victim.num_computed_tokens
         num_bytes = holdings.snapshots.size_of(num_tokens)
         if self._swapped_bytes is None:
             self._swapped_bytes = holdings.owned_bytes
         fits = self._swapped_bytes + num_bytes <= holdings.snapshots.max_bytes
-        if fits and holdings.is_worth_moving(num_tokens, num_transfers=2):
-            return 2 * view.cost.transfer_s(num_bytes)
-        return view.cost.recompute_s(num_tokens, view.max_step_tokens)
+        if not (fits and holdings.is_worth_moving(num_tokens, num_transfers=2)):
+            return None
+        return 2 * self._view.cost.transfer_s(num_bytes)

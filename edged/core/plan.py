@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from edged.core.types import (
+    FileId,
     PreemptMode,
     RequestId,
     SampledToken,
@@ -64,12 +65,27 @@ class Save(NamedTuple):
 
 
 class Restore(NamedTuple):
-    """Put the first tokens of a snapshot into a sequence's slot; the snapshot stays."""
+    """Put the first tokens of a snapshot, or of a file, into a sequence's slot; it stays."""
 
     seq_id: SeqId
     slot: SlotId
-    snapshot: SnapshotId
+    snapshot: SnapshotId | None
+    file: FileId | None
+    """Where there is no snapshot."""
     num_tokens: int
+
+    def is_of_file(self, seq_id: SeqId) -> bool:
+        """Whether that sequence is restored from a file, which may be damaged."""
+        return self.seq_id == seq_id and self.file is not None
+
+
+class Write(NamedTuple):
+    """Write a snapshot to disk, in the background."""
+
+    snapshot: SnapshotId
+    file: FileId
+    space: str | None
+    tokens: tuple[int, ...]
 
 
 class Share(NamedTuple):
@@ -82,8 +98,8 @@ class Share(NamedTuple):
 
 
 class StepPlan(NamedTuple):
-    """Executed in this order: discard, save, clear, evict, share, drop, restore, chunks. Slots and
-    host memory that are freed may be reused by what comes later."""
+    """Executed in this order: write, discard, save, clear, evict, share, drop, restore, unlink,
+    chunks. Slots and host memory that are freed may be reused by what comes later."""
 
     step: int
     clear: tuple[SlotId, ...]
@@ -101,6 +117,9 @@ class StepPlan(NamedTuple):
     share: tuple[Share, ...] = ()
     save: tuple[Save, ...] = ()
     """Slots of those that are swapped, cleared or dropped, as they are before all of that."""
+    write: tuple[Write, ...] = ()
+    unlink: tuple[FileId, ...] = ()
+    """Files that are not needed any more, or make room for others."""
 
 
 class Pending(NamedTuple):
@@ -109,6 +128,8 @@ class Pending(NamedTuple):
     clear: list[SlotId]
     discard: list[SnapshotId]
     save: list[Save]
+    write: list[Write]
+    unlink: list[FileId]
 
     def empty(self) -> None:
         for items in self:
@@ -134,8 +155,10 @@ class StepResult(NamedTuple):
     compute_s: float
     """Seconds inside the backend's forward pass and draws."""
     transfer_s: float = 0.0
-    """Seconds spent saving and restoring KV."""
+    """Seconds spent saving and restoring KV, without those of reading it from disk."""
     transfer_bytes: int = 0
+    read_s: float = 0.0
+    read_bytes: int = 0
     detail: str = ""
     """Why sequences were lost."""
     overhead_s: float = 0.0

@@ -47,6 +47,8 @@ def decide(view: PlannerView, owed: frozenset[SloTier], step: int, now_s: float)
         drop=moves.drop,
         share=moves.share,
         save=(*pending.save, *moves.save),
+        write=tuple(pending.write),
+        unlink=tuple(pending.unlink),
     )
 
 
@@ -92,7 +94,13 @@ def plan_next_tokens(view: PlannerView, owed: frozenset[SloTier], step: int) -> 
         assert seq.slot is not None, f"I1: {seq.seq_id} runs without a slot"
         start = seq.num_computed_tokens
         chunks.append(Chunk(seq.seq_id, seq.slot, start, (seq.token_ids[start],), seq.sampling))
-    pending = view.pending
     yields_to = YIELDS_TO_NOBODY if owed else view.policy.yields_to(view.running[0], 0.0)
-    clear, discard, save = tuple(pending.clear), tuple(pending.discard), tuple(pending.save)
-    return StepPlan(step, clear, discard, (), (), tuple(chunks), yields_to, save=save)
+    if not view.pending:
+        return StepPlan(step, (), (), (), (), tuple(chunks), yields_to)
+    pending = view.pending
+    return StepPlan(
+        *(step, tuple(pending.clear), tuple(pending.discard), (), (), tuple(chunks), yields_to),
+        save=tuple(pending.save),
+        write=tuple(pending.write),
+        unlink=tuple(pending.unlink),
+    )

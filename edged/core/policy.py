@@ -34,6 +34,7 @@ class SchedulerConfig:
     share_quantum_s: float
     """Credit at which a tier is owed its `min_share`."""
     max_snapshot_bytes: int
+    max_disk_bytes: int = 0
     caches_prefixes: bool = False
     """Whether KV is kept for others after the sequence that computed it."""
     prefix_sharing: PrefixSharing = PrefixSharing.CLIENT

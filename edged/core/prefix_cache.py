@@ -16,8 +16,6 @@ like any other. Who loses a claim claims again, or computes it all.
 | a beginning, a claim | tokens, `MIN_TOKENS` or more, but for an owner's |
 """
 
-from collections.abc import Hashable
-
 from edged.core.holdings import MIN_TOKENS, Holdings
 from edged.core.kept import Kept
 from edged.core.policy import SchedulerConfig
@@ -135,7 +133,9 @@ class PrefixCache:
             if other.owner is None and not self._holdings.is_running(other):
                 affected += self._holdings.give_up(other)
         self._kv.cache(slot, num_tokens)
-        self._holdings.keep(slot, space, tokens, now_s)
+        kept = self._holdings.keep(slot, space, tokens, now_s)
+        if self._kv.geometry.idle_cells_cost:
+            affected += self._holdings.move_down(kept, now_s) or []
         affected += self._move_surplus(now_s)
         affected += self._gaining(space, tokens)
         return list(dict.fromkeys(affected))
@@ -169,7 +169,7 @@ class PrefixCache:
 
     # ── Inside ───────────────────────────────────────────────────────────────────────────────────
 
-    def _space(self, seq: Sequence) -> Hashable:
+    def _space(self, seq: Sequence) -> str | None:
         return seq.request.client_id if self._sharing is PrefixSharing.CLIENT else None
 
     def _move_surplus(self, now_s: float) -> list[Sequence]:
@@ -177,7 +177,7 @@ class PrefixCache:
         holdings = self._holdings
         affected: list[Sequence] = []
         while len(self._kv.cached) > self._kv.geometry.num_cache_slots:
-            affected += holdings.move_down(holdings.by_value(now_s)[0], now_s)
+            affected += holdings.leave_cells(holdings.by_value(now_s)[0], now_s)
         return affected
 
     def _claim(self, seq: Sequence, tokens: Tokens) -> None:
@@ -209,7 +209,7 @@ class PrefixCache:
         if seq.slot is None:
             seq.num_computed_tokens = 0
 
-    def _gaining(self, space: Hashable, tokens: Tokens) -> list[Sequence]:
+    def _gaining(self, space: str | None, tokens: Tokens) -> list[Sequence]:
         """Those that wait and find more in `tokens` than they claim."""
         gaining: dict[Sequence, None] = {}
         for num_common, waiting in self._waiting.match(space, tokens):
@@ -221,7 +221,7 @@ class PrefixCache:
                     gaining[seq] = None
         return list(gaining)
 
-    def _within(self, space: Hashable, tokens: Tokens, own: Kept | None) -> list[Kept]:
+    def _within(self, space: str | None, tokens: Tokens, own: Kept | None) -> list[Kept]:
         """What else is kept of a beginning of `tokens` and no more; the oldest first."""
         found: set[Kept] = set()
         for num_common, all_kept in self._holdings.tree.match(space, tokens):

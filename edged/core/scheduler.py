@@ -38,6 +38,7 @@ from edged.core.sequence import Sequence, SequenceState, by_rank
 from edged.core.types import (
     Admitted,
     EngineEvent,
+    FileId,
     FinishEvent,
     FinishReason,
     KvGeometry,
@@ -79,11 +80,11 @@ class Scheduler:
         self._sequences: dict[RequestId, Sequence] = {}
         self._by_id: dict[SeqId, Sequence] = {}
         self._running: list[Sequence] = []
-        self._pending = Pending([], [], [])
-        self._holdings = Holdings(
+        self._pending = Pending([], [], [], [], [])
+        self.holdings = Holdings(
             *(self._kv, self.cost, config, self._pending), can_swap=can_swap, can_trim=can_trim
         )
-        self._prefixes = PrefixCache(self._holdings, config)
+        self._prefixes = PrefixCache(self.holdings, config)
         self._expiries = Expiries(config.tiers, self._by_id)
         self._reviews = Moments(self._by_id)
         """When the policy is to be asked again where a sequence stands."""
@@ -96,7 +97,7 @@ class Scheduler:
             running=self._running,
             queue=self._queue,
             kv=self._kv,
-            holdings=self._holdings,
+            holdings=self.holdings,
             prefixes=self._prefixes,
             cost=self.cost,
             policy=self._policy,
@@ -159,6 +160,7 @@ class Scheduler:
             events.append(self._finish(seq, reason, now_s, detail))
         for seq_id in islice(self._reviews.due(now_s), MAX_REVIEWS):
             self._place(self._by_id[seq_id], now_s)
+        self.holdings.rest(now_s, is_idle=not self._by_id)
         events.extend(self._expectations.notices(now_s))
         return events
 
@@ -176,7 +178,7 @@ class Scheduler:
         self._pending.empty()
         self._was_interrupted = bool(result.interrupted)
         events: list[EngineEvent] = []
-        self._reclaim(self._holdings.discard(plan), now_s)
+        self._reclaim(self.holdings.discard(plan), now_s)
         saved = {one.slot: one.snapshot for one in plan.save if one.snapshot in result.saved_bytes}
         for evict in plan.evict:
             seq = self._by_id[evict.seq_id]
@@ -185,13 +187,14 @@ class Scheduler:
         for chunk in plan.chunks if len(self._queue) else ():
             self._commit_start(self._by_id[chunk.seq_id], chunk, result.started_s, events)
         for slot in plan.drop:
-            self._reclaim(self._holdings.drop(slot, saved.get(slot)), now_s)
-        self._reclaim(self._holdings.transfer(plan, result), now_s)
+            self._reclaim(self.holdings.drop(slot, saved.get(slot)), now_s)
+        self._reclaim(self.holdings.transfer(plan, result), now_s)
         for chunk in plan.chunks:
             seq = self._by_id[chunk.seq_id]
             assert chunk.slot == seq.slot, f"I1: {seq.seq_id} holds {seq.slot}, not {chunk.slot}"
             self._kv.reserve(chunk.slot, len(seq.token_ids))
             if chunk.seq_id in result.lost:
+                seq.num_losses += not any(one.is_of_file(seq.seq_id) for one in plan.restore)
                 self._commit_loss(seq, result, now_s, events)
             elif chunk.seq_id not in result.interrupted:
                 self._commit_chunk(seq, chunk, result, now_s, events)
@@ -204,7 +207,12 @@ class Scheduler:
         """When `tick` next has something to do, though nothing runs."""
         if self._complete_at_submit:
             return 0.0
-        return self._expiries.first_s
+        moments_s = (self._expiries.first_s, self.holdings.rests_at_s)
+        return min((at_s for at_s in moments_s if at_s is not None), default=None)
+
+    def wrote(self, file: FileId, num_bytes: int | None, now_s: float) -> None:
+        """A file of kept KV is complete, or could not be written (None)."""
+        self._reclaim(self.holdings.wrote(file, num_bytes), now_s)
 
     # ── Looking ──────────────────────────────────────────────────────────────────────────────────
 
@@ -222,11 +230,6 @@ class Scheduler:
         """Moments it watches for, also of some requests that have ended."""
         return len(self._expiries)
 
-    @property
-    def snapshots(self) -> frozenset[SnapshotId]:
-        """Those that the engine holds between this step and the next."""
-        return self._holdings.saved
-
     def sequences(self) -> list[tuple[Sequence, int | None]]:
         """Every unfinished sequence, most urgent first, with its place in the queue."""
         waiting = enumerate(self._queue.in_order(self.owed))
@@ -234,7 +237,7 @@ class Scheduler:
 
     def statistics(self) -> SchedulerStatistics:
         counts = self._accounts.counts(self._running, self._queue)
-        return self._accounts.statistics(self._step, self._policy.num_turns, self._holdings, counts)
+        return self._accounts.statistics(self._step, self._policy.num_turns, self.holdings, counts)
 
     def check(self) -> None:
         """Assert what holds between steps; for tests and simulations."""
@@ -315,7 +318,6 @@ class Scheduler:
         self, seq: Sequence, result: StepResult, now_s: float, events: list[EngineEvent]
     ) -> None:
         """Its KV is gone and its slot is clear already: recompute, or end it the second time."""
-        seq.num_losses += 1
         events.append(self._preempt(seq, PreemptMode.RECOMPUTE, None, None, now_s))
         if seq.num_losses >= MAX_LOSSES:
             detail = f"its KV was lost {seq.num_losses} times: {result.detail}"

@@ -11,6 +11,8 @@ SeqId = NewType("SeqId", int)
 SlotId = NewType("SlotId", int)
 SnapshotId = NewType("SnapshotId", int)
 """KV in host memory."""
+FileId = NewType("FileId", int)
+"""KV on disk."""
 
 
 class SloTier(StrEnum):
@@ -226,6 +228,9 @@ class KvGeometry:
     num_cache_slots: int = 0
     """Slots beyond those, so that some can keep KV for others. Where there are any, slots with the
     same beginning hold the same cells."""
+    idle_cells_cost: bool = False
+    """Whether a step takes longer for cells that none of its sequences attends to; then KV that
+    nobody runs with is better moved than kept in cells."""
 
 
 @dataclass(frozen=True, slots=True)

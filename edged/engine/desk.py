@@ -57,6 +57,7 @@ from edged.engine.wire import (
     Submit,
     Tokenize,
     Tokenized,
+    Warned,
     num_characters,
 )
 from edged.errors import EdgedError, Reason
@@ -71,7 +72,7 @@ LARGE_PROMPT_CHARACTERS = 8192
 """Longer prompts are tokenized on another thread: about 10 ms of llama.cpp's BPE."""
 RETRY_S = 1.0
 
-DeskReport = Loading | Loaded | Progress | RequestStates | Statistics
+DeskReport = Loading | Loaded | Progress | RequestStates | Statistics | Warned
 RunInLoop = Callable[[Callable[[], None]], object]
 """Runs a function on the I/O thread soon; called from any thread."""
 
@@ -239,7 +240,7 @@ class Desk:
             case Loaded(ready):
                 self._loaded = report
                 self._send(ready)
-            case Loading() | Statistics():
+            case Loading() | Statistics() | Warned():
                 self._send(report)
             case RequestStates():
                 self._inspected(report)

@@ -10,18 +10,21 @@ An exception that no contract names, a broken invariant among them, ends the pro
 not to be trusted any more, and the daemon replays the requests on a new engine.
 """
 
+import contextlib
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol, assert_never
 
-from edged.backend import Backend, find_backend
+from edged.backend import Backend, BackendInfo, find_backend
 from edged.clock import Clock
 from edged.core.plan import StepPlan
 from edged.core.types import Admitted, EngineEvent, FinishEvent, Request, RequestId, SeqId
+from edged.engine.disk_tier import DiskReport, DiskTier, TurnedOff
 from edged.engine.interrupt import StepInterrupter
 from edged.engine.loop import EngineLoop
 from edged.engine.mailbox import (
@@ -29,6 +32,7 @@ from edged.engine.mailbox import (
     CancelRequest,
     Closed,
     CloseEngine,
+    DiskReported,
     EngineCommand,
     EngineReport,
     InspectRequests,
@@ -39,8 +43,14 @@ from edged.engine.mailbox import (
 )
 from edged.engine.statistics import StatisticsMeter
 from edged.engine.text import PromptEncoder
-from edged.engine.translate import backend_config, ready, request_states, scheduler_config
-from edged.engine.wire import LoadFailed, Loading, Start
+from edged.engine.translate import (
+    backend_config,
+    kv_key,
+    ready,
+    request_states,
+    scheduler_config,
+)
+from edged.engine.wire import LoadFailed, Loading, Start, Warned
 from edged.errors import EdgedError, Reason
 
 EXIT_INTERNAL = 70
@@ -48,6 +58,10 @@ EXIT_INTERNAL = 70
 MAX_UNREAD_REPORTS = 4096
 PROGRESS_INTERVAL_S = 0.1
 """Least time between two reports of loading progress."""
+OPEN_DISK_S = 1.0
+"""Longest wait for what a disk holds, before the first request is served."""
+PUT_AWAY_S = 5.0
+"""Longest that the end is put off to write KV to disk."""
 MAX_IDLE_S = 3600.0
 """Longest wait for a command; a lock cannot be told to wait for years."""
 
@@ -134,6 +148,7 @@ class EngineThread:
             self._clock,
             on_step=self._begin_step,
             on_computed=self._end_compute,
+            disk=self._open_disk(backend.info),
         )
         engine.calibrate()
         if backend.info.can_interrupt:
@@ -154,8 +169,38 @@ class EngineThread:
                 self._meter.is_settled = False
             self._measure(engine, now_s)
             wait_s = 0.0 if events is not None else self._idle_s(engine, now_s)
+        self._put_away(engine)
         # Not closed: another thread may be tokenizing with it, and the process ends now anyway.
         self._report(Closed())
+
+    def _open_disk(self, info: BackendInfo) -> DiskTier | None:
+        start = self._start
+        if not (start.disk_bytes and start.keeps_kv and info.can_swap):
+            return None
+        root = Path(start.disk_directory)
+        disk = DiskTier(
+            root,
+            find_key=lambda: kv_key(start, info, root),
+            report=lambda report: self.post(DiskReported(report)),
+        )
+        disk.open(OPEN_DISK_S)
+        return disk
+
+    def _put_away(self, engine: EngineLoop) -> None:
+        """Save what is kept for the next engine of this model, as far as there is time."""
+        until_s = self._clock.now_s() + PUT_AWAY_S
+        with contextlib.suppress(Empty):
+            while engine.put_away():
+                left_s = max(0.0, until_s - self._clock.now_s())
+                command = self._mailbox.get(timeout=left_s)
+                if isinstance(command, DiskReported):
+                    self._take_disk(engine, command.report)
+
+    def _take_disk(self, engine: EngineLoop, report: DiskReport) -> None:
+        engine.take(report)
+        self._meter.is_settled = False
+        if isinstance(report, TurnedOff):
+            self._report(Warned(report.detail))
 
     def _begin_step(self, plan: StepPlan) -> None:
         if self._recorder is not None:
@@ -186,6 +231,8 @@ class EngineThread:
                         events.extend(() if finish is None else (finish,))
                     case InspectRequests():
                         self._report(RequestStates(request_states(engine, self._clock.now_s())))
+                    case DiskReported(report):
+                        self._take_disk(engine, report)
                     case CloseEngine():
                         is_open = False
                         break

@@ -12,7 +12,7 @@ into a recompute or, the second time, into an error for that request.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from edged.backend import Backend
+from edged.backend import Backend, KvSnapshot
 from edged.clock import Clock
 from edged.core.cost import step_shape
 from edged.core.metrics import SchedulerStatistics
@@ -34,6 +34,8 @@ from edged.core.types import (
     SlotId,
     SnapshotId,
 )
+from edged.engine.disk_tier import DiskReport, DiskTier, Found, TurnedOff, Written
+from edged.engine.kv_file import KvFileError
 from edged.engine.snapshots import SnapshotStore
 from edged.errors import BackendStepError, KvTransferError, StepInterruptedError
 
@@ -53,7 +55,9 @@ class EngineLoop:
         config: SchedulerConfig,
         clock: Clock,
         on_step: OnStep | None = None,
+        *,
         on_computed: Callable[[], None] | None = None,
+        disk: DiskTier | None = None,
     ) -> None:
         info = backend.info
         config = replace(config, can_interrupt=info.can_interrupt)
@@ -62,12 +66,13 @@ class EngineLoop:
         self._on_step = on_step
         self._on_computed = on_computed
         self._snapshots = SnapshotStore()
+        self._disk = disk
         self._busy_since_s: float | None = None
         """When the last step ended, if nothing has been waited for since."""
         self.scheduler = Scheduler(
             *(config, info.kv, info.eog_token_ids),
             can_swap=info.can_swap,
-            can_trim=info.can_copy_prefix,
+            can_trim=info.can_cut_snapshot,
         )
 
     # ── Commands ─────────────────────────────────────────────────────────────────────────────────
@@ -80,6 +85,32 @@ class EngineLoop:
     ) -> FinishEvent | None:
         """End a request now; its KV is freed before the next step. None if it is unknown."""
         return self.scheduler.cancel(request_id, reason, self._clock.now_s(), detail)
+
+    def take(self, report: DiskReport) -> None:
+        """What became of files of saved KV."""
+        assert self._disk is not None, "a report without a disk"
+        now_s, holdings = self._clock.now_s(), self.scheduler.holdings
+        match report:
+            case Found(files):
+                names = holdings.find([found for _, found in files], now_s)
+                for name, (path, _) in zip(names, files, strict=True):
+                    self._disk.add(name, path)
+            case Written(file, num_bytes):
+                self.scheduler.wrote(file, num_bytes, now_s)
+                self._disk.written(file)
+            case TurnedOff():
+                holdings.files.turn_off()
+
+    def put_away(self) -> bool:
+        """Before the end, when nobody waits: save what is kept, as far as it can be now. Whether
+        reports of the disk are to be taken and more is to be done then."""
+        holdings = self.scheduler.holdings
+        if not holdings.files.is_on or self.sequences():
+            return False
+        holdings.go_down(self._clock.now_s())
+        while self.run_once() is not None:
+            holdings.go_down(self._clock.now_s())
+        return holdings.files.is_writing
 
     # ── The step ─────────────────────────────────────────────────────────────────────────────────
 
@@ -126,11 +157,12 @@ class EngineLoop:
             self.scheduler.cost.observe(step_shape((chunk,)), seconds)
 
     def _execute(self, plan: StepPlan) -> StepResult:
-        """Discard, save, clear, evict, share, drop, restore, compute: in this order slots and host
-        memory that are freed are reused."""
+        """Write, discard, save, clear, evict, share, drop, restore, unlink, compute: in this order
+        slots and host memory that are freed are reused."""
         started_s = self._clock.now_s()
         overhead_s = 0.0 if self._busy_since_s is None else started_s - self._busy_since_s
         outcome = _Outcome()
+        self._write(plan)
         for snapshot in plan.discard:
             self._snapshots.discard(snapshot)
         for save in plan.save:
@@ -146,6 +178,9 @@ class EngineLoop:
             self._backend.clear(slot)
         for restore in plan.restore:
             self._restore(restore, outcome)
+        if self._disk is not None:
+            for file in plan.unlink:
+                self._disk.unlink(file)
         computed_from_s = self._clock.now_s()
         chunks = plan.chunks
         if outcome.lost:
@@ -161,8 +196,10 @@ class EngineLoop:
             started_s=started_s,
             finished_s=finished_s,
             compute_s=finished_s - computed_from_s,
-            transfer_s=computed_from_s - started_s if outcome.transfer_bytes else 0.0,
+            transfer_s=computed_from_s - started_s - outcome.read_s,
             transfer_bytes=outcome.transfer_bytes,
+            read_s=outcome.read_s,
+            read_bytes=outcome.read_bytes,
             detail=outcome.detail,
             overhead_s=overhead_s,
         )
@@ -184,16 +221,39 @@ class EngineLoop:
         self._backend.copy_prefix(share.source, share.slot, share.num_tokens)
 
     def _restore(self, restore: Restore, outcome: "_Outcome") -> None:
-        snapshot = self._snapshots.get(restore.snapshot)
-        if snapshot is None:  # it was to be saved in this step, and could not be
-            outcome.lose(restore.seq_id, f"there is no snapshot {restore.snapshot}")
-            return
         try:
+            snapshot = self._fetch(restore, outcome)
             self._backend.restore_kv(restore.slot, snapshot, restore.num_tokens)
         except KvTransferError as error:
             outcome.lose(restore.seq_id, error.detail)
             return
         outcome.transfer_bytes += snapshot.num_bytes
+
+    def _fetch(self, restore: Restore, outcome: "_Outcome") -> KvSnapshot:
+        """Raises KvTransferError: there is none."""
+        if restore.snapshot is not None:
+            snapshot = self._snapshots.get(restore.snapshot)
+            if snapshot is None:  # it was to be saved in this step, and could not be
+                raise KvTransferError(f"there is no snapshot {restore.snapshot}")
+            return snapshot
+        assert self._disk is not None, "a file without a disk"
+        assert restore.file is not None, "restored from nowhere"
+        started_s = self._clock.now_s()
+        try:
+            found = self._disk.read(restore.file)
+        except KvFileError as error:
+            raise KvTransferError(f"a file of saved KV {error}") from error
+        if isinstance(found, tuple):
+            found = self._backend.load_snapshot(*found)
+        outcome.read_s += self._clock.now_s() - started_s
+        outcome.read_bytes += found.num_bytes
+        return found
+
+    def _write(self, plan: StepPlan) -> None:
+        for write in plan.write:
+            snapshot = self._snapshots.get(write.snapshot)
+            if self._disk is not None and snapshot is not None:
+                self._disk.write(write, snapshot)
 
     def _compute(self, chunks: Sequence[Chunk], outcome: "_Outcome") -> None:
         if not chunks:
@@ -223,7 +283,7 @@ class EngineLoop:
     def check(self) -> None:
         """Assert what holds between steps; for tests and simulations."""
         self.scheduler.check()
-        held, expected = self._snapshots.names, self.scheduler.snapshots
+        held, expected = self._snapshots.names, self.scheduler.holdings.saved
         assert held == expected, f"I8: snapshots {held} are held, {expected} expected"
 
 
@@ -238,6 +298,8 @@ class _Outcome:
     lost: set[SeqId] = field(default_factory=set)
     interrupted: set[SeqId] = field(default_factory=set)
     transfer_bytes: int = 0
+    read_s: float = 0.0
+    read_bytes: int = 0
     detail: str = ""
 
     def lose(self, seq_id: SeqId, detail: str) -> None:

@@ -12,8 +12,9 @@ from edged.core.types import (
     Request,
     RequestId,
 )
+from edged.engine.disk_tier import DiskReport
 from edged.engine.text import PromptEncoder
-from edged.engine.wire import LoadFailed, Loading, Ready, RequestState, Statistics
+from edged.engine.wire import LoadFailed, Loading, Ready, RequestState, Statistics, Warned
 
 # ── Commands ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -40,7 +41,14 @@ class CloseEngine:
     pass
 
 
-EngineCommand = SubmitRequest | CancelRequest | InspectRequests | CloseEngine
+@dataclass(frozen=True, slots=True)
+class DiskReported:
+    """What became of files of saved KV."""
+
+    report: DiskReport
+
+
+EngineCommand = SubmitRequest | CancelRequest | InspectRequests | CloseEngine | DiskReported
 
 
 # ── Reports ──────────────────────────────────────────────────────────────────────────────────────
@@ -79,4 +87,6 @@ class Closed:
     pass
 
 
-EngineReport = Loading | Loaded | LoadFailed | Progress | RequestStates | Statistics | Closed
+EngineReport = (
+    Loading | Loaded | LoadFailed | Progress | RequestStates | Statistics | Warned | Closed
+)

@@ -45,6 +45,7 @@ def _report(statistics: SchedulerStatistics, decode_tokens_per_s: float) -> Stat
         num_cells_cached=statistics.num_cached_cells,
         swapped_bytes=statistics.swapped_bytes,
         cached_bytes=statistics.cached_bytes,
+        disk_bytes=statistics.disk_bytes,
         num_steps=statistics.num_steps,
         num_interrupted_steps=statistics.num_interrupted_steps,
         num_parks=statistics.num_parks,

@@ -1,14 +1,17 @@
 """Between the words of the wire and those of the engine: settings in, descriptions out."""
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
-from edged.backend import Backend, BackendConfig
+from edged.backend import Backend, BackendConfig, BackendInfo
 from edged.core.policy import SchedulerConfig
 from edged.core.sequence import SequenceState
 from edged.core.types import RejectReason
 from edged.embedded import EMBEDDED, embedded_model_path
 from edged.engine.loop import EngineLoop
+from edged.engine.model_digest import model_digest
 from edged.engine.wire import Ready, RequestState, Start
 from edged.errors import Reason
 
@@ -57,9 +60,29 @@ def scheduler_config(start: Start) -> SchedulerConfig:
         share_quantum_s=start.share_quantum_s,
         relegated_share=start.relegated_share,
         max_snapshot_bytes=start.snapshot_bytes,
-        caches_prefixes=start.cached_sequences > 0,
+        max_disk_bytes=start.disk_bytes if start.keeps_kv else 0,
+        caches_prefixes=start.keeps_kv,
         prefix_sharing=start.prefix_sharing,
     )
+
+
+def kv_key(start: Start, info: BackendInfo, memory: Path) -> str:
+    """Whose saved KV an engine can use: that of the same model, runtime and KV type. `memory` is a
+    directory for what is known of models.
+
+    Raises:
+        OSError: the model cannot be read.
+    """
+    config = backend_config(start)
+    model, path = str((config.model_path, sorted(config.options.items()))), Path(config.model_path)
+    if config.model_path and path.exists():  # which it need not for a model without weights
+        model = model_digest(path, memory / "models.json")
+    kv = info.kv
+    what = (
+        *(model, info.backend, info.runtime, kv.effective_type_k, kv.effective_type_v),
+        *(kv.snapshot_bytes_per_cell, kv.snapshot_bytes_fixed),
+    )
+    return hashlib.sha256(repr(what).encode()).hexdigest()
 
 
 def ready(backend: Backend, start: Start) -> Ready:

@@ -96,7 +96,12 @@ class Start(msgspec.Struct, frozen=True, tag=True, array_like=True):
     tiers: tuple[TierSpec, ...]
     relegated_share: float = 0.01
     cached_sequences: int = 0
+    """Of those that end, how many the backend has slots for."""
+    keeps_kv: bool = False
+    """Whether KV outlives its sequence at all."""
     prefix_sharing: PrefixSharing = PrefixSharing.CLIENT
+    disk_bytes: int = 0
+    disk_directory: str = ""
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -284,6 +289,12 @@ class Inspected(msgspec.Struct, frozen=True, tag=True, array_like=True):
     requests: tuple[RequestState, ...]
 
 
+class Warned(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Something that an operator is to know, though the engine goes on."""
+
+    detail: str
+
+
 class TierStatistics(msgspec.Struct, frozen=True, array_like=True):
     tier: SloTier
     num_waiting: int
@@ -305,6 +316,7 @@ class Statistics(msgspec.Struct, frozen=True, tag=True, array_like=True):
     num_cells_cached: int
     swapped_bytes: int
     cached_bytes: int
+    disk_bytes: int
     num_steps: int
     num_interrupted_steps: int
     num_parks: int
@@ -331,6 +343,7 @@ Event = (
     | Tokenized
     | Inspected
     | Statistics
+    | Warned
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -150,6 +150,7 @@ def _add_statistics(model: pb.Model, statistics: Statistics) -> None:
     model.kv.used_slots = statistics.num_slots_used
     model.kv.snapshot_bytes = statistics.swapped_bytes
     model.kv.cached_bytes = statistics.cached_bytes
+    model.kv.disk_bytes = statistics.disk_bytes
     model.tiers.extend(_to_tier_status(tier) for tier in statistics.tiers)
     model.decode_tokens_per_s = statistics.decode_tokens_per_s
     model.kv.cached_tokens = statistics.num_cells_cached

@@ -32,6 +32,7 @@ from edged.engine.wire import (
     StepEvents,
     Stop,
     Tokenized,
+    Warned,
 )
 from edged.errors import EdgedError, Reason
 from edged.log import get_logger
@@ -238,6 +239,8 @@ class EngineKeeper:
             case Statistics():
                 self.statistics = event
                 self._on_change()
+            case Warned(detail):
+                self._log.warning("engine warns", detail=detail)
             case Tokenized(call_id):
                 self.tokenizing.answer(call_id, event)
             case Inspected(call_id):

@@ -138,6 +138,7 @@ class KvStatus(message.Message):
     CACHED_TOKENS_FIELD_NUMBER: builtins.int
     SNAPSHOT_BYTES_PER_TOKEN_FIELD_NUMBER: builtins.int
     CACHED_BYTES_FIELD_NUMBER: builtins.int
+    DISK_BYTES_FIELD_NUMBER: builtins.int
     effective_type: builtins.str
     """Type of K and of V as the runtime holds them, as "q8_0"."""
     bytes_per_token: builtins.int
@@ -160,6 +161,8 @@ class KvStatus(message.Message):
     """Host bytes of one token of a swapped sequence."""
     cached_bytes: builtins.int
     """Host bytes kept for requests that begin alike; they give way to swapped sequences."""
+    disk_bytes: builtins.int
+    """Bytes of files kept for them, which outlive the engine."""
     def __init__(
         self,
         *,
@@ -174,10 +177,11 @@ class KvStatus(message.Message):
         cached_tokens: builtins.int = ...,
         snapshot_bytes_per_token: builtins.int = ...,
         cached_bytes: builtins.int = ...,
+        disk_bytes: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes_per_token", b"bytes_per_token", "cached_bytes", b"cached_bytes", "cached_tokens", b"cached_tokens", "capacity_tokens", b"capacity_tokens", "effective_type", b"effective_type", "max_tokens_per_sequence", b"max_tokens_per_sequence", "num_slots", b"num_slots", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_per_token", b"snapshot_bytes_per_token", "used_slots", b"used_slots", "used_tokens", b"used_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes_per_token", b"bytes_per_token", "cached_bytes", b"cached_bytes", "cached_tokens", b"cached_tokens", "capacity_tokens", b"capacity_tokens", "disk_bytes", b"disk_bytes", "effective_type", b"effective_type", "max_tokens_per_sequence", b"max_tokens_per_sequence", "num_slots", b"num_slots", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_per_token", b"snapshot_bytes_per_token", "used_slots", b"used_slots", "used_tokens", b"used_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

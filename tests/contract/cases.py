@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edged.backend import Backend, BackendConfig, LoadProgress, find_backend
 from tests.models import require_llama_cpp
-from tests.tiny_gguf import write_tiny_gguf
+from tests.tiny_gguf import write_tiny_gguf, write_tiny_windowed_gguf
 
 CONFIG = BackendConfig(
     model_path="",
@@ -55,7 +55,13 @@ class BackendCase:
         return find_backend(self.backend)(config, progress)
 
 
-def _llama(name: str, *, kv_unified: bool, kv_type: str) -> BackendCase:
+def _llama(
+    name: str,
+    *,
+    kv_unified: bool,
+    kv_type: str,
+    write_model: Callable[[Path], Path] = write_tiny_gguf,
+) -> BackendCase:
     return BackendCase(
         name=name,
         backend="llama_cpp",
@@ -63,7 +69,7 @@ def _llama(name: str, *, kv_unified: bool, kv_type: str) -> BackendCase:
         kv_unified=kv_unified,
         kv_type=kv_type,
         needs=require_llama_cpp,
-        write_model=write_tiny_gguf,
+        write_model=write_model,
     )
 
 
@@ -72,6 +78,12 @@ CASES = (
     _llama("llama_cpp_separate", kv_unified=False, kv_type="q8_0"),
     _llama("llama_cpp_f16", kv_unified=True, kv_type="f16"),
     _llama("llama_cpp_q4_0", kv_unified=True, kv_type="q4_0"),
+    _llama(
+        "llama_cpp_windowed",
+        kv_unified=True,
+        kv_type="q8_0",
+        write_model=write_tiny_windowed_gguf,
+    ),
     BackendCase(
         name="sim",
         backend="sim",

@@ -96,7 +96,7 @@ def test_a_snapshot_may_be_restored_more_than_once(backend: Backend) -> None:
 
 
 def test_the_first_tokens_of_a_snapshot_serve_another_continuation(backend: Backend) -> None:
-    if not backend.info.can_copy_prefix:
+    if not backend.info.can_cut_snapshot:
         pytest.skip("this backend cannot cut a snapshot, and says so")
     run = Run(backend, PROMPT)
     generate(backend, [run], 5)
@@ -119,7 +119,8 @@ def test_a_snapshot_says_its_size(backend: Backend) -> None:
     snapshot = backend.save_kv(run.slot)
     assert snapshot.num_tokens == run.num_computed
     kv_bytes = snapshot.num_tokens * backend.info.kv.bytes_per_cell
-    assert kv_bytes <= snapshot.num_bytes <= 1.5 * kv_bytes + 1024
+    least = kv_bytes if backend.info.can_cut_snapshot else 0  # cells behind a window are not saved
+    assert least <= snapshot.num_bytes <= 1.5 * kv_bytes + 1024
     kv = backend.info.kv
     predicted = kv.snapshot_bytes_fixed + snapshot.num_tokens * kv.snapshot_bytes_per_cell
     assert snapshot.num_bytes <= predicted, "swapping may not exceed its limit"

@@ -39,14 +39,25 @@ def preempted(answers: Sequence[Answer]) -> list[Answer]:
 
 
 @pytest.mark.parametrize(
-    ("snapshot_bytes", "cause"),
-    [(2**30, pb.PREEMPTION_CAUSE_SWAP), (0, pb.PREEMPTION_CAUSE_RECOMPUTE)],
-    ids=["swap", "recompute"],
+    ("cached_sequences", "snapshot_bytes", "cause"),
+    [
+        (16, 2**30, pb.PREEMPTION_CAUSE_PARK),
+        (0, 2**30, pb.PREEMPTION_CAUSE_SWAP),
+        (0, 0, pb.PREEMPTION_CAUSE_RECOMPUTE),
+    ],
+    ids=["park", "swap", "recompute"],
 )
 async def test_interactive_request_overtakes_batch_work(
-    snapshot_bytes: int, cause: "pb.PreemptionCause.ValueType", tmp_path: Path
+    cached_sequences: int,
+    snapshot_bytes: int,
+    cause: "pb.PreemptionCause.ValueType",
+    tmp_path: Path,
 ) -> None:
-    engine = {"max_sequences": 2, "snapshot_bytes": snapshot_bytes}
+    engine = {
+        "max_sequences": 2,
+        "cached_sequences": cached_sequences,
+        "snapshot_bytes": snapshot_bytes,
+    }
     async with serving(tmp_path, sim_tables(engine=engine, step_s=STEP_S)) as daemon:
         # One after the other: what is preempted here would be counted below.
         wanted = [await daemon.generate(request).end() for request in (*batch(), CHAT)]
@@ -60,8 +71,12 @@ async def test_interactive_request_overtakes_batch_work(
         assert victim.finished.timings.num_preemptions == len(victim.causes)
         assert urgent.finished.timings.num_preemptions == 0
         model = await daemon.model_until(lambda model: not model.kv.used_slots)
-        counts = {pb.PREEMPTION_CAUSE_SWAP: model.num_swaps}
-        assert counts.get(cause, model.num_recomputes) == len(victim.causes)
+        counts = {
+            pb.PREEMPTION_CAUSE_PARK: model.num_parks,
+            pb.PREEMPTION_CAUSE_SWAP: model.num_swaps,
+            pb.PREEMPTION_CAUSE_RECOMPUTE: model.num_recomputes,
+        }
+        assert counts[cause] == len(victim.causes)
 
 
 async def test_without_the_policy_the_interactive_request_waits(tmp_path: Path) -> None:

@@ -145,7 +145,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.cells[restore.slot] == 0, "I1: restored into a slot that is held"
             assert self.saved[restore.snapshot] == restore.num_tokens, "swapped KV comes back whole"
             self.cells[restore.slot] = restore.num_tokens
-        assert set(self.saved) <= self.scheduler.snapshots | saved.keys(), "I8: a lost snapshot"
+        assert set(self.saved) <= self.scheduler.holdings.saved | saved.keys(), (
+            "I8: a lost snapshot"
+        )
         sampled: dict[SeqId, SampledToken] = {}
         chunked = {chunk.seq_id for chunk in plan.chunks}
         interrupted = frozenset(chunked - lost if is_cut else ())

@@ -71,6 +71,7 @@ STATISTICS = Statistics(
     num_cells_cached=200,
     swapped_bytes=4000,
     cached_bytes=5000,
+    disk_bytes=6000,
     num_steps=50,
     num_interrupted_steps=3,
     num_parks=8,
@@ -110,6 +111,7 @@ async def test_status_tells_the_daemon_and_its_models(front: Front) -> None:
         snapshot_bytes_per_token=64,
         cached_tokens=200,
         cached_bytes=5000,
+        disk_bytes=6000,
     )
     assert list(model.tiers) == [
         pb.TierStatus(

@@ -4,8 +4,9 @@ invariants I1-I10."""
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 
-from backends.sim.backend import SimBackend
+from backends.sim.backend import SimBackend, SimModel
 from backends.sim.faults import Faults
 from backends.sim.profile import StepProfile
 from edged.backend import BackendConfig
@@ -30,6 +31,7 @@ from edged.core.types import (
 from edged.engine.interrupt import is_worth_interrupting
 from edged.engine.loop import EngineLoop
 from tests.factories import GPU_LIKE, check_eviction, config, request
+from tests.sim.disk import NO_DISK, Disk, NoDisk
 
 MAX_STEPS = 200_000
 
@@ -163,6 +165,8 @@ def simulate(
     faults: Faults | None = None,
     cancellations: Sequence[Cancellation] = (),
     scheduler_config: SchedulerConfig | None = None,
+    disk: Disk | NoDisk = NO_DISK,
+    model: SimModel | None = None,
 ) -> Run:
     """Every request to its end; raises AssertionError at the first broken invariant."""
     clock = ManualClock()
@@ -171,13 +175,14 @@ def simulate(
         kv_unified=is_unified,
         cached_sequences=num_cached,
     )
-    backend = SimBackend(backend_config, clock, profile, faults)
+    backend = SimBackend(backend_config, clock, profile, faults, model)
     settings = scheduler_config or config(max_step_tokens=max_step_tokens)
     settings = replace(settings, caches_prefixes=num_cached > 0)
     checker = Checker(max_step_tokens, clock, settings.policy)
-    loop = EngineLoop(backend, settings, clock, checker.on_step)
+    loop = EngineLoop(backend, settings, clock, checker.on_step, disk=disk.tier)
     checker.loop = loop
     loop.calibrate()
+    disk.tell(loop)
     start_s = clock.now_s()
     arrivals = sorted(requests, key=lambda r: r.arrival_s)
     to_cancel = sorted(cancellations, key=lambda c: c.at_s)
@@ -189,26 +194,38 @@ def simulate(
     checker.on_plan = on_plan
     num_steps = 0
     while num_steps < MAX_STEPS:
-        now_s = clock.now_s() - start_s
-        while arrivals and arrivals[0].arrival_s <= now_s:
+        while arrivals and arrivals[0].arrival_s <= clock.now_s() - start_s:
             _arrive(loop, checker, arrivals.pop(0), start_s)
-        while to_cancel and to_cancel[0].at_s <= now_s:
-            cancellation = to_cancel.pop(0)
-            ended = loop.cancel(cancellation.request_id, FinishReason.CANCELLED)
-            checker.on_events([ended] if ended else [], clock.now_s())
+        while to_cancel and to_cancel[0].at_s <= clock.now_s() - start_s:
+            _cancel(loop, checker, to_cancel.pop(0), clock)
         events = loop.run_once()
         loop.check()
+        disk.tell(loop)
         if events is None:
             moments = [r.arrival_s for r in arrivals[:1]] + [c.at_s for c in to_cancel[:1]]
             if not moments:
                 break
-            clock.advance_to(start_s + min(moments) + 1e-9)
+            clock.advance_to(min(_wakeup_s(loop, clock), start_s + min(moments)) + 1e-9)
             continue
         checker.on_events(events, clock.now_s())
         num_steps += 1
     assert num_steps < MAX_STEPS, "I7: the workload does not end"
+    disk.put_away(loop)
     _check_end(loop, backend, checker)
     return checker.result(num_steps, loop)
+
+
+def _cancel(
+    loop: EngineLoop, checker: Checker, cancellation: Cancellation, clock: ManualClock
+) -> None:
+    ended = loop.cancel(cancellation.request_id, FinishReason.CANCELLED)
+    checker.on_events([ended] if ended else [], clock.now_s())
+
+
+def _wakeup_s(loop: EngineLoop, clock: ManualClock) -> float:
+    """When the loop has something to do though nobody asks for anything."""
+    wakeup_s = loop.next_wakeup_s()
+    return inf if wakeup_s is None or wakeup_s <= clock.now_s() else wakeup_s
 
 
 def _check_end(loop: EngineLoop, backend: SimBackend, checker: Checker) -> None:

@@ -3,13 +3,16 @@
 import random
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from backends.sim.backend import SimModel
 from backends.sim.faults import SeededFaults
 from edged.core.policies import POLICIES
-from edged.core.types import FinishReason, PrefixSharing, Request
+from edged.core.types import ClientId, FinishReason, PrefixSharing, Request, SloTier
 from tests.factories import config, request, tiers
+from tests.sim.disk import Disk
 from tests.sim.harness import Cancellation, Life, Run, alone, simulate, workload
 
 OPEN = tiers(max_queue_s=None, max_waiting=1000, max_waiting_per_client=1000)
@@ -44,6 +47,7 @@ def test_what_is_kept_changes_no_answer_whatever_fails(seed: int) -> None:
         num_cells=draw.choice((216, 256, 400, 1024)),
         num_cached=draw.choice((1, 2, 8)),
         is_unified=is_unified,
+        model=SimModel(idle_cells_cost=draw.random() < 0.5),
         max_step_tokens=max_step_tokens,
         faults=SeededFaults(seed, step_rate=0.02, lost_rate=0.2, save_rate=0.1, restore_rate=0.1),
         cancellations=[
@@ -65,6 +69,56 @@ def test_what_is_kept_changes_no_answer_whatever_fails(seed: int) -> None:
     assert run.finished(FinishReason.LENGTH)
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_what_was_written_changes_no_answer_whatever_becomes_of_it(
+    seed: int, tmp_path: Path
+) -> None:
+    """Three engines one after the other, with pauses in which KV goes to disk; some of the files
+    are damaged meanwhile."""
+    draw = random.Random(seed)
+    setting = config(
+        policy="slo",
+        tiers=OPEN,
+        max_step_tokens=64,
+        max_snapshot_bytes=draw.choice((1_000_000, 4_000_000, 2**30)),
+        max_disk_bytes=draw.choice((2_000_000, 2**30)),
+        prefix_sharing=PrefixSharing.ALL,
+    )
+    num_cached_tokens = 0
+    requests = alike(seed, workload(seed, num_requests=30))
+    for begin in range(0, 30, 10):
+        served_now = [
+            replace(one, arrival_s=one.arrival_s + 8.0 * (number // 4), deadline_s=None)
+            for number, one in enumerate(requests[begin : begin + 10])
+        ]
+        run = simulate(
+            served_now,
+            num_cached=draw.choice((1, 4)),
+            is_unified=draw.random() < 0.7,
+            model=SimModel(idle_cells_cost=draw.random() < 0.5),
+            num_slots=2,
+            num_cells=512,
+            max_step_tokens=64,
+            faults=SeededFaults(seed, step_rate=0.01, save_rate=0.1, restore_rate=0.1),
+            scheduler_config=setting,
+            disk=Disk(tmp_path),
+        )
+        for life in run.finished(FinishReason.LENGTH):
+            assert life.tokens == alone(life.request)[: len(life.tokens)]
+        files = sorted(tmp_path.rglob("*.kv"))
+        assert sum(path.stat().st_size for path in files) <= setting.max_disk_bytes
+        for path in draw.sample(files, len(files) // 4):
+            damage(path, draw)
+        num_cached_tokens += computed(run)[1]
+    assert num_cached_tokens > 0
+
+
+def damage(path: Path, draw: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[draw.randrange(len(content))] ^= 1
+    path.write_bytes(content[: draw.choice((len(content), len(content) // 2))])
+
+
 def served(requests: list[Request], **setting: object) -> Run:
     wanted = {"num_slots": 8, "num_cells": 8192, "num_cached": 8, "max_step_tokens": 128} | setting
     config_of_all = config(
@@ -73,6 +127,7 @@ def served(requests: list[Request], **setting: object) -> Run:
         max_step_tokens=128,
         prefix_sharing=wanted.pop("sharing", PrefixSharing.CLIENT),
         max_snapshot_bytes=wanted.pop("max_snapshot_bytes", 2**30),
+        max_disk_bytes=2**30 if "disk" in wanted else 0,
     )
     return simulate(requests, scheduler_config=config_of_all, **wanted)  # type: ignore[arg-type]  # sizes
 
@@ -113,6 +168,54 @@ def test_a_conversation_computes_what_is_new() -> None:
     assert computed(run) == (1000 + 4, len(history) - 1)
     first_s, second_s = (ttft_s(life) for life in run.lives.values())
     assert second_s < 0.15 * first_s
+
+
+def test_a_conversation_goes_on_after_a_restart(tmp_path: Path) -> None:
+    first = request("first", prompt=SYSTEM, max_tokens=50)
+    run = served([first], disk=Disk(tmp_path))
+    [life] = run.lives.values()
+    history = (*SYSTEM, *life.tokens)
+    second = request("second", prompt=(*history, 9, 10, 11), max_tokens=5)
+    again = served([second], disk=Disk(tmp_path))
+    assert computed(again) == (4, len(history) - 1)
+    assert ttft_s(again.lives[second.request_id]) < 0.3 * ttft_s(life)
+    other = served([replace(second, client_id=ClientId("bob"))], disk=Disk(tmp_path))
+    assert computed(other) == (len(history) + 3, 0)
+
+
+def test_what_is_not_used_leaves_its_cells(tmp_path: Path) -> None:
+    """Some seconds after the last request what is cached is in host memory and on disk."""
+    far = request("late", prompt=(7, 8, 9), max_tokens=2, arrival_s=60.0)
+    run = served([request("first", prompt=SYSTEM, max_tokens=50), far], disk=Disk(tmp_path))
+    statistics = run.loop.statistics()
+    assert statistics.cached_bytes > 1000 * 1000
+    assert 0 < statistics.disk_bytes == sum(one.stat().st_size for one in tmp_path.rglob("*.kv"))
+    assert statistics.num_cached_cells == 0
+
+
+@pytest.mark.parametrize("idle_cells_cost", [False, True])
+def test_a_preempted_answer_is_parked_or_where_cells_cost_swapped(*, idle_cells_cost: bool) -> None:
+    requests = [
+        request("long", tier=SloTier.BATCH, prompt=300, max_tokens=200),
+        request("urgent", tier=SloTier.INTERACTIVE, prompt=20, max_tokens=5, arrival_s=0.5),
+    ]
+    run = served(requests, num_slots=1, model=SimModel(idle_cells_cost=idle_cells_cost))
+    statistics = run.loop.statistics()
+    assert (statistics.num_parks, statistics.num_swaps) == (not idle_cells_cost, idle_cells_cost)
+    assert statistics.num_prompt_tokens == 320, "nothing was computed twice"
+    assert statistics.num_cached_cells == (0 if idle_cells_cost else 300 + 199 + 20 + 4)
+
+
+def test_a_parked_answer_that_loses_its_cells_is_swapped_then() -> None:
+    requests = [
+        request("long", tier=SloTier.BATCH, prompt=300, max_tokens=200),
+        request("urgent", tier=SloTier.INTERACTIVE, prompt=20, max_tokens=200, arrival_s=0.5),
+        request("big", tier=SloTier.INTERACTIVE, prompt=600, max_tokens=5, arrival_s=0.6),
+    ]
+    run = served(requests, num_slots=2, num_cells=1000)
+    statistics = run.loop.statistics()
+    assert statistics.num_prompt_tokens == 920, "nothing was computed twice"
+    assert len(run.finished(FinishReason.LENGTH)) == 3
 
 
 @pytest.mark.parametrize("sharing", PrefixSharing)

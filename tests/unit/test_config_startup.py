@@ -27,7 +27,7 @@ def test_tiers_become_specs_with_the_most_urgent_first() -> None:
 
 def test_a_start_command_carries_the_models_own_engine_and_crosses_the_pipe() -> None:
     given = settings(engine__max_sequences=4, models__m__kv_type="f16", engine__options={"a": "b"})
-    start = start_command(given, given.models["m"])
+    start = start_command(given, given.models["m"], {})
     assert (start.model_path, start.kv_type, start.max_sequences) == ("/m.gguf", "f16", 4)
     assert (start.policy, start.tiers) == ("slo", tier_specs(given))
     frame = wire.encode_frame(start)
@@ -36,12 +36,24 @@ def test_a_start_command_carries_the_models_own_engine_and_crosses_the_pipe() ->
 
 def test_a_step_is_never_longer_than_the_context() -> None:
     given = settings(engine__context_tokens=256)
-    assert start_command(given, given.models["m"]).max_step_tokens == 256
+    assert start_command(given, given.models["m"], {}).max_step_tokens == 256
 
 
 def test_a_question_outlasts_an_engine_that_stalls() -> None:
-    (spec,) = model_specs(settings(engine__stall_s=100.0))
+    (spec,) = model_specs(settings(engine__stall_s=100.0), {})
     assert spec.call_s >= spec.stall_s + 5.0
+
+
+def test_kept_kv_goes_where_caches_are() -> None:
+    def directory(environ: dict[str, str], **changes: object) -> str:
+        given = settings(**changes)
+        return start_command(given, given.models["m"], environ).disk_directory
+
+    home = {"HOME": "/people/ada"}
+    assert directory(home) == "/people/ada/.cache/edged/kv"
+    assert directory(home | {"XDG_CACHE_HOME": "/fast"}) == "/fast/edged/kv"
+    assert directory(home | {"CACHE_DIRECTORY": "/var/cache/edged:/x"}) == "/var/cache/edged/kv"
+    assert directory(home, engine__disk_directory="/kv") == "/kv"
 
 
 def test_the_socket_may_be_found_named_or_off() -> None:

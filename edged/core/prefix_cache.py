@@ -72,15 +72,15 @@ class PrefixCache:
         self._claim(seq, tokens)
 
     def follows(self, seq: Sequence, running: list[Sequence]) -> bool:
-        """Whether a more urgent one is about to compute more of a beginning than it claims, so that
-        it had better wait for that."""
+        """Whether one that is more urgent, or as urgent and under way, is about to compute more of
+        a beginning than it claims, so that it had better wait for that."""
         if not self.is_on or seq.has_kv:
             return False
         space, least = self._space(seq), max(seq.num_computed_tokens, MIN_TOKENS) + MIN_TOKENS
         return any(
             one.first_token_s is None
             and not one.is_decoding
-            and by_rank(one) < by_rank(seq)
+            and _goes_ahead(one, seq)
             and self._space(one) == space
             and one.token_ids[:least] == seq.token_ids[:least]
             and min(one.num_prompt_tokens, len(seq.token_ids)) > least
@@ -227,3 +227,10 @@ class PrefixCache:
         for num_common, all_kept in self._holdings.tree.match(space, tokens):
             found |= {kept for kept in all_kept if kept.num_tokens <= num_common}
         return sorted(found - {own}, key=lambda kept: kept.number)
+
+
+def _goes_ahead(one: Sequence, seq: Sequence) -> bool:
+    """Whether a running one will have computed what it has in common with one that waits before
+    that could."""
+    is_under_way = one.num_computed_tokens > seq.num_computed_tokens + MIN_TOKENS
+    return by_rank(one) < by_rank(seq) or (is_under_way and one.rank.band <= seq.rank.band)

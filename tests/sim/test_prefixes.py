@@ -157,6 +157,15 @@ def test_eight_that_begin_alike_cost_one_prefill_of_it() -> None:
     assert len(run.finished(FinishReason.LENGTH)) == 8
 
 
+def test_who_is_due_earlier_waits_for_what_is_under_way() -> None:
+    requests = [
+        request("first", prompt=(*SYSTEM, 9), max_tokens=2, ttft_target_s=10.0),
+        request("hurried", prompt=(*SYSTEM, 8), max_tokens=2, arrival_s=0.15, ttft_target_s=1.0),
+    ]
+    run = served(requests, policy="edf")
+    assert computed(run) == (1000 + 2, 1000)
+
+
 def test_a_conversation_computes_what_is_new() -> None:
     first = request("first", prompt=SYSTEM, max_tokens=50)
     answer = next(iter(served([first]).lives.values())).tokens

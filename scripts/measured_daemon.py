@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import signal
 import sys
 import tempfile
@@ -16,6 +17,10 @@ import grpc
 from edged.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 EDGED = str(Path(sys.executable).with_name("edged"))
+WORDS = (
+    *("river", "stone", "light", "garden", "winter"),
+    *("song", "paper", "cloud", "bread", "road"),
+)
 
 
 @dataclass
@@ -145,21 +150,10 @@ def request(
 
 
 def prompt(num_words: int, number: int) -> str:
-    """About as many tokens as words, different for each number."""
-    words = (
-        "river",
-        "stone",
-        "light",
-        "garden",
-        "winter",
-        "song",
-        "paper",
-        "cloud",
-        "bread",
-        "road",
-    )
-    chosen = (words[(number * 7 + i * 3 + i * i) % len(words)] for i in range(num_words - 4))
-    return f"Tell me about {number % 10} " + " ".join(chosen)
+    """About as many tokens as words, different for each number from its first word on."""
+    draw = random.Random(number)
+    words = (draw.choice(WORDS) for _ in range(num_words - 6))
+    return f"{number}: tell me about " + " ".join(words)
 
 
 def percentile(values: list[float], fraction: float) -> float:

@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from math import sqrt
 from typing import NamedTuple
 
+from edged.core.moving_cost import MovingCost
 from edged.core.plan import Chunk
 
 _SCALES = (1.0, 64.0, 8.0, 4096.0, 65536.0)
@@ -75,8 +76,8 @@ class StepCostModel:
         self._errors: deque[float] = deque(maxlen=_ERROR_WINDOW)
         self._usual_error = 0.0
         """The median at the last fit."""
-        self._transfer_s_per_byte = 1e-9
-        self._read_s_per_byte = 5e-9
+        self._transfer = MovingCost(1e-9)
+        self._read = MovingCost(5e-9)
         self.num_observations = 0
 
     @property
@@ -109,7 +110,7 @@ class StepCostModel:
             self.decode_s,
             self.cell_s,
             self.prefill_cell_s,
-            self._transfer_s_per_byte,
+            self._transfer.byte_s,
         )
 
     @property
@@ -157,19 +158,17 @@ class StepCostModel:
 
     def transfer_s(self, num_bytes: int) -> float:
         """Saving or restoring that many bytes of KV, one way."""
-        return self._transfer_s_per_byte * num_bytes
+        return self._transfer.byte_s * num_bytes
 
     def observe_transfer(self, num_bytes: int, seconds: float) -> None:
-        if num_bytes > 0 and seconds > 0:
-            self._transfer_s_per_byte += 0.2 * (seconds / num_bytes - self._transfer_s_per_byte)
+        self._transfer.observe(num_bytes, seconds)
 
     def read_s(self, num_bytes: int) -> float:
         """Reading that many bytes of KV from disk."""
-        return self._read_s_per_byte * num_bytes
+        return self._read.byte_s * num_bytes
 
     def observe_read(self, num_bytes: int, seconds: float) -> None:
-        if num_bytes > 0 and seconds > 0:
-            self._read_s_per_byte += 0.2 * (seconds / num_bytes - self._read_s_per_byte)
+        self._read.observe(num_bytes, seconds)
 
     def observe(self, shape: StepShape, seconds: float) -> None:
         """Learn from one measured step."""

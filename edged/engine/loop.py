@@ -135,7 +135,8 @@ class EngineLoop:
         return self.scheduler.next_wakeup_s()
 
     def calibrate(self) -> None:
-        """Time a few steps on an empty engine, so that the first prediction is not a guess.
+        """Time a few steps on an empty engine, and moving what they computed to host memory and
+        back, so that the first prediction is not a guess.
 
         Takes about a hundred tokens' compute. A backend that fails here fails again in service,
         where the failure has an owner; so it is left alone.
@@ -149,12 +150,22 @@ class EngineLoop:
             started_s = self._clock.now_s()
             try:
                 self._backend.step((chunk,))
-            except BackendStepError:
+                seconds = self._clock.now_s() - started_s
+                if self._backend.info.can_swap:
+                    self._calibrate_transfer(slot)
+            except (BackendStepError, KvTransferError):
                 return
             finally:
-                seconds = self._clock.now_s() - started_s
                 self._backend.clear(slot)
             self.scheduler.cost.observe(step_shape((chunk,)), seconds)
+
+    def _calibrate_transfer(self, slot: SlotId) -> None:
+        started_s = self._clock.now_s()
+        snapshot = self._backend.save_kv(slot)
+        self._backend.clear(slot)
+        self._backend.restore_kv(slot, snapshot)
+        seconds = self._clock.now_s() - started_s
+        self.scheduler.cost.observe_transfer(2 * snapshot.num_bytes, seconds)
 
     def _execute(self, plan: StepPlan) -> StepResult:
         """Write, discard, save, clear, evict, share, drop, restore, unlink, compute: in this order

@@ -42,6 +42,19 @@ def test_a_swapped_sequence_goes_on_as_if_nothing_happened(
     assert run.answer == expected
 
 
+def test_five_swaps_change_nothing(backend: Backend, params: SamplingParams) -> None:
+    expected = answer_alone(backend, PROMPT, NUM_TOKENS, params)
+    run = Run(backend, PROMPT, params)
+    for num_tokens in range(1, NUM_TOKENS, NUM_TOKENS // 5):
+        generate(backend, [run], num_tokens)
+        snapshot = backend.save_kv(run.slot)
+        backend.clear(run.slot)
+        run.slot = SlotId((int(run.slot) + 1) % 3)
+        backend.restore_kv(run.slot, snapshot)
+    generate(backend, [run], NUM_TOKENS)
+    assert run.answer == expected
+
+
 def test_a_swapped_sequence_may_resume_in_another_slot(
     backend: Backend, params: SamplingParams
 ) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from edged.backend import Backend, BackendConfig
-from edged.core.types import SamplingParams
+from edged.core.types import SamplingParams, SlotId
 from tests.contract.driver import GREEDY, Run, answer_alone, generate, step
 from tests.models import embedded_model, require_llama_cpp
 
@@ -57,6 +57,21 @@ def test_it_answers_several_chats_at_once(backend: Backend) -> None:
         backend.clear(run.slot)
     for capital, text in zip(("Paris", "Berlin", "Tokyo"), texts, strict=True):
         assert capital in text
+
+
+def test_a_long_greedy_answer_with_five_swaps_is_the_one_without(backend: Backend) -> None:
+    prompt = _prompt(backend, "France")
+    expected = answer_alone(backend, prompt, 60)
+    run = Run(backend, prompt)
+    for num_tokens in (10, 20, 30, 40, 50):
+        generate(backend, [run], num_tokens)
+        snapshot = backend.save_kv(run.slot)
+        backend.clear(run.slot)
+        run.slot = SlotId((int(run.slot) + 1) % 4)
+        backend.restore_kv(run.slot, snapshot)
+    generate(backend, [run], 60)
+    backend.clear(run.slot)
+    assert run.answer == expected
 
 
 def test_the_sizes_are_those_of_the_model(backend: Backend) -> None:

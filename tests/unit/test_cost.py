@@ -103,3 +103,27 @@ def test_transfers_are_learned_from_what_they_took() -> None:
     for _ in range(40):
         model.observe_transfer(10_000_000, 0.02)
     assert model.transfer_s(1_000_000) == pytest.approx(0.002, rel=0.05)
+
+
+def test_a_bus_that_gets_slower_or_faster_is_learned_soon() -> None:
+    model = StepCostModel()
+    for byte_s in (1e-9, 1e-7, 1e-10):
+        for _ in range(25):
+            model.observe_transfer(1_000_000, 1_000_000 * byte_s)
+        assert model.transfer_s(1_000_000) == pytest.approx(1_000_000 * byte_s, rel=0.5)
+
+
+def test_one_stall_does_not_say_that_moving_is_slow() -> None:
+    model = StepCostModel()
+    for _ in range(10):
+        model.observe_transfer(1_000_000, 0.001)
+    model.observe_transfer(1_000_000, 3.0)
+    assert model.transfer_s(1_000_000) < 0.002
+
+
+def test_large_moves_say_more_than_small_ones() -> None:
+    model = StepCostModel()
+    for _ in range(10):
+        model.observe_transfer(10_000_000, 0.01)
+        model.observe_transfer(1_000, 0.001)  # a fixed cost, no bandwidth
+    assert model.transfer_s(10_000_000) == pytest.approx(0.01, rel=0.25)

@@ -220,6 +220,8 @@ def _scheduler(
         share_quantum_s=defaults.share_quantum_s,
         max_snapshot_bytes=MAX_SNAPSHOT_BYTES,
         relegated_share=defaults.relegated_share,
+        lease_tokens=defaults.lease_tokens,
+        horizon_tokens=defaults.horizon_tokens,
     )
 
 

@@ -1,10 +1,10 @@
 """What KV a step moves so that its cells are empty: who is swapped, what is dropped or saved.
 
 Theory of operation. Placement counts cells that no sequence holds as free, though what is cached
-may be in them. As many as the step's chunks need are made empty: first the cached slots that are
-worth least are dropped, after what is shared of them is; then the victims that were to be parked
-leave their slots. What leaves its slot is saved if moving it takes less time than computing it
-again, and if host memory has room for it besides what is worth more.
+may be in them. As many as the step's chunks need are made empty: first leases are taken back; then
+the cached slots that are worth least are dropped, after what is shared of them is; then the victims
+that were to be parked leave their slots. What leaves its slot is saved if moving it takes less time
+than computing it again, and if host memory has room for it besides what is worth more.
 """
 
 from collections.abc import Set
@@ -24,6 +24,7 @@ class Moves(NamedTuple):
     share: tuple[Share, ...]
     restore: tuple[Restore, ...]
     drop: tuple[SlotId, ...]
+    shorten: tuple[SlotId, ...]
     save: tuple[Save, ...]
     discard: tuple[SnapshotId, ...]
 
@@ -33,9 +34,11 @@ def settle(view: PlannerView, placement: Placement, chunks: list[Chunk], now_s: 
     computed = {chunk.seq_id for chunk in chunks}
     shared = [one for one in placement.shared if one.seq_id in computed]
     restored = [_restore(one) for one in placement.fetched if one.seq_id in computed]
-    dropped, leaving = _emptied(view, placement, shared, computed, now_s)
+    emptied = _emptied(view, placement, shared, computed, now_s)
+    dropped, leaving = emptied.dropped, emptied.leaving
+    shorten = tuple(emptied.shortened)
     if not (placement.evicted or dropped):
-        return Moves((), tuple(shared), tuple(restored), (), (), ())
+        return Moves((), tuple(shared), tuple(restored), (), shorten, (), ())
     needed = {one.snapshot for one in restored if one.snapshot is not None}
     saving = _Saving(view.holdings, now_s, needed)
     evicts = [_evict(one, one.slot in leaving, saving) for one in placement.evicted]
@@ -46,6 +49,7 @@ def settle(view: PlannerView, placement: Placement, chunks: list[Chunk], now_s: 
         share=tuple(shared),
         restore=tuple(restored),
         drop=tuple(dropped),
+        shorten=shorten,
         save=tuple(saving.saves),
         discard=tuple(saving.room.discarded),
     )
@@ -92,20 +96,39 @@ def _evict(one: Eviction, leaves: bool, saving: _Saving) -> Evict:
     return Evict(victim.seq_id, slot, mode, one.cause.request.request_id)
 
 
+class _Emptied(NamedTuple):
+    """What makes cells empty that a step needs."""
+
+    leaving: set[SlotId]
+    """Of victims, that are not to be parked in."""
+    dropped: list[SlotId]
+    """Cached."""
+    shortened: list[SlotId]
+    """Of running sequences: what they have of a lease is taken back."""
+
+
 def _emptied(
     view: PlannerView,
     placement: Placement,
     shared: list[Share],
     computed: Set[SeqId],
     now_s: float,
-) -> tuple[list[SlotId], set[SlotId]]:
-    """Cached slots to drop, and victims' slots that are not to be parked in."""
+) -> _Emptied:
     kv = view.kv
     leaving = {one.slot for one in placement.evicted if not one.parks}
-    if not (kv.cached or len(leaving) < len(placement.evicted)):
-        return [], leaving
+    if not (kv.cached or placement.num_leased or len(leaving) < len(placement.evicted)):
+        return _Emptied(leaving, [], [])
     missing = _cells_missing(view, placement, shared, computed)
     missing -= kv.empty_cells + sum(kv.held_alone(slot) for slot in leaving)
+    missing -= sum(placement.leases[one.victim.seq_id] for one in placement.evicted if one.parks)
+    shortened: list[SlotId] = []
+    for seq in reversed(placement.running) if missing > 0 else ():
+        leased = placement.leases.get(seq.seq_id, 0)
+        if leased and seq.slot is not None:
+            shortened.append(seq.slot)
+            missing -= leased
+            if missing <= 0:
+                break
     kept_of: dict[SlotId, int] = {}
     for share in shared:
         kept_of[share.source] = max(share.num_tokens, kept_of.get(share.source, 0))
@@ -120,8 +143,8 @@ def _emptied(
     for one in placement.evicted:
         if missing > 0 and one.parks:
             leaving.add(one.slot)
-            missing -= kv.held_alone(one.slot)
-    return dropped, leaving
+            missing -= kv.held_alone(one.slot) - placement.leases[one.victim.seq_id]
+    return _Emptied(leaving, dropped, shortened)
 
 
 def _cells_missing(

@@ -10,13 +10,14 @@ that is owed time see `Placement.place_waiting`.
 from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import NamedTuple
 
-from edged.core.capacity import HEADROOM_TOKENS
 from edged.core.cost import StepCostModel
 from edged.core.holdings import Holdings
 from edged.core.kept import Kept
 from edged.core.kv import KvBudget
+from edged.core.leases import unused_lease
 from edged.core.plan import Pending, Share
 from edged.core.policy import Policy
 from edged.core.prefix_cache import PrefixCache
@@ -43,6 +44,8 @@ class PlannerView:
     cost: StepCostModel
     policy: Policy
     max_step_tokens: int
+    horizon_tokens: int
+    """Steps over which all that run must have room to grow when another one is started."""
     pending: Pending
 
 
@@ -93,7 +96,10 @@ class Placement:
         self._now_s = now_s
         self._empty_slots = view.kv.empty_slots
         self._num_free_slots = view.kv.num_free_slots
-        self.free_cells = view.kv.free_cells
+        self.leases = {seq.seq_id: unused_lease(view.kv, seq) for seq in view.running}
+        """Cells that running sequences hold and do not need yet; free to all others."""
+        self.num_leased = sum(self.leases.values())
+        self.free_cells = view.kv.free_cells + self.num_leased
         self._swapped_bytes: int | None = None
         """Host memory that preempted sequences will own; None before it is asked for."""
         self.running = list(view.running)
@@ -101,12 +107,14 @@ class Placement:
             self.running.sort(key=lambda seq: not is_lifted(seq, owed))
         cells = view.kv.cells
         self.growth = {
-            seq.seq_id: len(seq.token_ids) - cells[seq.slot]
+            seq.seq_id: max(0, len(seq.token_ids) - cells[seq.slot])
             for seq in self.running
             if seq.slot is not None
         }
         """Cells that each running sequence lacks for the tokens it knows."""
         self._all_growth = sum(self.growth.values())
+        self._headrooms: dict[SeqId, int] = {}
+        """Of the sequences that were asked for."""
         self.slots: dict[SeqId, SlotId] = {}
         """Slots given to sequences that held none."""
         self.preemptors: list[SeqId] = []
@@ -162,10 +170,12 @@ class Placement:
     def _victims_for(self, seq: Sequence) -> list[Sequence] | None:
         """Who must yield for `seq` to be placed: nobody, some from the tail, or None if even all
         who may be asked would not do."""
-        needed = self._cells_needed(seq)
+        missing_slots = int(not self._num_free_slots)
+        missing_cells = self._cells_needed(seq) - self.free_cells
         if self.running:
-            needed += self._all_growth + HEADROOM_TOKENS * len(self.running)
-        missing_slots, missing_cells = int(not self._num_free_slots), needed - self.free_cells
+            missing_cells += self._all_growth
+            if missing_cells > -self._view.horizon_tokens * (len(self.running) + 1):
+                missing_cells += sum(self._headroom(one) for one in (*self.running, seq))
         if missing_slots <= 0 and missing_cells <= 0:
             return []
         victims: list[Sequence] = []
@@ -188,6 +198,15 @@ class Placement:
                 return victims
         return None
 
+    def _headroom(self, seq: Sequence) -> int:
+        """Cells that it is expected to take over the horizon, beyond those for its next token."""
+        headroom = self._headrooms.get(seq.seq_id)
+        if headroom is None:
+            left = ceil(self._view.policy.tokens_left(seq))
+            headroom = min(self._view.horizon_tokens, left) - 1
+            self._headrooms[seq.seq_id] = headroom = max(0, headroom)
+        return headroom
+
     def _has_room_soon(self, seq: Sequence) -> bool:
         """Whether running answers that end at their limits make room for `seq` in `MAX_KEPT_S`."""
         cost = self._view.cost
@@ -203,14 +222,16 @@ class Placement:
 
     def _cells_given_back(self, victim: Sequence) -> int:
         """Its reservation, the growth it no longer needs, and its headroom."""
-        assert victim.slot is not None, f"I1: {victim.seq_id} runs without a slot"
-        return self._cells_left_by(victim.slot) + self.growth[victim.seq_id] + HEADROOM_TOKENS
+        growth = self.growth[victim.seq_id] + self._headroom(victim)
+        return self._cells_left_by(victim) + growth
 
-    def _cells_left_by(self, slot: SlotId) -> int:
-        """Cells that are free for others without the sequence of a slot. Once sequences are placed
+    def _cells_left_by(self, victim: Sequence) -> int:
+        """Cells that are free for others without it, and not with it. Once sequences are placed
         that share cells, those that it shares with somebody may be theirs."""
-        kv = self._view.kv
-        return kv.held_alone(slot) if self._claimed_slots else kv.given_back_by(slot)
+        kv, slot = self._view.kv, victim.slot
+        assert slot is not None, f"I1: {victim.seq_id} runs without a slot"
+        held = kv.held_alone(slot) if self._claimed_slots else kv.given_back_by(slot)
+        return held - self.leases[victim.seq_id]
 
     def _cells_needed(self, seq: Sequence) -> int:
         """Cells that it would take from those that no sequence holds."""
@@ -269,7 +290,7 @@ class Placement:
                 self._swapped_bytes += snapshots.size_of(victim.num_computed_tokens)
         self.running.remove(victim)
         self._all_growth -= self.growth.pop(victim.seq_id)
-        self.free_cells += self._cells_left_by(victim.slot)
+        self.free_cells += self._cells_left_by(victim)
         self._evicted_slots.add(victim.slot)
         self.evicted.append(Eviction(victim, victim.slot, cause, parks))
 

@@ -114,6 +114,9 @@ class StepPlan(NamedTuple):
     is worth what has been computed, as a part of the arrival's TTFT target."""
     drop: tuple[SlotId, ...] = ()
     """Cached slots whose cells this step needs, but for those that are shared."""
+    shorten: tuple[SlotId, ...] = ()
+    """Slots of running sequences whose cells this step needs, as far as they are not needed there
+    yet. Only the account knows of them; nothing is executed."""
     share: tuple[Share, ...] = ()
     save: tuple[Save, ...] = ()
     """Slots of those that are swapped, cleared or dropped, as they are before all of that."""

@@ -45,6 +45,7 @@ def decide(view: PlannerView, owed: frozenset[SloTier], step: int, now_s: float)
         chunks=tuple(chunks),
         yields_to=allocation.yields_to(),
         drop=moves.drop,
+        shorten=moves.shorten,
         share=moves.share,
         save=(*pending.save, *moves.save),
         write=tuple(pending.write),

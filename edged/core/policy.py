@@ -41,6 +41,10 @@ class SchedulerConfig:
     relegated_share: float = 0.01
     """Least fraction of engine time for those that cannot be in time any more; for those without
     targets as much."""
+    lease_tokens: int = 128
+    """Cells that an answer of the batch tier gets at a time."""
+    horizon_tokens: int = 32
+    """Steps over which all that run must have room to grow when another one is started."""
     can_interrupt: bool = False
     """Whether arrivals cut steps short; the backend's, so the engine fills it in."""
 
@@ -134,6 +138,10 @@ class Policy(Protocol):
         end."""
         ...
 
+    def tokens_left(self, seq: Sequence) -> float:
+        """How many tokens its answer is expected to get yet."""
+        ...
+
     def prefill_bounds(self, seq: Sequence) -> PrefillBounds:
         """How long a step a prefill chunk of `seq` may make."""
         ...
@@ -190,6 +198,9 @@ class WithoutBooks:
 
     def is_worth(self, victim: Sequence, cost_s: float, now_s: float) -> bool:
         return True
+
+    def tokens_left(self, seq: Sequence) -> float:
+        return seq.max_tokens - seq.num_generated_tokens
 
     def advanced(self, seq: Sequence) -> None:
         return

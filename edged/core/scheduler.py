@@ -25,6 +25,7 @@ from edged.core.expiry import Expiries
 from edged.core.holdings import Holdings
 from edged.core.invariants import check_between_steps
 from edged.core.kv import KvBudget
+from edged.core.leases import renew_leases, take_back_leases
 from edged.core.metrics import SchedulerStatistics, finish_event
 from edged.core.moments import Moments
 from edged.core.placement import PlannerView
@@ -102,6 +103,7 @@ class Scheduler:
             cost=self.cost,
             policy=self._policy,
             max_step_tokens=config.max_step_tokens,
+            horizon_tokens=config.horizon_tokens,
             pending=self._pending,
         )
         self._admission = AdmissionView(
@@ -184,6 +186,7 @@ class Scheduler:
             seq = self._by_id[evict.seq_id]
             to = saved.get(evict.slot)
             events.append(self._preempt(seq, evict.mode, to, evict.cause, result.started_s))
+        take_back_leases(self._kv, self._running, plan.shorten)
         for chunk in plan.chunks if len(self._queue) else ():
             self._commit_start(self._by_id[chunk.seq_id], chunk, result.started_s, events)
         for slot in plan.drop:
@@ -198,6 +201,7 @@ class Scheduler:
                 self._commit_loss(seq, result, now_s, events)
             elif chunk.seq_id not in result.interrupted:
                 self._commit_chunk(seq, chunk, result, now_s, events)
+        renew_leases(self._kv, self._running, self._config.lease_tokens)
         self._accounts.close_step(plan, result, self._running, self._queue)
         for seq in self._policy.learn(plan, result, self._running, self._kv):
             self._place(seq, now_s)

@@ -131,6 +131,8 @@ class _Trace:
             self._names[seq.seq_id] = seq.request.request_id
         did = [f"clear {' '.join(str(slot) for slot in plan.clear)}"] if plan.clear else []
         did += [f"evict {self._names[e.seq_id]} by {e.mode} for {e.cause}" for e in plan.evict]
+        holders = {seq.slot: seq.request.request_id for seq, _ in self.loop.sequences()}
+        did += [f"take back the lease of {holders[slot]}" for slot in plan.shorten]
         did += [f"restore {self._names[restore.seq_id]}" for restore in plan.restore]
         for chunk in plan.chunks:
             end = chunk.start + len(chunk.token_ids)

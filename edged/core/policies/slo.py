@@ -286,6 +286,9 @@ class Slo:
             and seq.is_decoding
         )
 
+    def tokens_left(self, seq: Sequence) -> float:
+        return self._outlook.lengths.left(seq)
+
     def prefill_bounds(self, seq: Sequence) -> PrefillBounds:
         config = self._config
         if seq.rank.band >= LATE:

@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from typing import Protocol, cast
 
 from edged.clock import ManualClock
+from edged.core.memory import MemoryReport
 from edged.core.plan import Chunk
 from edged.core.types import KvGeometry, SampledToken, SeqId, SlotId
 from edged.errors import ModelLoadError, Reason
@@ -32,8 +33,8 @@ class BackendConfig:
 
     model_path: str
     kv_type: str = "q8_0"
-    context_tokens: int = 16384
-    """KV cells in all, shared by the sequences."""
+    context_tokens: int | None = 16384
+    """KV cells in all, shared by the sequences; None lets the backend choose (`choose_kv`)."""
     max_sequences: int = 16
     max_step_tokens: int = 512
     """Most tokens that one `step` is ever asked for."""
@@ -48,6 +49,10 @@ class BackendConfig:
     cached_sequences: int = 0
     """Further ones whose KV is kept for others that begin like them; a backend that cannot let
     slots share cells keeps none."""
+    kv_bytes: int | None = None
+    """Most bytes of KV; None is what is free."""
+    reserved_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Of each pool of memory, what others may still take of what is free; by `Pool.name`."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of one backend; an unknown one is a `ModelLoadError`."""
 
@@ -80,6 +85,8 @@ class BackendInfo:
     """Whether `interrupt` does anything."""
     runtime: str
     """Library and version; saved KV is read by no other."""
+    memory: MemoryReport | None = None
+    """What of which memory it takes; None where there is nothing to tell."""
 
 
 class KvSnapshot(Protocol):

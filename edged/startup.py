@@ -1,10 +1,12 @@
 """Turns settings into what the parts of a daemon are started with."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from edged import places
-from edged.config.settings import MOST_SEQUENCES, ModelSettings, Settings
+from edged.config.settings import MOST_SEQUENCES, EngineSettings, ModelSettings, Settings
 from edged.config.values import AUTO
 from edged.core.types import SloTier, TierSpec
 from edged.engine.wire import Start
@@ -43,9 +45,10 @@ def start_command(settings: Settings, model: ModelSettings, environ: Mapping[str
         backend=engine.backend,
         model_path=model.path,
         kv_type=engine.kv_type,
-        context_tokens=engine.context_tokens,
+        context_tokens=_unless_auto(engine.context_tokens),
+        kv_bytes=_unless_auto(engine.kv_memory),
         max_sequences=engine.max_sequences,
-        max_step_tokens=min(engine.max_step_tokens, engine.context_tokens),
+        max_step_tokens=_max_step_tokens(engine),
         num_threads=engine.num_threads,
         gpu_layers=engine.gpu_layers,
         main_gpu=engine.main_gpu,
@@ -59,12 +62,22 @@ def start_command(settings: Settings, model: ModelSettings, environ: Mapping[str
         max_step_s=settings.scheduler.max_step_s,
         arrival_guard_s=settings.scheduler.arrival_guard_s,
         share_quantum_s=settings.scheduler.share_quantum_s,
+        lease_tokens=settings.scheduler.lease_tokens,
+        horizon_tokens=settings.scheduler.horizon_tokens,
         relegated_share=settings.scheduler.relegated_share,
         snapshot_bytes=engine.snapshot_bytes,
         disk_bytes=engine.disk_bytes,
         disk_directory=disk_directory,
         tiers=tier_specs(settings),
     )
+
+
+def _max_step_tokens(engine: EngineSettings) -> int:
+    return min(engine.max_step_tokens, _unless_auto(engine.context_tokens) or sys.maxsize)
+
+
+def _unless_auto(value: int | Literal["auto"]) -> int | None:
+    return None if value == "auto" else value
 
 
 def socket_path(settings: Settings, environ: Mapping[str, str]) -> Path | None:

@@ -76,6 +76,16 @@ def find_kv_type(name: str) -> KvType:
     return KV_TYPES[name]
 
 
+def usable_types(shape: KvShape) -> list[KvType]:
+    """Those into whose blocks the heads divide, largest first."""
+    sizes = (shape.key_values, shape.value_values)
+    return [
+        kv_type
+        for kv_type in KV_TYPES.values()
+        if all(size % kv_type.block_values == 0 for size in sizes)
+    ]
+
+
 def check_head_size(shape: KvShape, kv_type: KvType) -> None:
     """Raises ModelLoadError: the heads do not divide into the type's blocks."""
     for what, size in (("key", shape.key_values), ("value", shape.value_values)):

@@ -1,18 +1,26 @@
 """Loads a model: what is checked in which order, and what the operator is told when it fails."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 
-import psutil
-
+from backends.host_memory import FreeMemory, host_memory
 from backends.llama_cpp import prompt_context
 from backends.llama_cpp.backend import LlamaBackend
 from backends.llama_cpp.devices import default_threads, device_label, uses_gpu
 from backends.llama_cpp.failures import context_failure, model_failure
-from backends.llama_cpp.kv_types import KvType, check_head_size, find_kv_type, kv_shape, stored_type
+from backends.llama_cpp.kv_types import (
+    KvShape,
+    KvType,
+    check_head_size,
+    find_kv_type,
+    kv_shape,
+    stored_type,
+    usable_types,
+)
+from backends.llama_cpp.memory import LoadMemory, memory_uses
 from backends.llama_cpp.model_file import check_model_file
 from backends.llama_cpp.native import (
     DECODE_OK,
@@ -21,43 +29,51 @@ from backends.llama_cpp.native import (
     Batch,
     Context,
     ContextShape,
+    Gpu,
     Model,
     NativeCallError,
-    gpu_names,
+    gpus,
     max_sequences,
 )
 from backends.llama_cpp.prompt_context import PromptContext
 from backends.llama_cpp.runtime_log import RuntimeLog
 from edged.backend import BackendConfig, BackendInfo, LoadProgress
+from edged.core.memory import (
+    HOST_TOKENS,
+    KvWanted,
+    MemoryReport,
+    check_weights,
+    choose_kv,
+)
 from edged.core.types import KvGeometry
 from edged.errors import ModelLoadError, Reason
 
 _MAX_CELLS = 2**31 - 1
 """Positions are 32-bit integers in the library."""
 _UBATCH_TOKENS = 512
+_LEAST_TOKENS = 256
+"""Fewer cells are not allocated."""
 _LOADED_FRACTION = 0.95
 """Progress when the weights are in memory; the rest is the KV cache and the first decode."""
-
-MemoryProbe = Callable[[], int]
-"""Bytes of host memory that can be taken now."""
 
 
 def create(config: BackendConfig, progress: LoadProgress) -> LlamaBackend:
     """Load a GGUF file; see `edged.backend.CreateBackend`."""
-    return load(config, progress, lambda: int(psutil.virtual_memory().available))
+    return load(config, progress, host_memory(), gpus())
 
 
-def load(config: BackendConfig, progress: LoadProgress, memory: MemoryProbe) -> LlamaBackend:
-    """As `create`, with the memory that may be taken."""
+def load(
+    config: BackendConfig, progress: LoadProgress, host: FreeMemory, devices: Sequence[Gpu]
+) -> LlamaBackend:
+    """As `create`, with the memory that there is."""
     kv_type = _check_config(config)
-    file_bytes = check_model_file(config.model_path)
-    budget = _MemoryBudget(config, file_bytes, None if uses_gpu(config) else memory())
-    budget.check(kv_bytes=0)
+    memory = LoadMemory(config, check_model_file(config.model_path), host, devices)
+    check_weights(memory.pools(None, (), 0), Path(config.model_path).name)
     log = RuntimeLog()
     try:
         model = _load_model(config, progress, log)
         try:
-            backend = _allocate(config, kv_type, model, budget, log)
+            backend = _allocate(config, kv_type, model, memory, log)
         except BaseException:
             model.free()
             raise
@@ -74,7 +90,7 @@ def _check_config(config: BackendConfig) -> KvType:
     if config.options:
         names = ", ".join(sorted(config.options))
         raise _bad_config(f"backend llama_cpp has no options; given: {names}")
-    if not 1 <= config.context_tokens <= _MAX_CELLS:
+    if config.context_tokens is not None and not 1 <= config.context_tokens <= _MAX_CELLS:
         raise _bad_config(f"context_tokens is {config.context_tokens}; expected 1 to {_MAX_CELLS}")
     if not 1 <= config.max_sequences <= max_sequences():
         raise _bad_config(
@@ -102,38 +118,6 @@ def _check_config(config: BackendConfig) -> KvType:
 
 def _bad_config(detail: str) -> ModelLoadError:
     return ModelLoadError(Reason.BAD_CONFIG, detail)
-
-
-@dataclass(frozen=True, slots=True)
-class _MemoryBudget:
-    """Whether weights and KV fit in host memory; on a GPU only the library can tell."""
-
-    config: BackendConfig
-    file_bytes: int
-    free_bytes: int | None
-    """Before anything was loaded; None where a GPU holds the model."""
-
-    def check(self, kv_bytes: int) -> None:
-        """Raises ModelLoadError: OUT_OF_MEMORY, with what is needed and what is free."""
-        needed = self.file_bytes + kv_bytes
-        if self.free_bytes is None or needed <= self.free_bytes:
-            return
-        config = self.config
-        cache = (
-            f" and {_mib(kv_bytes)} for {config.context_tokens} tokens of {config.kv_type} KV"
-            if kv_bytes
-            else ""
-        )
-        remedy = "lower context_tokens" if kv_bytes else "use a smaller model"
-        raise ModelLoadError(
-            Reason.OUT_OF_MEMORY,
-            f"{Path(config.model_path).name!r} needs {_mib(self.file_bytes)} for its weights"
-            f"{cache}, but {_mib(self.free_bytes)} are free; {remedy} or free memory",
-        )
-
-
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:.0f} MiB"
 
 
 def _load_model(config: BackendConfig, progress: LoadProgress, log: RuntimeLog) -> Model:
@@ -176,7 +160,7 @@ class _ProgressReporter:
 
 
 def _allocate(
-    config: BackendConfig, kv_type: KvType, model: Model, budget: _MemoryBudget, log: RuntimeLog
+    config: BackendConfig, kv_type: KvType, model: Model, memory: LoadMemory, log: RuntimeLog
 ) -> LlamaBackend:
     if not model.facts.generates_text:
         raise ModelLoadError(
@@ -186,32 +170,24 @@ def _allocate(
         )
     shape = kv_shape(model)
     check_head_size(shape, kv_type)
-    context_shapes = _context_shapes(config, model)
-    num_cells = sum(one.cells for one in context_shapes)
-    budget.check(kv_bytes=num_cells * shape.bytes_per_cell(kv_type))
+    on_gpu = uses_gpu(config, memory.gpus)
+    shapes = _context_shapes(config, model, config.context_tokens or HOST_TOKENS, on_gpu=on_gpu)
+    pools = memory.pools(model, shapes, shape.bytes_per_cell(kv_type))
+    choice = choose_kv(pools, _wanted(config, model, shape))
+    shapes = _context_shapes(config, model, choice.num_tokens, on_gpu=on_gpu)
     abort = AbortFlag()
     contexts: list[Context] = []
     try:
-        contexts.extend(Context(model, one, abort) for one in context_shapes)
-        context = contexts[0]
-        fixed_bytes, saved_bytes = _warm_up(context, Path(config.model_path).name)
-        stored = stored_type(shape, saved_bytes)
-        effective_type = stored or kv_type
-        train_tokens = model.facts.train_context_tokens or context.num_cells
-        geometry = KvGeometry(
-            num_slots=config.max_sequences,
-            num_cache_slots=_num_cache_slots(config, model),
-            idle_cells_cost=not uses_gpu(config),
-            num_cells=context.num_cells,
-            max_cells_per_slot=min(context.max_cells_per_sequence, train_tokens),
-            bytes_per_cell=shape.bytes_per_cell(stored) if stored else saved_bytes,
-            snapshot_bytes_per_cell=saved_bytes,
-            snapshot_bytes_fixed=fixed_bytes,
-            effective_type_k=effective_type.name,
-            effective_type_v=effective_type.name,
-        )
+        contexts.append(context := Context(model, shapes[0], abort))
+        buffers = log.take_buffers()
+        contexts.extend(Context(model, one, abort) for one in shapes[1:])
+        uses = memory_uses(buffers, log.take_buffers(), memory.gpus)
+        geometry = _geometry(config, model, context, kv_type, on_gpu=on_gpu)
+        is_given = config.kv_bytes is not None
+        left = memory.host_left_bytes(uses)
+        report = MemoryReport(uses, pools, choice.limit_bytes, is_given, left)
         return LlamaBackend(
-            _info(config, model, geometry),
+            _info(config, model, geometry, report, device_label(config, memory.gpus)),
             model,
             context,
             PromptContext(contexts[1]) if len(contexts) > 1 else None,
@@ -224,14 +200,52 @@ def _allocate(
         for one in contexts:
             one.free()
         if isinstance(error, NativeCallError):
-            raise context_failure(config.kv_type, config.context_tokens, log.take()) from error
+            raise context_failure(config.kv_type, choice.num_tokens, log.take()) from error
         raise
 
 
-def _context_shapes(config: BackendConfig, model: Model) -> list[ContextShape]:
+def _wanted(config: BackendConfig, model: Model, shape: KvShape) -> KvWanted:
+    longest = model.facts.train_context_tokens or HOST_TOKENS
+    return KvWanted(
+        model=Path(config.model_path).name,
+        kv_type=config.kv_type,
+        bytes_per_token={one.name: shape.bytes_per_cell(one) for one in usable_types(shape)},
+        kv_bytes=config.kv_bytes,
+        context_tokens=config.context_tokens,
+        least_tokens=max(config.max_step_tokens, _LEAST_TOKENS),
+        most_tokens=config.max_sequences * longest,
+    )
+
+
+def _geometry(
+    config: BackendConfig, model: Model, context: Context, kv_type: KvType, *, on_gpu: bool
+) -> KvGeometry:
+    """What was allocated, in the types that the library stores."""
+    shape = kv_shape(model)
+    fixed_bytes, saved_bytes = _warm_up(context, Path(config.model_path).name)
+    stored = stored_type(shape, saved_bytes)
+    effective_type = stored or kv_type
+    train_tokens = model.facts.train_context_tokens or context.num_cells
+    return KvGeometry(
+        num_slots=config.max_sequences,
+        num_cache_slots=_num_cache_slots(config, model),
+        idle_cells_cost=not on_gpu,
+        num_cells=context.num_cells,
+        max_cells_per_slot=min(context.max_cells_per_sequence, train_tokens),
+        bytes_per_cell=shape.bytes_per_cell(stored) if stored else saved_bytes,
+        snapshot_bytes_per_cell=saved_bytes,
+        snapshot_bytes_fixed=fixed_bytes,
+        effective_type_k=effective_type.name,
+        effective_type_v=effective_type.name,
+    )
+
+
+def _context_shapes(
+    config: BackendConfig, model: Model, num_cells: int, *, on_gpu: bool
+) -> list[ContextShape]:
     """The main one, and one for prompts where that is faster."""
     main = ContextShape(
-        cells=config.context_tokens,
+        cells=num_cells,
         max_batch_tokens=config.max_step_tokens,
         max_ubatch_tokens=min(_UBATCH_TOKENS, config.max_step_tokens),
         sequences=config.max_sequences + _num_cache_slots(config, model),
@@ -239,9 +253,9 @@ def _context_shapes(config: BackendConfig, model: Model) -> list[ContextShape]:
         kv_type=config.kv_type,
         unified=config.kv_unified,
     )
-    if not config.kv_unified or uses_gpu(config) or model.facts.has_recurrent_state:
+    if not config.kv_unified or on_gpu or model.facts.has_recurrent_state:
         return [main]
-    cells = min(config.context_tokens, prompt_context.MAX_CELLS)
+    cells = min(num_cells, prompt_context.MAX_CELLS)
     prompts = replace(
         main,
         cells=cells,
@@ -287,9 +301,10 @@ def _warm_up(context: Context, file_name: str) -> tuple[int, int]:
     return sizes[0] - cell_bytes, cell_bytes
 
 
-def _info(config: BackendConfig, model: Model, geometry: KvGeometry) -> BackendInfo:
+def _info(
+    config: BackendConfig, model: Model, geometry: KvGeometry, memory: MemoryReport, device: str
+) -> BackendInfo:
     facts, vocabulary = model.facts, model.vocabulary
-    device = device_label(config, gpu_names())
     return BackendInfo(
         backend="llama_cpp",
         model_description=facts.description,
@@ -307,6 +322,7 @@ def _info(config: BackendConfig, model: Model, geometry: KvGeometry) -> BackendI
         can_cut_snapshot=_can_copy_prefix(model) and model.facts.window_tokens == 0,
         can_interrupt=device == "cpu" and not facts.has_recurrent_state,
         runtime=f"llama-cpp-python {version('llama-cpp-python')}",
+        memory=memory,
     )
 
 

@@ -1,7 +1,9 @@
-"""Keeps the library's last warnings and errors, so that the reason of a failure can be told."""
+"""Keeps the library's last warnings and errors, so that the reason of a failure can be told, and
+the sizes of what it allocates."""
 
 from collections import deque
 
+from backends.llama_cpp.memory import Buffer, read_buffer
 from backends.llama_cpp.native import (
     LOG_LEVEL_CONTINUED,
     LOG_LEVEL_ERROR,
@@ -19,6 +21,7 @@ class RuntimeLog:
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=MAX_LINES)
         self._keeps_continuation = False
+        self._buffers: deque[Buffer] = deque(maxlen=MAX_LINES)
         self._hook = LogHook(self.receive)
 
     def receive(self, level: int, text: str) -> None:
@@ -26,6 +29,9 @@ class RuntimeLog:
             if self._keeps_continuation and self._lines:
                 self._keep(f"{self._lines.pop()} {text.strip()}")
             return
+        buffer = read_buffer(text)
+        if buffer is not None:
+            self._buffers.append(buffer)
         self._keeps_continuation = level in (LOG_LEVEL_WARNING, LOG_LEVEL_ERROR)
         if self._keeps_continuation and text.strip():
             self._keep(text.strip())
@@ -35,6 +41,12 @@ class RuntimeLog:
         lines = list(self._lines)
         self._lines.clear()
         return lines
+
+    def take_buffers(self) -> list[Buffer]:
+        """What was allocated since the last call."""
+        buffers = list(self._buffers)
+        self._buffers.clear()
+        return buffers
 
     def free(self) -> None:
         """Listen no longer."""

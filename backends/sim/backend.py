@@ -22,6 +22,7 @@ from backends.sim.tokenizer import (
 )
 from edged.backend import AnswerLength, BackendConfig, BackendInfo, KvSnapshot
 from edged.clock import Clock
+from edged.core.memory import HOST, KvWanted, Pool, choose_kv
 from edged.core.plan import Chunk, Sampling
 from edged.core.types import KvGeometry, SampledToken, SamplingParams, SeqId, SlotId
 from edged.errors import BackendStepError, KvTransferError, StepInterruptedError
@@ -97,17 +98,17 @@ class SimBackend:
         self._profile = profile or StepProfile()
         self._faults = faults
         self._model = model or SimModel()
+        self._info = _describe(config, self._model)
         self._pace = Pace(clock)
         self._max_step_tokens = config.max_step_tokens
         num_slots = config.max_sequences + _num_cache_slots(config)
         self._slots = [_Slot() for _ in range(num_slots)]
         shares = num_slots > config.max_sequences
-        self._pool = CellPool(config.context_tokens, num_slots, shares=shares)
+        self._pool = CellPool(self._info.kv.num_cells, num_slots, shares=shares)
         self._eos_below = int(self._model.eos_rate * 2**32)
         # Tokens are immutable values, so one object for each id serves every draw.
         self._drawn = tuple(SampledToken(token_id) for token_id in range(NUM_TOKENS))
         self._tokenizer = ByteTokenizer()
-        self._info = _describe(config, self._model)
         self._is_closed = False
 
     @property
@@ -291,8 +292,28 @@ def _num_cache_slots(config: BackendConfig) -> int:
     return config.cached_sequences if config.kv_unified else 0
 
 
+def _num_cells(config: BackendConfig, model: SimModel) -> int:
+    """As many as a real one would allocate that has all the memory it wants.
+
+    Raises:
+        ModelLoadError: they take more than `config.kv_bytes`.
+    """
+    per_cell = model.bytes_per_cell
+    wanted = KvWanted(
+        model="sim",
+        kv_type=config.kv_type,
+        bytes_per_token={config.kv_type: per_cell},
+        kv_bytes=config.kv_bytes,
+        context_tokens=config.context_tokens,
+        least_tokens=config.max_step_tokens,
+        most_tokens=config.max_sequences * model.train_context_tokens,
+    )
+    plenty = Pool(HOST, 2**60, 0, 0, 0, 0, 0)
+    return choose_kv((plenty,), wanted).num_tokens
+
+
 def _describe(config: BackendConfig, model: SimModel) -> BackendInfo:
-    num_cells, num_slots = config.context_tokens, config.max_sequences
+    num_cells, num_slots = _num_cells(config, model), config.max_sequences
     return BackendInfo(
         backend="sim",
         model_description=f"simulated, vocabulary {model.vocab_size}",

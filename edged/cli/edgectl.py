@@ -1,46 +1,30 @@
-"""The command `edgectl`: its words and options; `operate`, `generate` and `talk` do the work.
+"""The command `edgectl`: its words and options; `operate` does the work, and for questions to a
+model `ask`.
 
-Those import gRPC, so they are imported by the commands that need them: help, completion
-and wrong usage answer at once.
+That imports gRPC, so it is imported by the commands that need it: help, completion and wrong usage
+answer at once.
 """
 
 # ruff: noqa: PLC0415  # see above
 
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edged.cli.address import choose_address
+from edged.cli import ask
 from edged.cli.complete import model_names, request_ids
+from edged.cli.connected import Global, connected
 from edged.cli.entry import run_command
 from edged.cli.exits import EXIT_CODES_HELP
 from edged.cli.options import (
     MOST_SECONDS,
-    ClientOption,
-    ExpectedTokensOption,
     HostOption,
+    IntervalOption,
     JsonOption,
-    LimitOption,
-    MaxTokensOption,
-    MinPOption,
-    ModelOption,
-    OrRejectOption,
-    SeedOption,
-    StopOption,
-    SystemOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
-    TpotOption,
-    TtftOption,
-    TtltOption,
-    VerboseOption,
+    WatchOption,
 )
-from edged.core.types import SloTier
 
 if TYPE_CHECKING:
     from edged.cli.remote import Connection
@@ -55,14 +39,6 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="List models, or load and unload one.", rich_markup_mode=None)
 app.add_typer(models_app, name="models")
-
-
-@dataclass(frozen=True, slots=True)
-class Global:
-    """The options that stand before the command."""
-
-    host: str | None
-    timeout_s: float | None
 
 
 @app.callback()
@@ -85,39 +61,49 @@ def everywhere(
     context.obj = Global(host, timeout)
 
 
-def _connected(
-    context: typer.Context, host: str | None, use: Callable[["Connection"], None]
-) -> None:
-    given = context.find_object(Global)
-    assert given is not None, "the callback of the app has run"
-    address = choose_address(host or given.host, os.environ)
-    from edged.cli.remote import Connection
-
-    with Connection(address, given.timeout_s) as connection:
-        use(connection)
-
-
 @app.command()
 def status(
     context: typer.Context,
     *,
     host: HostOption = None,
     json: JsonOption = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Again when it changed.")] = False,
-    interval: Annotated[
-        float, typer.Option(min=0.1, max=60, metavar="SECONDS", help="Least pause with --watch.")
-    ] = 1.0,
+    watch: WatchOption = False,
+    interval: IntervalOption = 1.0,
 ) -> None:
     """Show the daemon, its models and their load."""
     from edged.cli import operate
 
     def use(connection: "Connection") -> None:
         if watch:
-            operate.watch_status(connection, json=json, interval_s=interval)
+            operate.watch_status(connection, operate.print_whole, json=json, interval_s=interval)
         else:
-            operate.print_status(connection, json=json)
+            operate.print_status(connection, operate.print_whole, json=json)
 
-    _connected(context, host, use)
+    connected(context, host, use)
+
+
+@app.command()
+def kv(
+    context: typer.Context,
+    *,
+    host: HostOption = None,
+    json: JsonOption = False,
+    watch: WatchOption = False,
+    interval: IntervalOption = 1.0,
+) -> None:
+    """Show what memory the models take, and where KV is: on the device, in host memory, on disk.
+
+    With --json, the models as `status --json` has them.
+    """
+    from edged.cli import operate
+
+    def use(connection: "Connection") -> None:
+        if watch:
+            operate.watch_status(connection, operate.print_kv, json=json, interval_s=interval)
+        else:
+            operate.print_status(connection, operate.print_kv, json=json)
+
+    connected(context, host, use)
 
 
 @app.command()
@@ -129,7 +115,7 @@ def ps(context: typer.Context, *, host: HostOption = None, json: JsonOption = Fa
     """
     from edged.cli import operate
 
-    _connected(context, host, lambda connection: operate.print_requests(connection, json=json))
+    connected(context, host, lambda connection: operate.print_requests(connection, json=json))
 
 
 @app.command()
@@ -137,7 +123,7 @@ def tiers(context: typer.Context, *, host: HostOption = None, json: JsonOption =
     """List the service tiers, their targets and limits."""
     from edged.cli import operate
 
-    _connected(context, host, lambda connection: operate.print_tiers(connection, json=json))
+    connected(context, host, lambda connection: operate.print_tiers(connection, json=json))
 
 
 @models_app.callback(invoke_without_command=True)
@@ -150,7 +136,7 @@ def models(context: typer.Context, host: HostOption = None, json: JsonOption = F
         return
     from edged.cli import operate
 
-    _connected(context, host, lambda connection: operate.print_models(connection, json=json))
+    connected(context, host, lambda connection: operate.print_models(connection, json=json))
 
 
 ModelArgument = Annotated[
@@ -169,7 +155,7 @@ def models_load(
     """Load a model and wait until it is ready."""
     from edged.cli import operate
 
-    _connected(context, host, lambda connection: operate.load_model(connection, name, json=json))
+    connected(context, host, lambda connection: operate.load_model(connection, name, json=json))
 
 
 @models_app.command("unload")
@@ -183,112 +169,11 @@ def models_unload(
     """Let a model's requests finish, within the daemon's drain_s, then stop its engine."""
     from edged.cli import operate
 
-    _connected(context, host, lambda connection: operate.unload_model(connection, name, json=json))
+    connected(context, host, lambda connection: operate.unload_model(connection, name, json=json))
 
 
-@app.command()
-def run(
-    context: typer.Context,
-    prompt: Annotated[str, typer.Argument(help='What to ask; "-" reads stdin.')],
-    *,
-    host: HostOption = None,
-    json: JsonOption = False,
-    model: ModelOption = "",
-    tier: Annotated[
-        SloTier | None, typer.Option("--tier", "-t", help="Default: the daemon's default tier.")
-    ] = None,
-    max_tokens: MaxTokensOption = None,
-    temperature: TemperatureOption = None,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    min_p: MinPOption = None,
-    seed: SeedOption = None,
-    stop: StopOption = None,
-    system: SystemOption = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Give the prompt to the model without its chat template.")
-    ] = False,
-    ttft: TtftOption = None,
-    tpot: TpotOption = None,
-    ttlt: TtltOption = None,
-    expected_tokens: ExpectedTokensOption = None,
-    or_reject: OrRejectOption = False,
-    timeout: LimitOption = None,
-    client: ClientOption = "edgectl",
-    verbose: VerboseOption = False,
-) -> None:
-    """Ask once and stream the answer to stdout. Ctrl-C cancels it on the server."""
-    if raw and system:
-        raise typer.BadParameter("--raw takes the prompt as it is, so --system has no place in it")
-    from edged.cli.generate import Answer, Asker, Asking, Targets
-    from edged.cli.talk import prompt_of
-
-    asking = Asking(
-        model=model,
-        tier=tier,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        seed=seed,
-        stop=tuple(stop or ()),
-        client=client,
-        targets=Targets(ttft_s=ttft, tpot_s=tpot, ttlt_s=ttlt),
-        expected_tokens=expected_tokens,
-        or_reject=or_reject,
-        limit_s=_limit_s(context, timeout),
-        json=json,
-        verbose=verbose,
-    )
-    question = prompt_of(prompt, system=system, raw=raw)
-    _connected(context, host, lambda connection: Asker(connection, asking).ask(question, Answer()))
-
-
-@app.command()
-def chat(
-    context: typer.Context,
-    *,
-    host: HostOption = None,
-    json: JsonOption = False,
-    model: ModelOption = "",
-    tier: Annotated[
-        SloTier, typer.Option("--tier", "-t", help="Somebody watches, so it is urgent.")
-    ] = SloTier.INTERACTIVE,
-    max_tokens: MaxTokensOption = None,
-    temperature: TemperatureOption = None,
-    seed: SeedOption = None,
-    stop: StopOption = None,
-    system: SystemOption = None,
-    timeout: LimitOption = None,
-    client: ClientOption = "edgectl",
-    verbose: VerboseOption = False,
-) -> None:
-    """Talk with a model: a line is a turn; /clear forgets, /exit or end of input ends.
-
-    On a terminal, Ctrl-C during an answer cancels that answer and at the prompt leaves; from a
-    pipe it does both.
-    """
-    from edged.cli import talk
-    from edged.cli.generate import Asker, Asking
-
-    asking = Asking(
-        model=model,
-        tier=tier,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        seed=seed,
-        stop=tuple(stop or ()),
-        client=client,
-        limit_s=_limit_s(context, timeout),
-        json=json,
-        verbose=verbose,
-    )
-
-    def use(connection: "Connection") -> None:
-        talk.chat(Asker(connection, asking), system=system)
-
-    _connected(context, host, use)
+app.command()(ask.run)
+app.command()(ask.chat)
 
 
 @app.command()
@@ -309,7 +194,7 @@ def cancel(
     """End a request."""
     from edged.cli import operate
 
-    _connected(context, host, lambda connection: operate.cancel(connection, request_id, json=json))
+    connected(context, host, lambda connection: operate.cancel(connection, request_id, json=json))
 
 
 @app.command()
@@ -331,7 +216,7 @@ def drain(
     """Let the daemon take no new work, finish what runs, and exit."""
     from edged.cli import operate
 
-    _connected(context, host, lambda connection: operate.drain(connection, timeout, json=json))
+    connected(context, host, lambda connection: operate.drain(connection, timeout, json=json))
 
 
 @app.command()
@@ -364,7 +249,7 @@ def profile(
     """
     from edged.cli.learned import print_profile
 
-    _connected(context, host, lambda connection: print_profile(connection, model, seconds))
+    connected(context, host, lambda connection: print_profile(connection, model, seconds))
 
 
 @app.command()
@@ -376,13 +261,7 @@ def version(context: typer.Context, *, host: HostOption = None, json: JsonOption
     def use(connection: "Connection") -> None:
         operate.print_version(connection, __version__, json=json)
 
-    _connected(context, host, use)
-
-
-def _limit_s(context: typer.Context, own: float | None) -> float | None:
-    """Own --timeout, else the one before the command."""
-    given = context.find_object(Global)
-    return own if own is not None or given is None else given.timeout_s
+    connected(context, host, use)
 
 
 def main() -> int:

@@ -65,7 +65,16 @@ KvTypeOption = Annotated[
         metavar="TYPE", help="KV cache: f16, q8_0 or q4_0.", autocompletion=lambda: list(KV_TYPES)
     ),
 ]
-ContextOption = Annotated[int | None, typer.Option(metavar="N", help="Tokens in the KV cache.")]
+
+
+def _number_or_auto(text: str) -> object:
+    return int(text) if text.isdecimal() else text
+
+
+ContextOption = Annotated[
+    object | None,
+    typer.Option(metavar="N|auto", parser=_number_or_auto, help="Tokens in the KV cache."),
+]
 SequencesOption = Annotated[
     int | None, typer.Option(metavar="N", help="Most requests that hold KV at once.")
 ]

@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
-from edged.cli import show
+from edged.cli import show, show_kv
 from edged.cli.as_json import as_json
 from edged.cli.exits import CommandError
 from edged.cli.output import emit, emit_json, harmless, wants_colour
@@ -14,12 +15,20 @@ from edged.v1 import admin_pb2
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
-def print_status(connection: Connection, *, json: bool) -> None:
+class PrintStatus(Protocol):
+    """Prints a status, or a part of it."""
+
+    def __call__(self, status: admin_pb2.Status, *, json: bool) -> None: ...
+
+
+def print_status(connection: Connection, show_it: PrintStatus, *, json: bool) -> None:
     answer = connection.call(connection.admin.GetStatus, admin_pb2.GetStatusRequest())
-    _print_status(answer.status, json=json)
+    show_it(answer.status, json=json)
 
 
-def watch_status(connection: Connection, *, json: bool, interval_s: float) -> None:
+def watch_status(
+    connection: Connection, show_it: PrintStatus, *, json: bool, interval_s: float
+) -> None:
     """Print the status whenever it changed, until the daemon ends or the user does."""
     request = admin_pb2.WatchStatusRequest(interval_s=interval_s)
     stream = connection.admin.WatchStatus(request, timeout=connection.timeout_s)
@@ -29,10 +38,18 @@ def watch_status(connection: Connection, *, json: bool, interval_s: float) -> No
             emit(_CLEAR_SCREEN)
         elif number and not json:
             emit("\n")
-        _print_status(answer.status, json=json)
+        show_it(answer.status, json=json)
 
 
-def _print_status(status: admin_pb2.Status, *, json: bool) -> None:
+def print_kv(status: admin_pb2.Status, *, json: bool) -> None:
+    """The memory of all models."""
+    if json:
+        emit_json({"models": [as_json(model) for model in status.models]})
+    else:
+        emit(show_kv.kv(status.models, colour=wants_colour(sys.stdout)))
+
+
+def print_whole(status: admin_pb2.Status, *, json: bool) -> None:
     if json:
         emit_json(as_json(status))
     else:

@@ -25,6 +25,10 @@ JsonOption = Annotated[
         "--json", help="JSON with the field names of proto/edged/v1; streams give a line each."
     ),
 ]
+WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Again when it changed.")]
+IntervalOption = Annotated[
+    float, typer.Option(min=0.1, max=60, metavar="SECONDS", help="Least pause with --watch.")
+]
 ModelOption = Annotated[
     str,
     typer.Option(

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from edged.cli.as_json import enum_name
 from edged.cli.columns import Cell, Column, Style, Styled, laid_out, painted
+from edged.cli.show_kv import bar
+from edged.cli.units import duration, size
 from edged.v1 import admin_pb2, inference_pb2
 
 _STATE_STYLES: Mapping[str, Style] = {
@@ -26,8 +28,8 @@ def status(status: admin_pb2.Status, *, colour: bool) -> str:
         painted(f"edged {status.version}", colour=colour),
         painted(state, colour=colour),
         painted(
-            f"up {_duration(status.uptime_s)}  policy {status.policy}  "
-            f"{_bytes(status.resident_bytes)} resident",
+            f"up {duration(status.uptime_s)}  policy {status.policy}  "
+            f"{size(status.resident_bytes)} resident",
             colour=colour,
         ),
     ]
@@ -62,11 +64,11 @@ def requests(rows: Sequence[admin_pb2.RequestInfo], *, colour: bool) -> str:
             _tier(row.tier),
             _state(enum_name(admin_pb2.RequestState.DESCRIPTOR, row.state)),
             str(row.position) if row.HasField("position") else "-",
-            _duration(row.eta_s) if row.HasField("eta_s") else "-",
+            duration(row.eta_s) if row.HasField("eta_s") else "-",
             ("yes" if row.promised else "no") if row.HasField("promised") else "-",
             f"{row.num_computed_tokens}/{row.num_prompt_tokens}"
             + (f"+{row.max_tokens}" if row.HasField("max_tokens") else ""),
-            _duration(row.age_s),
+            duration(row.age_s),
             str(row.num_preemptions),
         ]
         cells.append([*of_row, row.model] if with_model else of_row)
@@ -121,7 +123,7 @@ def models(rows: Sequence[admin_pb2.Model], *, colour: bool) -> str:
             _state(_model_state(row)),
             row.backend or "-",
             row.device or "-",
-            _bytes(row.num_bytes) if row.num_bytes else "-",
+            size(row.num_bytes) if row.num_bytes else "-",
             row.kv.effective_type or "-",
             f"{row.kv.capacity_tokens} tokens" if row.HasField("kv") else "-",
             row.failure or row.description or "-",
@@ -144,7 +146,7 @@ def _model_details(model: admin_pb2.Model, *, colour: bool) -> str:
     if model.failure:
         lines.append(Styled(model.failure, Style.RED))
     if model.description:
-        what = f"{model.description}, {_bytes(model.num_bytes)}"
+        what = f"{model.description}, {size(model.num_bytes)}"
         lines.append(f"{what}, {model.backend} on {model.device}")
     if model.HasField("kv"):
         lines += _kv_and_work(model)
@@ -156,15 +158,22 @@ def _kv_and_work(model: admin_pb2.Model) -> list[str]:
     kv = model.kv
     lines = [
         f"kv {kv.effective_type}, {kv.bytes_per_token} bytes per token: "
+        f"{bar(kv.used_tokens / max(1, kv.capacity_tokens))} "
         f"{kv.used_tokens}/{kv.capacity_tokens} tokens, {kv.used_slots}/{kv.num_slots} slots, "
-        f"{_bytes(kv.snapshot_bytes)} swapped"
+        f"{size(kv.snapshot_bytes)} swapped"
     ]
-    num_prompt_tokens = model.num_prompt_tokens + model.num_cached_tokens
-    if kv.cached_tokens or kv.cached_bytes or kv.disk_bytes or model.num_cached_tokens:
-        found = model.num_cached_tokens / max(1, num_prompt_tokens)
+    lines += [
+        f"memory {use.pool}: {size(use.weights_bytes)} weights, {size(use.kv_bytes)} KV, "
+        f"{size(use.compute_bytes)} computing"
+        for use in model.memory
+    ]
+    kept = kv.parked_tokens or kv.cached_tokens or kv.cached_bytes or kv.disk_bytes
+    if kept or model.num_cached_tokens:
+        found = model.num_cached_tokens / max(1, model.num_prompt_tokens + model.num_cached_tokens)
         lines.append(
-            f"kept: {kv.cached_tokens} tokens, {_bytes(kv.cached_bytes)} of memory, "
-            f"{_bytes(kv.disk_bytes)} of disk; {found:.0%} of prompts found computed"
+            f"kept: {kv.parked_tokens} tokens parked, {kv.cached_tokens} cached, "
+            f"{size(kv.cached_bytes)} of memory, {size(kv.disk_bytes)} of disk; "
+            f"{found:.0%} of prompts found computed"
         )
     if model.num_steps:
         lines.append(
@@ -212,27 +221,3 @@ def _model_state(model: admin_pb2.Model) -> str:
 
 def _tier(number: inference_pb2.Tier.ValueType) -> str:
     return enum_name(inference_pb2.Tier.DESCRIPTOR, number)
-
-
-def _duration(seconds: float) -> str:
-    """Rendered for a glance: "0.4s", "42s", "3m07s", "2h05m", "3d04h"."""
-    if seconds < 10:
-        return f"{seconds:.1f}s"
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
-
-
-def _bytes(number: int) -> str:
-    """Rendered for a glance, in powers of 1024."""
-    size = float(number)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

@@ -24,6 +24,7 @@ from edged.config.values import (
     check_policy,
     check_socket,
     none_word,
+    number_or_auto,
     rule,
 )
 from edged.core.policies import SERVING
@@ -31,6 +32,7 @@ from edged.core.types import PrefixSharing, SloTier
 from edged.places import DEFAULT_LISTEN
 
 _MIB = 1024 * 1024
+_MOST_KV_BYTES = 2**40
 MOST_SEQUENCES = 256
 """That hold KV: llama.cpp knows no more."""
 
@@ -101,8 +103,21 @@ class EngineSettings(BaseModel):
     kv_type: KvType = Field(
         default="q8_0", description="Type of the KV cache, K and V alike: f16, q8_0 or q4_0."
     )
-    context_tokens: Annotated[int, Field(ge=64, le=16 * _MIB)] = Field(
-        default=16384, description="Tokens in the KV cache, shared by all sequences."
+    context_tokens: Annotated[
+        int | Literal["auto"], BeforeValidator(number_or_auto(64, 16 * _MIB))
+    ] = Field(
+        default="auto",
+        description='Tokens in the KV cache, shared by all sequences; "auto" is what fills '
+        "kv_memory, but no more than max_sequences can use, and 16384 in host memory of which "
+        "nothing was said.",
+    )
+    kv_memory: Annotated[
+        int | Literal["auto"], BeforeValidator(number_or_auto(_MIB, _MOST_KV_BYTES))
+    ] = Field(
+        default="auto",
+        description='Most bytes of device memory for the KV cache; "auto" is what is free when '
+        "the model loads, less a margin of 5 %, at least 512 MiB, and less what other models may "
+        "still take.",
     )
     max_sequences: Annotated[int, Field(ge=1, le=MOST_SEQUENCES)] = Field(
         default=16,
@@ -145,8 +160,8 @@ class EngineSettings(BaseModel):
     )
     snapshot_bytes: Annotated[int, Field(ge=0)] = Field(
         default=1024 * _MIB,
-        description="Host memory for the KV of swapped requests, and of finished ones that are "
-        "kept; 0 always recomputes.",
+        description="Most host memory for the KV of swapped requests, and of finished ones that "
+        "are kept; less where less is free when the model loads; 0 always recomputes.",
     )
     disk_bytes: Annotated[int, Field(ge=0)] = Field(
         default=0,
@@ -178,7 +193,9 @@ class EngineSettings(BaseModel):
 
     @model_validator(mode="after")
     def _all_decode_in_a_step(self) -> Self:
-        most = min(self.max_step_tokens, self.context_tokens)
+        most = self.max_step_tokens
+        if self.context_tokens != "auto":
+            most = min(most, self.context_tokens)
         if self.max_sequences > most:
             raise rule(
                 f"max_sequences is {self.max_sequences}, and a step has {most} tokens: expected "
@@ -229,6 +246,16 @@ class SchedulerSettings(BaseModel):
         default=0.5,
         description="Engine time that a tier must be owed under min_share before it is served out "
         "of turn, in seconds.",
+    )
+    lease_tokens: Annotated[int, Field(ge=1, le=65536)] = Field(
+        default=128,
+        description="Tokens of KV that an answer of tier batch reserves at a time; what it has not "
+        "used yet is anybody's who needs it.",
+    )
+    horizon_tokens: Annotated[int, Field(ge=1, le=16 * _MIB)] = Field(
+        default=32,
+        description="Another request is started only if all that run are expected to fit for so "
+        "many tokens more; a farther horizon preempts less, and fewer run together.",
     )
     relegated_share: Annotated[float, Field(ge=0, le=0.25)] = Field(
         default=0.01,

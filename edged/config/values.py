@@ -1,7 +1,8 @@
 """What single settings may be: their types, and the rules for them that a type cannot say."""
 
 import re
-from typing import Annotated, Literal, get_args
+from collections.abc import Callable
+from typing import Annotated, Literal, cast, get_args
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -28,6 +29,18 @@ def rule(message: str, *keys: str) -> PydanticCustomError:
 def none_word(value: object) -> object:
     """TOML cannot write an absent number, so the word stands for it."""
     return None if value == "none" else value
+
+
+def number_or_auto(least: int, most: int) -> Callable[[object], object]:
+    """Checks a whole number in a range, or the word."""
+
+    def check(value: object) -> object:
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if value != AUTO and not (is_number and least <= cast(int, value) <= most):
+            raise rule(f'expected "auto", or a whole number from {least} to {most}')
+        return value
+
+    return check
 
 
 def as_tuple(value: object) -> object:

@@ -105,6 +105,7 @@ class Accounts:
         tiers: Mapping[SloTier, TierCounts],
     ) -> SchedulerStatistics:
         kv, snapshots = holdings.kv, holdings.snapshots
+        num_parked_cells = holdings.num_parked_cells
         return SchedulerStatistics(
             num_steps=num_steps,
             num_interrupted_steps=self.num_interrupted_steps,
@@ -117,7 +118,8 @@ class Accounts:
             num_generated_tokens=self.num_generated_tokens,
             num_used_slots=kv.num_used_slots,
             num_used_cells=kv.taken_cells,
-            num_cached_cells=kv.used_cells - kv.taken_cells,
+            num_parked_cells=num_parked_cells,
+            num_cached_cells=kv.used_cells - kv.taken_cells - num_parked_cells,
             swapped_bytes=holdings.owned_bytes,
             cached_bytes=snapshots.used_bytes - holdings.owned_bytes,
             disk_bytes=holdings.files.num_bytes,

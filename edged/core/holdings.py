@@ -325,6 +325,13 @@ class Holdings:
         return frozenset(self.by_snapshot.keys() - unsaved | set(self._pending.discard))
 
     @property
+    def num_parked_cells(self) -> int:
+        """Of slots that preempted sequences own; not those that they share with running ones."""
+        parked = (self.by_slot[slot] for slot in self.kv.cached)
+        num_cells = sum(kept.num_tokens for kept in parked if kept.owner is not None)
+        return min(num_cells, self.kv.used_cells - self.kv.taken_cells)
+
+    @property
     def owned_bytes(self) -> int:
         """Of snapshots that preempted sequences own."""
         held = self.snapshots.held

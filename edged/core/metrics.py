@@ -42,8 +42,11 @@ class SchedulerStatistics:
     num_generated_tokens: int
     num_used_slots: int
     num_used_cells: int
-    """Held by sequences; further ones are cached."""
+    """Held by running sequences; further ones are parked or cached."""
+    num_parked_cells: int
+    """Of preempted sequences."""
     num_cached_cells: int
+    """Kept for others that begin alike."""
     swapped_bytes: int
     """Host memory that preempted sequences hold."""
     cached_bytes: int

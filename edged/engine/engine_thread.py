@@ -49,6 +49,7 @@ from edged.engine.translate import (
     ready,
     request_states,
     scheduler_config,
+    snapshot_bytes,
 )
 from edged.engine.wire import LoadFailed, Loading, Start, Warned
 from edged.errors import EdgedError, Reason
@@ -144,7 +145,7 @@ class EngineThread:
     def _serve(self, backend: Backend) -> None:
         engine = EngineLoop(
             backend,
-            scheduler_config(self._start),
+            scheduler_config(self._start, snapshot_bytes(self._start, backend.info)),
             self._clock,
             on_step=self._begin_step,
             on_computed=self._end_compute,

@@ -42,6 +42,7 @@ def _report(statistics: SchedulerStatistics, decode_tokens_per_s: float) -> Stat
     return Statistics(
         num_slots_used=statistics.num_used_slots,
         num_cells_used=statistics.num_used_cells,
+        num_cells_parked=statistics.num_parked_cells,
         num_cells_cached=statistics.num_cached_cells,
         swapped_bytes=statistics.swapped_bytes,
         cached_bytes=statistics.cached_bytes,

@@ -46,11 +46,20 @@ def backend_config(start: Start) -> BackendConfig:
         tensor_split=start.tensor_split,
         kv_unified=start.kv_unified,
         cached_sequences=start.cached_sequences,
+        kv_bytes=start.kv_bytes,
+        reserved_bytes=start.reserved_bytes,
         options=start.options,
     )
 
 
-def scheduler_config(start: Start) -> SchedulerConfig:
+def snapshot_bytes(start: Start, info: BackendInfo) -> int:
+    """Most host memory for saved KV: what is asked for, as far as it is there."""
+    if info.memory is None:
+        return start.snapshot_bytes
+    return min(start.snapshot_bytes, info.memory.host_left_bytes)
+
+
+def scheduler_config(start: Start, max_snapshot_bytes: int) -> SchedulerConfig:
     return SchedulerConfig(
         policy=start.policy,
         tiers={spec.tier: spec for spec in start.tiers},
@@ -59,7 +68,9 @@ def scheduler_config(start: Start) -> SchedulerConfig:
         arrival_guard_s=start.arrival_guard_s,
         share_quantum_s=start.share_quantum_s,
         relegated_share=start.relegated_share,
-        max_snapshot_bytes=start.snapshot_bytes,
+        lease_tokens=start.lease_tokens,
+        horizon_tokens=start.horizon_tokens,
+        max_snapshot_bytes=max_snapshot_bytes,
         max_disk_bytes=start.disk_bytes if start.keeps_kv else 0,
         caches_prefixes=start.keeps_kv,
         prefix_sharing=start.prefix_sharing,
@@ -95,6 +106,9 @@ def ready(backend: Backend, start: Start) -> Ready:
         kv=info.kv,
         max_step_tokens=start.max_step_tokens,
         can_interrupt=info.can_interrupt,
+        memory=info.memory,
+        snapshot_bytes=snapshot_bytes(start, info),
+        disk_bytes=start.disk_bytes,
     )
 
 

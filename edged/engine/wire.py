@@ -13,6 +13,7 @@ from typing import Literal, assert_never
 import msgspec
 
 from edged.core.cost import StepCosts
+from edged.core.memory import MemoryReport
 from edged.core.types import (
     ClientId,
     FinishEvent,
@@ -79,7 +80,8 @@ class Start(msgspec.Struct, frozen=True, tag=True, array_like=True):
     backend: str
     model_path: str
     kv_type: str
-    context_tokens: int
+    context_tokens: int | None
+    """None: as many as make sense."""
     max_sequences: int
     max_step_tokens: int
     num_threads: int | None
@@ -95,6 +97,8 @@ class Start(msgspec.Struct, frozen=True, tag=True, array_like=True):
     snapshot_bytes: int
     tiers: tuple[TierSpec, ...]
     relegated_share: float = 0.01
+    lease_tokens: int = 128
+    horizon_tokens: int = 32
     cached_sequences: int = 0
     """Of those that end, how many the backend has slots for."""
     keeps_kv: bool = False
@@ -102,6 +106,10 @@ class Start(msgspec.Struct, frozen=True, tag=True, array_like=True):
     prefix_sharing: PrefixSharing = PrefixSharing.CLIENT
     disk_bytes: int = 0
     disk_directory: str = ""
+    kv_bytes: int | None = None
+    """Most of the KV cache; None: what is free."""
+    reserved_bytes: Mapping[str, int] = {}
+    """Of each pool of memory, what other engines may still take."""
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -160,6 +168,12 @@ class Ready(msgspec.Struct, frozen=True, tag=True, array_like=True):
     max_step_tokens: int
     can_interrupt: bool
     """Whether a step can be cut short."""
+    memory: MemoryReport | None = None
+    """Where the runtime knows."""
+    snapshot_bytes: int = 0
+    """Most host memory for saved KV."""
+    disk_bytes: int = 0
+    """Most of files."""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -313,6 +327,7 @@ class Statistics(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
     num_slots_used: int
     num_cells_used: int
+    num_cells_parked: int
     num_cells_cached: int
     swapped_bytes: int
     cached_bytes: int

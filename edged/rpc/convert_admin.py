@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from edged.core.memory import MemoryReport
 from edged.core.types import TIER_RANK, SloTier, TierSpec
 from edged.engine.wire import RequestState, Statistics, TierStatistics
 from edged.rpc.convert import TIERS, Tiers, max_request_tokens
@@ -57,6 +58,10 @@ def to_model(status: ModelStatus) -> pb.Model:
         model.kv.max_tokens_per_sequence = max_request_tokens(kv)
         model.kv.num_slots = kv.num_slots
         model.kv.snapshot_bytes_per_token = kv.snapshot_bytes_per_cell
+        model.kv.max_snapshot_bytes = status.ready.snapshot_bytes
+        model.kv.max_disk_bytes = status.ready.disk_bytes
+        if status.ready.memory is not None:
+            _add_memory(model, status.ready.memory, kv.num_cells)
         if status.statistics is not None:
             _add_statistics(model, status.statistics)
     return model
@@ -145,6 +150,23 @@ def _kv_type(type_k: str, type_v: str) -> str:
     return type_k if type_k == type_v else f"{type_k}/{type_v}"
 
 
+def _add_memory(model: pb.Model, memory: MemoryReport, num_cells: int) -> None:
+    model.memory.extend(pb.MemoryUse(**use._asdict()) for use in memory.uses)
+    model.pools_at_load.extend(
+        pb.MemoryPool(
+            name=pool.name,
+            free_bytes=pool.free_bytes,
+            reserved_bytes=pool.reserved_bytes,
+            margin_bytes=pool.margin_bytes,
+            weights_bytes=pool.weights_bytes,
+            compute_bytes=pool.compute_bytes + num_cells * pool.compute_bytes_per_token,
+        )
+        for pool in memory.pools
+    )
+    model.kv.max_bytes = memory.kv_limit_bytes
+    model.kv.max_bytes_is_auto = not memory.is_kv_limit_given
+
+
 def _add_statistics(model: pb.Model, statistics: Statistics) -> None:
     model.kv.used_tokens = statistics.num_cells_used
     model.kv.used_slots = statistics.num_slots_used
@@ -153,6 +175,7 @@ def _add_statistics(model: pb.Model, statistics: Statistics) -> None:
     model.kv.disk_bytes = statistics.disk_bytes
     model.tiers.extend(_to_tier_status(tier) for tier in statistics.tiers)
     model.decode_tokens_per_s = statistics.decode_tokens_per_s
+    model.kv.parked_tokens = statistics.num_cells_parked
     model.kv.cached_tokens = statistics.num_cells_cached
     model.num_prompt_tokens = statistics.num_prompt_tokens
     model.num_cached_tokens = statistics.num_cached_tokens

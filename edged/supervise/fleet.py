@@ -8,6 +8,7 @@ from edged.core.types import RequestId
 from edged.engine.wire import Prompt
 from edged.errors import EdgedError, Reason
 from edged.supervise.handle import ModelHandle
+from edged.supervise.ledger import MemoryLedger
 from edged.supervise.model import ModelStatus, RequestRow, Stream, Submission
 from edged.supervise.spec import ModelSpec
 
@@ -22,7 +23,10 @@ class Fleet:
     def __init__(self, specs: Sequence[ModelSpec], default: str, clock: Clock) -> None:
         """Must be made on a running event loop; starts nothing. `default` is one of the names."""
         self._changed = asyncio.Event()
-        self._handles = {spec.name: ModelHandle(spec, clock, self._notify) for spec in specs}
+        ledger = MemoryLedger()
+        self._handles = {
+            spec.name: ModelHandle(spec, ledger, clock, self._notify) for spec in specs
+        }
         assert len(self._handles) == len(specs), "two models have one name"
         assert default in self._handles, f"the default model {default!r} is not configured"
         self._default = default

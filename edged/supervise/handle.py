@@ -17,6 +17,7 @@ from edged.supervise import ends
 from edged.supervise.book import RequestBook
 from edged.supervise.journal import write_end
 from edged.supervise.keeper import EngineKeeper
+from edged.supervise.ledger import MemoryLedger
 from edged.supervise.model import (
     ModelState,
     ModelStatus,
@@ -37,7 +38,13 @@ LOADING_RETRY_S = 1.0
 
 
 class ModelHandle:
-    def __init__(self, spec: ModelSpec, clock: Clock, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        ledger: MemoryLedger,
+        clock: Clock,
+        on_change: Callable[[], None],
+    ) -> None:
         """Must be made on a running event loop; starts nothing."""
         self._spec = spec
         self._clock = clock
@@ -52,7 +59,7 @@ class ModelHandle:
             write_end(log, spec.name, replay, event=event, error=error, now_s=clock.now_s())
 
         self._book = RequestBook(limits, clock, asyncio.get_running_loop().call_later, on_end)
-        self._keeper = EngineKeeper(spec, self._book, clock, on_change)
+        self._keeper = EngineKeeper(spec, self._book, ledger, clock, on_change)
         self._retiring: asyncio.Task[None] | None = None
 
     @property

@@ -19,6 +19,8 @@ While UNLOADING the engine serves what it was given, and is replaced if it is lo
 import asyncio
 from collections.abc import Callable, Mapping
 
+from msgspec.structs import replace
+
 from edged.clock import Clock
 from edged.core.types import RequestId
 from edged.engine.wire import (
@@ -28,6 +30,7 @@ from edged.engine.wire import (
     Ready,
     RequestAdmitted,
     RequestRefused,
+    Start,
     Statistics,
     StepEvents,
     Stop,
@@ -39,6 +42,7 @@ from edged.log import get_logger
 from edged.supervise.book import RequestBook
 from edged.supervise.calls import PendingCalls
 from edged.supervise.exits import EngineGarbageError, Loss, LossKind, exit_loss, stall_loss
+from edged.supervise.ledger import MemoryLedger
 from edged.supervise.model import ModelState
 from edged.supervise.process import EngineProcess
 from edged.supervise.restarts import RestartBudget
@@ -67,10 +71,16 @@ class EngineKeeper:
     """Owned by the event loop. Readable, but written by itself alone."""
 
     def __init__(
-        self, spec: ModelSpec, book: RequestBook, clock: Clock, on_change: Callable[[], None]
+        self,
+        spec: ModelSpec,
+        book: RequestBook,
+        ledger: MemoryLedger,
+        clock: Clock,
+        on_change: Callable[[], None],
     ) -> None:
         self._spec = spec
         self._book = book
+        self._ledger = ledger
         self._clock = clock
         self._on_change = on_change
         self._log = get_logger("supervise").bind(model=spec.name)
@@ -155,6 +165,8 @@ class EngineKeeper:
         ) as error:  # a defect of the daemon: nobody may wait for this model for ever
             self._log.exception("supervision failed")
             self._fail(Reason.INTERNAL, f"its supervision met {type(error).__name__}")
+        finally:
+            self._ledger.release(self._spec.name)
 
     async def _run_engine(self) -> float | None:
         """One engine, from its start to its end; seconds until the next, None for no next."""
@@ -167,7 +179,10 @@ class EngineKeeper:
         self.engine = engine
         self._log.info("engine started", pid=engine.pid)
         try:
-            loaded = await self._load(engine)
+            async with self._ledger.loading(self._spec.name) as reserved_bytes:
+                loaded = await self._load(engine, self._start_command(reserved_bytes))
+                if isinstance(loaded, Ready):
+                    self._ledger.hold(self._spec.name, loaded)
             if loaded is None:
                 return None
             if isinstance(loaded, Loss):
@@ -180,11 +195,20 @@ class EngineKeeper:
             self._book.detach()
             self._fail_calls("was stopped")
             await engine.close()
+            self._ledger.lose(self._spec.name)
 
-    async def _load(self, engine: EngineProcess) -> Ready | Loss | None:
+    def _start_command(self, reserved_bytes: Mapping[str, int]) -> Start:
+        start = replace(self._spec.start, reserved_bytes=reserved_bytes)
+        lost = self._ledger.held(self._spec.name)
+        if start.context_tokens is None and lost is not None:
+            # The requests it is to go on with fitted into what the engine before it had.
+            start = replace(start, context_tokens=lost.kv.num_cells)
+        return start
+
+    async def _load(self, engine: EngineProcess, start: Start) -> Ready | Loss | None:
         """None when the model has failed."""
         timeout_s = self._spec.load_timeout_s
-        engine.send(self._spec.start)
+        engine.send(start)
         try:
             async with asyncio.timeout(timeout_s):
                 while (event := await engine.receive()) is not None:
@@ -238,6 +262,7 @@ class EngineKeeper:
                 self._book.take(event)
             case Statistics():
                 self.statistics = event
+                self._ledger.note(self._spec.name, event.swapped_bytes + event.cached_bytes)
                 self._on_change()
             case Warned(detail):
                 self._log.warning("engine warns", detail=detail)

@@ -135,10 +135,15 @@ class KvStatus(message.Message):
     NUM_SLOTS_FIELD_NUMBER: builtins.int
     USED_SLOTS_FIELD_NUMBER: builtins.int
     SNAPSHOT_BYTES_FIELD_NUMBER: builtins.int
+    PARKED_TOKENS_FIELD_NUMBER: builtins.int
     CACHED_TOKENS_FIELD_NUMBER: builtins.int
     SNAPSHOT_BYTES_PER_TOKEN_FIELD_NUMBER: builtins.int
     CACHED_BYTES_FIELD_NUMBER: builtins.int
     DISK_BYTES_FIELD_NUMBER: builtins.int
+    MAX_BYTES_FIELD_NUMBER: builtins.int
+    MAX_BYTES_IS_AUTO_FIELD_NUMBER: builtins.int
+    MAX_SNAPSHOT_BYTES_FIELD_NUMBER: builtins.int
+    MAX_DISK_BYTES_FIELD_NUMBER: builtins.int
     effective_type: builtins.str
     """Type of K and of V as the runtime holds them, as "q8_0"."""
     bytes_per_token: builtins.int
@@ -155,14 +160,24 @@ class KvStatus(message.Message):
     """Sequence slots held now."""
     snapshot_bytes: builtins.int
     """Host bytes held by swapped sequences."""
+    parked_tokens: builtins.int
+    """Tokens of preempted sequences that stay where they are; they give way to any that is used."""
     cached_tokens: builtins.int
-    """Tokens kept for requests that begin alike; they give way to any that is held."""
+    """Tokens kept for requests that begin alike; they give way to any that is used."""
     snapshot_bytes_per_token: builtins.int
     """Host bytes of one token of a swapped sequence."""
     cached_bytes: builtins.int
     """Host bytes kept for requests that begin alike; they give way to swapped sequences."""
     disk_bytes: builtins.int
     """Bytes of files kept for them, which outlive the engine."""
+    max_bytes: builtins.int
+    """Most bytes of device memory for KV."""
+    max_bytes_is_auto: builtins.bool
+    """Whether that was found, as what was free; else it is configured."""
+    max_snapshot_bytes: builtins.int
+    """Most host bytes, of swapped sequences and for requests that begin alike."""
+    max_disk_bytes: builtins.int
+    """Most bytes of files."""
     def __init__(
         self,
         *,
@@ -174,14 +189,95 @@ class KvStatus(message.Message):
         num_slots: builtins.int = ...,
         used_slots: builtins.int = ...,
         snapshot_bytes: builtins.int = ...,
+        parked_tokens: builtins.int = ...,
         cached_tokens: builtins.int = ...,
         snapshot_bytes_per_token: builtins.int = ...,
         cached_bytes: builtins.int = ...,
         disk_bytes: builtins.int = ...,
+        max_bytes: builtins.int = ...,
+        max_bytes_is_auto: builtins.bool = ...,
+        max_snapshot_bytes: builtins.int = ...,
+        max_disk_bytes: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes_per_token", b"bytes_per_token", "cached_bytes", b"cached_bytes", "cached_tokens", b"cached_tokens", "capacity_tokens", b"capacity_tokens", "disk_bytes", b"disk_bytes", "effective_type", b"effective_type", "max_tokens_per_sequence", b"max_tokens_per_sequence", "num_slots", b"num_slots", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_per_token", b"snapshot_bytes_per_token", "used_slots", b"used_slots", "used_tokens", b"used_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes_per_token", b"bytes_per_token", "cached_bytes", b"cached_bytes", "cached_tokens", b"cached_tokens", "capacity_tokens", b"capacity_tokens", "disk_bytes", b"disk_bytes", "effective_type", b"effective_type", "max_bytes", b"max_bytes", "max_bytes_is_auto", b"max_bytes_is_auto", "max_disk_bytes", b"max_disk_bytes", "max_snapshot_bytes", b"max_snapshot_bytes", "max_tokens_per_sequence", b"max_tokens_per_sequence", "num_slots", b"num_slots", "parked_tokens", b"parked_tokens", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_per_token", b"snapshot_bytes_per_token", "used_slots", b"used_slots", "used_tokens", b"used_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class MemoryUse(message.Message):
+    """What a model has allocated of one pool of memory."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POOL_FIELD_NUMBER: builtins.int
+    WEIGHTS_BYTES_FIELD_NUMBER: builtins.int
+    KV_BYTES_FIELD_NUMBER: builtins.int
+    COMPUTE_BYTES_FIELD_NUMBER: builtins.int
+    MAPPED_BYTES_FIELD_NUMBER: builtins.int
+    pool: builtins.str
+    """The pool: "host", or a device with memory of its own, as "cuda:0"."""
+    weights_bytes: builtins.int
+    """Bytes of weights."""
+    kv_bytes: builtins.int
+    """Bytes of the KV cache."""
+    compute_bytes: builtins.int
+    """Bytes of activations and results."""
+    mapped_bytes: builtins.int
+    """Bytes of the weights that are a file mapped into memory, which the system counts as free."""
+    def __init__(
+        self,
+        *,
+        pool: builtins.str = ...,
+        weights_bytes: builtins.int = ...,
+        kv_bytes: builtins.int = ...,
+        compute_bytes: builtins.int = ...,
+        mapped_bytes: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["compute_bytes", b"compute_bytes", "kv_bytes", b"kv_bytes", "mapped_bytes", b"mapped_bytes", "pool", b"pool", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class MemoryPool(message.Message):
+    """What there was of one pool of memory before a model was loaded, and what it was to hold."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    FREE_BYTES_FIELD_NUMBER: builtins.int
+    RESERVED_BYTES_FIELD_NUMBER: builtins.int
+    MARGIN_BYTES_FIELD_NUMBER: builtins.int
+    WEIGHTS_BYTES_FIELD_NUMBER: builtins.int
+    COMPUTE_BYTES_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The pool: "host", or a device with memory of its own, as "cuda:0"."""
+    free_bytes: builtins.int
+    """Bytes that could be taken."""
+    reserved_bytes: builtins.int
+    """Of those, bytes that other models were promised and had not taken."""
+    margin_bytes: builtins.int
+    """Of those, bytes that were to stay free."""
+    weights_bytes: builtins.int
+    """Bytes of weights."""
+    compute_bytes: builtins.int
+    """Bytes of activations and results, as estimated."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        free_bytes: builtins.int = ...,
+        reserved_bytes: builtins.int = ...,
+        margin_bytes: builtins.int = ...,
+        weights_bytes: builtins.int = ...,
+        compute_bytes: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["compute_bytes", b"compute_bytes", "free_bytes", b"free_bytes", "margin_bytes", b"margin_bytes", "name", b"name", "reserved_bytes", b"reserved_bytes", "weights_bytes", b"weights_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -310,6 +406,8 @@ class Model(message.Message):
     NUM_PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     NUM_CACHED_TOKENS_FIELD_NUMBER: builtins.int
     NUM_PARKS_FIELD_NUMBER: builtins.int
+    MEMORY_FIELD_NUMBER: builtins.int
+    POOLS_AT_LOAD_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its configured name."""
     is_default: builtins.bool
@@ -366,6 +464,14 @@ class Model(message.Message):
     def step_costs(self) -> StepCosts:
         """What steps take, as learned so far; absent before READY."""
 
+    @builtins.property
+    def memory(self) -> containers.RepeatedCompositeFieldContainer[MemoryUse]:
+        """What it has allocated; empty where the backend does not know."""
+
+    @builtins.property
+    def pools_at_load(self) -> containers.RepeatedCompositeFieldContainer[MemoryPool]:
+        """What there was before it was loaded."""
+
     def __init__(
         self,
         *,
@@ -394,10 +500,12 @@ class Model(message.Message):
         num_prompt_tokens: builtins.int = ...,
         num_cached_tokens: builtins.int = ...,
         num_parks: builtins.int = ...,
+        memory: abc.Iterable[MemoryUse] | None = ...,
+        pools_at_load: abc.Iterable[MemoryPool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["kv", b"kv", "step_costs", b"step_costs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["backend", b"backend", "can_interrupt", b"can_interrupt", "cost_model_error", b"cost_model_error", "decode_tokens_per_s", b"decode_tokens_per_s", "description", b"description", "device", b"device", "engine_pid", b"engine_pid", "failure", b"failure", "is_default", b"is_default", "kv", b"kv", "load_progress", b"load_progress", "max_step_tokens", b"max_step_tokens", "name", b"name", "num_bytes", b"num_bytes", "num_cached_tokens", b"num_cached_tokens", "num_engine_losses", b"num_engine_losses", "num_interrupted_steps", b"num_interrupted_steps", "num_parks", b"num_parks", "num_prompt_tokens", b"num_prompt_tokens", "num_recomputes", b"num_recomputes", "num_steps", b"num_steps", "num_swaps", b"num_swaps", "state", b"state", "step_costs", b"step_costs", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["backend", b"backend", "can_interrupt", b"can_interrupt", "cost_model_error", b"cost_model_error", "decode_tokens_per_s", b"decode_tokens_per_s", "description", b"description", "device", b"device", "engine_pid", b"engine_pid", "failure", b"failure", "is_default", b"is_default", "kv", b"kv", "load_progress", b"load_progress", "max_step_tokens", b"max_step_tokens", "memory", b"memory", "name", b"name", "num_bytes", b"num_bytes", "num_cached_tokens", b"num_cached_tokens", "num_engine_losses", b"num_engine_losses", "num_interrupted_steps", b"num_interrupted_steps", "num_parks", b"num_parks", "num_prompt_tokens", b"num_prompt_tokens", "num_recomputes", b"num_recomputes", "num_steps", b"num_steps", "num_swaps", b"num_swaps", "pools_at_load", b"pools_at_load", "state", b"state", "step_costs", b"step_costs", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

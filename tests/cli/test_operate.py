@@ -9,6 +9,7 @@ from edged.v1 import admin_pb2, inference_pb2
 from tests.cli.fake_daemon import REQUEST_ID, FakeDaemon, model
 from tests.cli.program import Program
 
+MIB = 1024 * 1024
 FAILED = model(
     "broken",
     is_default=False,
@@ -40,7 +41,8 @@ def test_status_tells_the_daemon_and_each_model(edgectl: Program, daemon: FakeDa
     done = edgectl.run("status")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("edged 9.8.7  ready  up 1m15s  policy strict  80 MiB resident\n")
-    assert "kv q8_0, 12288 bytes per token: 0/16384 tokens, 0/16 slots" in done.stdout
+    bar = "[--------------------]"
+    assert f"kv q8_0, 12288 bytes per token: {bar} 0/16384 tokens, 0/16 slots" in done.stdout
     assert "not a GGUF file" in done.stdout
     assert "\x1b" not in done.stdout
 
@@ -77,6 +79,88 @@ def test_status_as_json_has_every_field_by_its_proto_name(
     assert set(tiny) == set(admin_pb2.Model.DESCRIPTOR.fields_by_name)
     assert (tiny["state"], tiny["kv"]["effective_type"]) == ("ready", "q8_0")
     assert (other["state"], other["kv"]) == ("unspecified", None)
+
+
+MEMORY = model(
+    memory=[
+        admin_pb2.MemoryUse(pool="cuda:0", weights_bytes=100 * MIB, kv_bytes=192 * MIB),
+        admin_pb2.MemoryUse(pool="host", compute_bytes=10 * MIB),
+    ],
+    pools_at_load=[
+        admin_pb2.MemoryPool(
+            name="cuda:0",
+            free_bytes=8000 * MIB,
+            reserved_bytes=200 * MIB,
+            margin_bytes=512 * MIB,
+            weights_bytes=100 * MIB,
+        )
+    ],
+    device="cuda:0",
+    kv=admin_pb2.KvStatus(
+        effective_type="q8_0",
+        bytes_per_token=12288,
+        capacity_tokens=16384,
+        used_tokens=8192,
+        parked_tokens=1,
+        cached_tokens=4096,
+        snapshot_bytes=12288 * 100,
+        snapshot_bytes_per_token=12288,
+        max_snapshot_bytes=12288 * 200,
+        max_disk_bytes=12288 * 1000,
+        max_bytes=7188 * MIB,
+        max_bytes_is_auto=True,
+    ),
+)
+
+
+def rows(text: str) -> list[str]:
+    """Its lines without the head, each with single blanks."""
+    return [" ".join(line.split()) for line in text.splitlines()[1:]]
+
+
+def test_kv_tells_where_kv_is_what_is_allocated_and_why(
+    edgectl: Program, daemon: FakeDaemon
+) -> None:
+    daemon.status.models[0].CopyFrom(MEMORY)
+    states, pools, reasons = edgectl.run("kv").stdout.split("\n\n")
+    assert rows(states) == [
+        "tiny cuda:0 running [##########----------] 50% 8192 96 MiB 192 MiB",
+        "tiny cuda:0 parked [#-------------------] 0% 1 12 KiB 192 MiB",
+        "tiny cuda:0 cached [#####---------------] 25% 4096 48 MiB 192 MiB",
+        "tiny cuda:0 free [#####---------------] 25% 4095 48 MiB 192 MiB",
+        "tiny host swapped [##########----------] 50% 100 1 MiB 2 MiB",
+        "tiny host cached [--------------------] 0% 0 0 B 2 MiB",
+        "tiny disk cached [--------------------] 0% 0 0 B 12 MiB",
+    ]
+    assert rows(pools) == [
+        "cuda:0 tiny 100 MiB 192 MiB 0 B 0 B 292 MiB",
+        "host tiny 0 B 0 B 10 MiB 1 MiB 11 MiB",
+    ]
+    assert reasons.splitlines() == [
+        "tiny on cuda:0: 7.8 GiB free - 200 MiB reserved for other models - 512 MiB margin - "
+        "100 MiB weights",
+        "tiny: so KV can have 7.0 GiB; 16384 tokens of q8_0 take 192 MiB",
+    ]
+
+
+def test_kv_adds_up_what_models_take_of_one_pool(edgectl: Program, daemon: FakeDaemon) -> None:
+    other = admin_pb2.Model()
+    other.CopyFrom(MEMORY)
+    other.name = "other"
+    other.kv.max_bytes_is_auto = False
+    daemon.status.models[0].CopyFrom(MEMORY)
+    daemon.status.models.extend([other, FAILED])
+    _, pools, reasons = edgectl.run("kv").stdout.split("\n\n")
+    assert "cuda:0 (all) 200 MiB 384 MiB 0 B 0 B 584 MiB" in rows(pools)
+    assert "other: at most 7.0 GiB of KV, as kv_memory says" in reasons
+
+
+def test_kv_without_a_loaded_model_says_so(edgectl: Program, daemon: FakeDaemon) -> None:
+    daemon.status.models[0].CopyFrom(FAILED)
+    daemon.status.models[0].ClearField("kv")
+    assert edgectl.run("kv").stdout == "no model is loaded\n"
+    told = json.loads(edgectl.run("kv", "--json").stdout)
+    assert [one["name"] for one in told["models"]] == ["broken"]
 
 
 def test_watching_prints_each_status_until_the_stream_ends(

@@ -19,6 +19,7 @@ from tests.tiny_gguf import write_tiny_gguf
 
 require_llama_cpp()
 
+from backends.host_memory import FreeMemory  # noqa: E402  # as above
 from backends.llama_cpp import create  # noqa: E402  # after the skip where it is missing
 from backends.llama_cpp.failures import context_failure  # noqa: E402  # as above
 from backends.llama_cpp.load import load  # noqa: E402  # as above
@@ -106,17 +107,22 @@ def test_a_missing_part_of_a_split_model_is_named(tmp_path: Path) -> None:
 
 
 def test_a_model_larger_than_memory_is_refused_with_both_numbers(config: BackendConfig) -> None:
-    with pytest.raises(ModelLoadError, match="1 MiB for its weights, but 0 MiB are free") as raised:
-        load(config, lambda _fraction: None, memory=lambda: 400_000)
+    expected = "1 MiB for weights, but 0 MiB can be taken .0 MiB are free, 512 MiB stay free.; use"
+    with pytest.raises(ModelLoadError, match=expected) as raised:
+        load(config, lambda _fraction: None, FreeMemory(400_000, 2**30), ())
     assert raised.value.reason is Reason.OUT_OF_MEMORY
 
 
 def test_a_cache_larger_than_memory_is_refused_with_both_numbers(config: BackendConfig) -> None:
     # 2 layers × 2 heads × (32 + 32) numbers of q8_0 are 272 bytes a token.
     huge = replace(config, context_tokens=2**20)
-    expected = "272 MiB for 1048576 tokens of q8_0 KV, but 200 MiB are free; lower context_tokens"
+    expected = (
+        "272 MiB for 1048576 tokens of q8_0 KV, but 200 MiB can be taken .712 MiB are free, "
+        "512 MiB stay free.; what fits: context_tokens = [0-9]+ with kv_type q8_0, or "
+        "context_tokens = [0-9]+ with kv_type q4_0"
+    )
     with pytest.raises(ModelLoadError, match=expected) as raised:
-        load(huge, lambda _fraction: None, memory=lambda: 200 * 2**20)
+        load(huge, lambda _fraction: None, FreeMemory(712 * 2**20, 2**30), ())
     assert raised.value.reason is Reason.OUT_OF_MEMORY
 
 

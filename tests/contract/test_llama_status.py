@@ -15,6 +15,7 @@ from backends.llama_cpp.native import (  # noqa: E402  # as above
     LOG_LEVEL_CONTINUED,
     LOG_LEVEL_ERROR,
     LOG_LEVEL_WARNING,
+    Gpu,
 )
 from backends.llama_cpp.runtime_log import (  # noqa: E402  # as above
     MAX_LINE_CHARACTERS,
@@ -78,7 +79,7 @@ def test_the_device_is_named_as_operators_know_it(
     expected: str,
 ) -> None:
     config = replace(CONFIG, gpu_layers=gpu_layers, main_gpu=main_gpu, tensor_split=tensor_split)
-    assert device_label(config, gpus) == expected
+    assert device_label(config, [Gpu(name, 2**30, 2**31) for name in gpus]) == expected
 
 
 def test_there_is_a_thread_to_compute_on() -> None:

@@ -83,7 +83,7 @@ def _events(reports: Reports) -> list[object]:
 
 def counters(num_generated_tokens: int) -> SchedulerStatistics:
     num_steps = num_generated_tokens
-    counts = (num_steps, 0, 0, 0, 0, 0, 0, 0, num_generated_tokens, 0, 0, 0, 0, 0, 0)
+    counts = (num_steps, *7 * (0,), num_generated_tokens, *7 * (0,))
     return SchedulerStatistics(*counts, 0.0, StepCosts(0, 0, 0, 0, 0, 0), {})
 
 

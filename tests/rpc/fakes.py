@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+from edged.core.memory import MemoryReport, MemoryUse, Pool
 from edged.core.types import (
     FinishEvent,
     FinishReason,
@@ -224,6 +225,15 @@ def ready() -> Ready:
         ),
         max_step_tokens=512,
         can_interrupt=True,
+        memory=MemoryReport(
+            uses=(MemoryUse("host", 1000, 131072, 500, mapped_bytes=900),),
+            pools=(Pool("host", 10**9, 2 * 10**6, 10**6, 1000, 500, 2),),
+            kv_limit_bytes=131072,
+            is_kv_limit_given=True,
+            host_left_bytes=10**8,
+        ),
+        snapshot_bytes=2**30,
+        disk_bytes=2**31,
     )
 
 

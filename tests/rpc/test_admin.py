@@ -68,6 +68,7 @@ def held(request_id: str, arrival_s: float, max_tokens: int | None) -> RequestVi
 STATISTICS = Statistics(
     num_slots_used=2,
     num_cells_used=300,
+    num_cells_parked=150,
     num_cells_cached=200,
     swapped_bytes=4000,
     cached_bytes=5000,
@@ -109,9 +110,13 @@ async def test_status_tells_the_daemon_and_its_models(front: Front) -> None:
         used_slots=2,
         snapshot_bytes=4000,
         snapshot_bytes_per_token=64,
+        parked_tokens=150,
         cached_tokens=200,
         cached_bytes=5000,
         disk_bytes=6000,
+        max_bytes=131072,
+        max_snapshot_bytes=2**30,
+        max_disk_bytes=2**31,
     )
     assert list(model.tiers) == [
         pb.TierStatus(

@@ -254,6 +254,20 @@ def test_a_file_may_be_as_long_as_the_limit_and_no_longer(file: Path) -> None:
         ("engine.max_sequences = 0", "engine.max_sequences = 0: expected at least 1"),
         ("engine.max_sequences = 257", "engine.max_sequences = 257: expected at most 256"),
         ("engine.stall_s = inf", "engine.stall_s = inf: expected a finite number"),
+        (
+            "engine.context_tokens = 63",
+            'engine.context_tokens = 63: expected "auto", or a whole number from 64 to 16777216',
+        ),
+        (
+            'engine.kv_memory = "all"',
+            'engine.kv_memory = "all": expected "auto", or a whole number from 1048576 to '
+            "1099511627776",
+        ),
+        (
+            "engine.kv_memory = 1e9",
+            'engine.kv_memory = 1000000000.0: expected "auto", or a whole number from 1048576 to '
+            "1099511627776",
+        ),
         ('engine.kv_unified = "yes"', 'engine.kv_unified = "yes": expected true or false'),
         ("server.listen = 7411", "server.listen = 7411: expected text, in quotes"),
         (

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 
 try:
     from llama_cpp import llama_cpp
@@ -62,8 +63,17 @@ def max_sequences() -> int:
     return int(api.llama_max_parallel_sequences())
 
 
-def gpu_names() -> list[str]:
-    """Names of the GPUs that this build can use, as ggml calls them: "CUDA0", "Metal"."""
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A device that this build can use, as ggml calls it ("CUDA0", "Metal"), and its memory as the
+    driver tells: what it recommends to use, where that is less than there is."""
+
+    name: str
+    free_bytes: int
+    total_bytes: int
+
+
+def gpus() -> list[Gpu]:
     library = api._lib
     library.ggml_backend_dev_count.restype = ctypes.c_size_t
     library.ggml_backend_dev_get.restype = ctypes.c_void_p
@@ -73,7 +83,16 @@ def gpu_names() -> list[str]:
     library.ggml_backend_dev_name.argtypes = [ctypes.c_void_p]
     devices = [library.ggml_backend_dev_get(i) for i in range(library.ggml_backend_dev_count())]
     return [
-        library.ggml_backend_dev_name(device).decode()
+        Gpu(library.ggml_backend_dev_name(device).decode(), *_memory(library, device))
         for device in devices
         if library.ggml_backend_dev_type(device) in _DEVICE_TYPE_GPU
     ]
+
+
+def _memory(library: ctypes.CDLL, device: int) -> tuple[int, int]:
+    """Free and total bytes."""
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    library.ggml_backend_dev_memory.restype = None
+    library.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p] + 2 * [ctypes.c_void_p]
+    library.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+    return free.value, total.value

@@ -89,7 +89,23 @@ def test_what_is_found_is_what_is_held(
     assert len(held.tree) == len(held.paths)
 
 
-def test_the_same_over_a_long_time() -> None:
+def test_a_hundred_thousand_operations() -> None:
+    draw = random.Random(5)
+    held = Held()
+    for _ in range(100_000):
+        client = draw.choice(CLIENTS)
+        tokens = tuple(draw.randrange(3) for _ in range(draw.randint(1, 8)))
+        if draw.randrange(20) < len(held.paths):
+            held.remove(draw.randrange(1000))
+        else:
+            held.insert(client, tokens)
+        held.compare(client, tokens)
+        held.tree.check()
+        assert held.tree.num_tokens == held.count()
+        assert len(held.tree) == len(held.paths)
+
+
+def test_long_prompts_over_a_long_time() -> None:
     """Prompts go on where others ended, as conversations do, over edges of hundreds of tokens."""
     draw = random.Random(7)
     held = Held()

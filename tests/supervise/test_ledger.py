@@ -1,6 +1,7 @@
 """Memory over all engines: one loads at a time, and knows what the others may still take."""
 
 import asyncio
+import random
 
 from edged.core.memory import HOST, MemoryReport, MemoryUse
 from edged.core.types import KvGeometry
@@ -55,6 +56,51 @@ async def test_a_model_that_ended_leaves_nothing() -> None:
     ledger.release("a")
     assert ledger.outstanding("b") == {}
     assert ledger.held("a") is None
+
+
+async def test_a_hundred_thousand_operations_leave_the_sum_true() -> None:
+    """Against a list of who was given how much of what, and has taken how much of it."""
+    draw = random.Random(9)
+    ledger = MemoryLedger()
+    given: dict[str, Ready] = {}
+    saved: dict[str, int | None] = {}
+    for _ in range(100_000):
+        model = draw.choice("abcd")
+        match draw.randrange(4):
+            case 0:
+                wants = ready(
+                    MemoryUse("cuda:0", draw.randrange(99), draw.randrange(99), 1),
+                    MemoryUse(HOST, 50, 7, 1, mapped_bytes=draw.randrange(50)),
+                    snapshot_bytes=draw.randrange(1, 1000),
+                )
+                ledger.hold(model, wants)
+                given[model], saved[model] = wants, 0
+            case 1 if saved.get(model) is not None:
+                saved[model] = draw.randrange(given[model].snapshot_bytes)
+                ledger.note(model, saved[model] or 0)
+            case 2:
+                ledger.lose(model)
+                saved[model] = None
+            case 3 if draw.random() < 0.3:
+                ledger.release(model)
+                given.pop(model, None)
+                saved.pop(model, None)
+        for asker in "ae":
+            assert ledger.outstanding(asker) == expected(asker, given, saved)
+
+
+def expected(asker: str, given: dict[str, Ready], saved: dict[str, int | None]) -> dict[str, int]:
+    found = {"cuda:0": 0, HOST: 0}
+    for model, wants in given.items():
+        if model == asker:
+            continue
+        taken = saved[model]
+        found[HOST] += wants.snapshot_bytes - (taken or 0)
+        for use in wants.memory.uses if wants.memory else ():
+            found[use.pool] += use.mapped_bytes
+            if taken is None:
+                found[use.pool] += use.num_bytes - use.mapped_bytes
+    return {pool: num_bytes for pool, num_bytes in found.items() if num_bytes}
 
 
 async def test_one_loads_at_a_time() -> None:

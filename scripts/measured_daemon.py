@@ -57,12 +57,15 @@ class MeasuredDaemon:
         return status.status.models[0]
 
     async def generate(
-        self, request: inference_pb2.GenerateRequest, on_token: asyncio.Event | None = None
+        self,
+        request: inference_pb2.GenerateRequest,
+        on_token: asyncio.Event | None = None,
+        timeout_s: float | None = None,
     ) -> Answer:
         """One answer to its end; an error is noted, not raised. Token indices are checked."""
         answer = Answer(time.monotonic())
         try:
-            async for event in self.inference.Generate(request):
+            async for event in self.inference.Generate(request, timeout=timeout_s):
                 match event.WhichOneof("event"):
                     case "token":
                         assert event.token.index == len(answer.token_ids), "a gap or a repetition"

@@ -85,6 +85,8 @@ class BackendInfo:
     """Whether `interrupt` does anything."""
     runtime: str
     """Library and version; saved KV is read by no other."""
+    warnings: tuple[str, ...] = ()
+    """What an operator is to know, though the model serves: sentences."""
     memory: MemoryReport | None = None
     """What of which memory it takes; None where there is nothing to tell."""
 

@@ -18,10 +18,13 @@ class KvType:
 
 
 # Block layouts: ggml-common.h, block_q8_0 and block_q4_0 (one f16 scale for 32 values).
+F16 = KvType("f16", 1, 2)
 KV_TYPES = {
-    kv_type.name: kv_type
-    for kv_type in (KvType("f16", 1, 2), KvType("q8_0", 32, 34), KvType("q4_0", 32, 18))
+    kv_type.name: kv_type for kv_type in (F16, KvType("q8_0", 32, 34), KvType("q4_0", 32, 18))
 }
+DEVICES_WITH_ALL_TYPES = ("cpu", "cuda", "metal", "rocm", "vulkan")
+"""Kinds of devices whose builds carry attention kernels for all of `KV_TYPES`, as long as K and V
+have the same; of others f16 alone is sure."""
 
 _MAX_STATE_BYTES = 48
 """Of a saved cell that are no KV: 12 (position, number of sequences, id) for each of the library's
@@ -84,6 +87,18 @@ def usable_types(shape: KvShape) -> list[KvType]:
         for kv_type in KV_TYPES.values()
         if all(size % kv_type.block_values == 0 for size in sizes)
     ]
+
+
+def check_device(kv_type: KvType, label: str) -> None:
+    """Raises ModelLoadError: a device of this kind ("cuda:0+cuda:1") cannot compute with it."""
+    for device in label.split("+"):
+        kind = device.partition(":")[0]
+        if kv_type is not F16 and kind not in DEVICES_WITH_ALL_TYPES:
+            raise ModelLoadError(
+                Reason.BAD_CONFIG,
+                f"kv_type {kv_type.name} is not known to work on {device}: expected one of "
+                f"{', '.join(DEVICES_WITH_ALL_TYPES)}; use kv_type f16",
+            )
 
 
 def check_head_size(shape: KvShape, kv_type: KvType) -> None:

@@ -11,9 +11,11 @@ from backends.llama_cpp import prompt_context
 from backends.llama_cpp.backend import LlamaBackend
 from backends.llama_cpp.devices import default_threads, device_label, uses_gpu
 from backends.llama_cpp.failures import context_failure, model_failure
+from backends.llama_cpp.kv_probe import fallback_warnings
 from backends.llama_cpp.kv_types import (
     KvShape,
     KvType,
+    check_device,
     check_head_size,
     find_kv_type,
     kv_shape,
@@ -68,6 +70,7 @@ def load(
     """As `create`, with the memory that there is."""
     kv_type = _check_config(config)
     memory = LoadMemory(config, check_model_file(config.model_path), host, devices)
+    check_device(kv_type, device_label(config, devices))
     check_weights(memory.pools(None, (), 0), Path(config.model_path).name)
     log = RuntimeLog()
     try:
@@ -170,6 +173,7 @@ def _allocate(
         )
     shape = kv_shape(model)
     check_head_size(shape, kv_type)
+    device = device_label(config, memory.gpus)
     on_gpu = uses_gpu(config, memory.gpus)
     shapes = _context_shapes(config, model, config.context_tokens or HOST_TOKENS, on_gpu=on_gpu)
     pools = memory.pools(model, shapes, shape.bytes_per_cell(kv_type))
@@ -177,9 +181,14 @@ def _allocate(
     shapes = _context_shapes(config, model, choice.num_tokens, on_gpu=on_gpu)
     abort = AbortFlag()
     contexts: list[Context] = []
+    warnings: tuple[str, ...] = ()
+    buffers = log.take_buffers()
     try:
+        if on_gpu:
+            warnings = fallback_warnings(model, config.kv_type, shapes[0].threads, device)
+            log.take_buffers()  # of contexts that are gone
         contexts.append(context := Context(model, shapes[0], abort))
-        buffers = log.take_buffers()
+        buffers += log.take_buffers()
         contexts.extend(Context(model, one, abort) for one in shapes[1:])
         uses = memory_uses(buffers, log.take_buffers(), memory.gpus)
         geometry = _geometry(config, model, context, kv_type, on_gpu=on_gpu)
@@ -187,7 +196,7 @@ def _allocate(
         left = memory.host_left_bytes(uses)
         report = MemoryReport(uses, pools, choice.limit_bytes, is_given, left)
         return LlamaBackend(
-            _info(config, model, geometry, report, device_label(config, memory.gpus)),
+            replace(_info(config, model, geometry, report, device), warnings=warnings),
             model,
             context,
             PromptContext(contexts[1]) if len(contexts) > 1 else None,

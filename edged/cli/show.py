@@ -148,6 +148,7 @@ def _model_details(model: admin_pb2.Model, *, colour: bool) -> str:
     if model.description:
         what = f"{model.description}, {size(model.num_bytes)}"
         lines.append(f"{what}, {model.backend} on {model.device}")
+    lines += [Styled(warning, Style.YELLOW) for warning in model.warnings]
     if model.HasField("kv"):
         lines += _kv_and_work(model)
     shown = "".join(f"  {painted(line, colour=colour)}\n" for line in lines)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from edged.backend import Backend, BackendConfig, BackendInfo
+from edged.core.memory import size
 from edged.core.policy import SchedulerConfig
 from edged.core.sequence import SequenceState
 from edged.core.types import RejectReason
@@ -59,6 +60,16 @@ def snapshot_bytes(start: Start, info: BackendInfo) -> int:
     return min(start.snapshot_bytes, info.memory.host_left_bytes)
 
 
+def _scarcity(start: Start, info: BackendInfo) -> tuple[str, ...]:
+    given = snapshot_bytes(start, info)
+    if given == start.snapshot_bytes:
+        return ()
+    return (
+        f"saved KV can have {size(given)} of host memory, not {size(start.snapshot_bytes)}: no "
+        "more is left beside the model; lower snapshot_bytes, or free memory",
+    )
+
+
 def scheduler_config(start: Start, max_snapshot_bytes: int) -> SchedulerConfig:
     return SchedulerConfig(
         policy=start.policy,
@@ -109,6 +120,7 @@ def ready(backend: Backend, start: Start) -> Ready:
         memory=info.memory,
         snapshot_bytes=snapshot_bytes(start, info),
         disk_bytes=start.disk_bytes,
+        warnings=(*info.warnings, *_scarcity(start, info)),
     )
 
 

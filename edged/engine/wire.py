@@ -174,6 +174,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Most host memory for saved KV."""
     disk_bytes: int = 0
     """Most of files."""
+    warnings: tuple[str, ...] = ()
+    """What an operator is to know, though the model serves."""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -50,6 +50,7 @@ def to_model(status: ModelStatus) -> pb.Model:
         model.device = status.ready.device
         model.max_step_tokens = status.ready.max_step_tokens
         model.can_interrupt = status.ready.can_interrupt
+        model.warnings.extend(status.ready.warnings)
     if status.ready is not None and status.state in _HAS_KV:
         kv = status.ready.kv
         model.kv.effective_type = _kv_type(kv.effective_type_k, kv.effective_type_v)

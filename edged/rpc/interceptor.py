@@ -57,13 +57,19 @@ class ErrorsBecomeStatus(grpc.aio.ServerInterceptor):
 def _wrap(method: str, behaviour: _Behaviour, parse: Callable[[bytes], object]) -> _Wrapped:
     async def answer(raw: bytes, context: _Context) -> object:
         try:
-            return await behaviour(_parsed(raw, parse), context)
-        except EdgedError as error:
-            failure = status.from_edged_error(error)
+            return await answer_or_abort(raw, context)
         except grpc.aio.InternalError as error:
             # gRPC could not send: the client has left, or a message was larger than may be sent.
             # Either way the call has its status already, and this is the quiet way out.
             raise asyncio.CancelledError(f"{method} ended under its handler") from error
+
+    async def answer_or_abort(raw: bytes, context: _Context) -> object:
+        try:
+            return await behaviour(_parsed(raw, parse), context)
+        except grpc.aio.InternalError:
+            raise
+        except EdgedError as error:
+            failure = status.from_edged_error(error)
         except Exception as error:
             failure = status.from_unexpected(error, method)
         return await context.abort(failure.code, failure.detail, failure.trailers)

@@ -233,6 +233,8 @@ class EngineKeeper:
 
     def _serve_from_now(self, engine: EngineProcess, ready: Ready) -> None:
         self._log.info("engine ready", pid=engine.pid, device=ready.device)
+        for warning in ready.warnings:
+            self._log.warning("engine warns", detail=warning)
         self.ready_engine = engine
         self._num_load_crashes = 0
         self._ready_at_s = self._clock.now_s()

@@ -408,6 +408,7 @@ class Model(message.Message):
     NUM_PARKS_FIELD_NUMBER: builtins.int
     MEMORY_FIELD_NUMBER: builtins.int
     POOLS_AT_LOAD_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its configured name."""
     is_default: builtins.bool
@@ -472,6 +473,10 @@ class Model(message.Message):
     def pools_at_load(self) -> containers.RepeatedCompositeFieldContainer[MemoryPool]:
         """What there was before it was loaded."""
 
+    @builtins.property
+    def warnings(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What an operator is to know of it, though it serves: sentences."""
+
     def __init__(
         self,
         *,
@@ -502,10 +507,11 @@ class Model(message.Message):
         num_parks: builtins.int = ...,
         memory: abc.Iterable[MemoryUse] | None = ...,
         pools_at_load: abc.Iterable[MemoryPool] | None = ...,
+        warnings: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["kv", b"kv", "step_costs", b"step_costs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["backend", b"backend", "can_interrupt", b"can_interrupt", "cost_model_error", b"cost_model_error", "decode_tokens_per_s", b"decode_tokens_per_s", "description", b"description", "device", b"device", "engine_pid", b"engine_pid", "failure", b"failure", "is_default", b"is_default", "kv", b"kv", "load_progress", b"load_progress", "max_step_tokens", b"max_step_tokens", "memory", b"memory", "name", b"name", "num_bytes", b"num_bytes", "num_cached_tokens", b"num_cached_tokens", "num_engine_losses", b"num_engine_losses", "num_interrupted_steps", b"num_interrupted_steps", "num_parks", b"num_parks", "num_prompt_tokens", b"num_prompt_tokens", "num_recomputes", b"num_recomputes", "num_steps", b"num_steps", "num_swaps", b"num_swaps", "pools_at_load", b"pools_at_load", "state", b"state", "step_costs", b"step_costs", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["backend", b"backend", "can_interrupt", b"can_interrupt", "cost_model_error", b"cost_model_error", "decode_tokens_per_s", b"decode_tokens_per_s", "description", b"description", "device", b"device", "engine_pid", b"engine_pid", "failure", b"failure", "is_default", b"is_default", "kv", b"kv", "load_progress", b"load_progress", "max_step_tokens", b"max_step_tokens", "memory", b"memory", "name", b"name", "num_bytes", b"num_bytes", "num_cached_tokens", b"num_cached_tokens", "num_engine_losses", b"num_engine_losses", "num_interrupted_steps", b"num_interrupted_steps", "num_parks", b"num_parks", "num_prompt_tokens", b"num_prompt_tokens", "num_recomputes", b"num_recomputes", "num_steps", b"num_steps", "num_swaps", b"num_swaps", "pools_at_load", b"pools_at_load", "state", b"state", "step_costs", b"step_costs", "tiers", b"tiers", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -89,7 +89,7 @@ def bad_models(folder: Path) -> dict[str, tuple[Path, str]]:
         "truncated": (whole[: len(whole) // 2], "truncated or damaged"),
         "random": (b"GGUF\x03\0\0\0" + random.Random(1).randbytes(50_000), "damaged"),
         "archive": (b"PK\x03\x04" * 1000, "is not a GGUF file"),
-        "large": (whole[:24], f"needs {LARGE_FILE_BYTES >> 20} MiB for its weights"),
+        "large": (whole[:24], f"needs {LARGE_FILE_BYTES / 2**30:.1f} GiB for weights"),
     }
     found: dict[str, tuple[Path, str]] = {}
     for kind, (content, sentence) in contents.items():

@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from backends.sim import SimBackend, StepFault
 from backends.sim.profile import StepProfile
-from edged.backend import BackendConfig, BackendInfo, LoadProgress
+from edged.backend import BackendConfig, BackendInfo, KvSnapshot, LoadProgress
 from edged.clock import MonotonicClock
+from edged.core.memory import MemoryReport
 from edged.core.plan import Chunk
 from edged.core.types import SampledToken, SeqId, SlotId
 
@@ -41,6 +43,24 @@ def create_with_a_bug(config: BackendConfig, progress: LoadProgress) -> SimBacke
     raise KeyError("a bug of the backend")
 
 
+HOST_LEFT_BYTES = 5 * 2**20
+
+
+class _Scarce(SimBackend):
+    """Says that it leaves little host memory, and something else that an operator is to know."""
+
+    @property
+    def info(self) -> BackendInfo:
+        memory = MemoryReport(
+            (), (), 2**20, is_kv_limit_given=False, host_left_bytes=HOST_LEFT_BYTES
+        )
+        return replace(super().info, memory=memory, warnings=("the device is slow",))
+
+
+def create_scarce(config: BackendConfig, progress: LoadProgress) -> SimBackend:
+    return _Scarce(config, MonotonicClock())
+
+
 class _FailingTokenizer:
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         raise KeyError("a bug of the tokenizer")
@@ -50,7 +70,7 @@ class _FailingTokenizer:
 
 
 class _WithFailingTokenizer:
-    """Loads; never steps but to calibrate."""
+    """Loads; does nothing but to calibrate."""
 
     def __init__(self, sim: SimBackend) -> None:
         self._sim = sim
@@ -65,6 +85,12 @@ class _WithFailingTokenizer:
 
     def step(self, chunks: Sequence[Chunk]) -> Mapping[SeqId, SampledToken]:
         return self._sim.step(chunks)
+
+    def save_kv(self, slot: SlotId) -> KvSnapshot:
+        return self._sim.save_kv(slot)
+
+    def restore_kv(self, slot: SlotId, snapshot: KvSnapshot, num_tokens: int | None = None) -> None:
+        self._sim.restore_kv(slot, snapshot, num_tokens)
 
     def clear(self, slot: SlotId) -> None:
         self._sim.clear(slot)

@@ -18,6 +18,7 @@ from edged.engine.wire import (
 )
 from edged.errors import Reason
 from tests.engine.process import FAST, engine_process, start_command, submit
+from tests.engine.runtimes import HOST_LEFT_BYTES
 
 
 def test_loading_reports_its_progress_and_what_was_loaded() -> None:
@@ -75,6 +76,15 @@ def test_a_model_that_cannot_be_loaded_is_reported_with_its_reason(
         assert detail in event.detail
         assert "/secret" not in event.detail
         assert engine.exit_code() == 1
+
+
+def test_scarce_memory_and_other_warnings_are_told_with_what_was_loaded() -> None:
+    with engine_process(start_command(backend="tests.engine.runtimes:create_scarce")) as engine:
+        told = engine.ready()
+    assert told.snapshot_bytes == HOST_LEFT_BYTES
+    slow, scarce = told.warnings
+    assert slow == "the device is slow"
+    assert scarce.startswith("saved KV can have 5 MiB of host memory, not ")
 
 
 def test_an_engine_process_imports_nothing_of_the_daemon() -> None:

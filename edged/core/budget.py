@@ -5,7 +5,7 @@ Bytes are reserved when the plan is made that fills them, by what a cell takes w
 corrected to what it took.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Generic, TypeVar
 
@@ -20,6 +20,11 @@ ANY: Worth = (True, True, inf)
 """Of what goes before all that is not owned."""
 
 
+MAX_COUNT = 1024
+"""Pieces of saved KV in one place. Small ones would be many, and to find what is worth least each
+is looked at."""
+
+
 class ByteBudget(Generic[NameT]):
     """Mutable; owned by the scheduler, read by the planner."""
 
@@ -28,6 +33,7 @@ class ByteBudget(Generic[NameT]):
         self._geometry = geometry
         self._make = make
         self.max_bytes = max_bytes
+        self.max_count = MAX_COUNT
         self.used_bytes = 0
         self._held: dict[NameT, int] = {}
         self._next = 0
@@ -67,31 +73,44 @@ class ByteBudget(Generic[NameT]):
     def check(self) -> None:
         assert self.used_bytes == sum(self._held.values()), "I8: the sum of bytes is off"
         assert self.used_bytes >= 0, f"I8: {self.used_bytes} bytes are held"
+        assert len(self._held) <= self.max_count, f"I8: {len(self._held)} are held"
 
 
 class Room(Generic[NameT]):
     """What can be held besides, and what goes for it; scratch."""
 
-    def __init__(self, budget: ByteBudget[NameT], may_go: Sequence[tuple[Worth, NameT]]) -> None:
-        """`may_go`: what is worth least first."""
+    def __init__(
+        self, budget: ByteBudget[NameT], may_go: Callable[[], list[tuple[Worth, NameT]]]
+    ) -> None:
+        """`may_go` is asked when something has to: in any order."""
         self._budget = budget
         self._free_bytes = budget.free_bytes
-        self._may_go = may_go
+        self._num_free = budget.max_count - len(budget.held)
+        self._find = may_go
+        self._found: list[tuple[Worth, NameT]] | None = None
         self._num_gone = 0
 
     @property
     def discarded(self) -> list[NameT]:
         """What makes room for all that was taken."""
-        return [name for _, name in self._may_go[: self._num_gone]]
+        return [name for _, name in self._may_go[: self._num_gone]] if self._num_gone else []
 
     def take(self, num_bytes: int, worth: Worth) -> bool:
         """Room for one more, or none is taken; only what is worth less goes for it."""
-        free_bytes = self._free_bytes - num_bytes
+        free_bytes, num_free = self._free_bytes - num_bytes, self._num_free - 1
         num_gone = self._num_gone
-        while free_bytes < 0:
+        while free_bytes < 0 or num_free < 0:
             if num_gone == len(self._may_go) or self._may_go[num_gone][0] >= worth:
                 return False
             free_bytes += self._budget.held[self._may_go[num_gone][1]]
+            num_free += 1
             num_gone += 1
-        self._free_bytes, self._num_gone = free_bytes, num_gone
+        self._free_bytes, self._num_free, self._num_gone = free_bytes, num_free, num_gone
         return True
+
+    @property
+    def _may_go(self) -> list[tuple[Worth, NameT]]:
+        """What is worth least first."""
+        if self._found is None:
+            self._found = sorted(self._find())
+        return self._found

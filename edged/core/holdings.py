@@ -260,8 +260,10 @@ class Holdings:
         return self.forget(kept) if kept.slot is None and kept.snapshot is None else []
 
     def _room_on_disk(self, now_s: float) -> Room[FileId]:
-        may_go = [(self.worth(kept, now_s), file) for file, kept in self.files.by_file.items()]
-        return Room(self.files.budget, sorted(may_go))
+        files = list(self.files.by_file.items())
+        return Room(
+            self.files.budget, lambda: [(self.worth(kept, now_s), file) for file, kept in files]
+        )
 
     # ── What is worth what ───────────────────────────────────────────────────────────────────────
 
@@ -288,13 +290,16 @@ class Holdings:
     def room(self, now_s: float, needed: Set[SnapshotId] = frozenset()) -> Room[SnapshotId]:
         """What could be saved now, if all that is saved and has no owner may go for it, but for
         the snapshots `needed`."""
-        stays = needed | {save.snapshot for save in self._pending.save}
-        may_go = [
-            (self.worth(kept, now_s), snapshot)
-            for snapshot, kept in self.by_snapshot.items()
-            if kept.owner is None and snapshot not in stays
-        ]
-        return Room(self.snapshots, sorted(may_go))
+
+        def may_go() -> list[tuple[Worth, SnapshotId]]:
+            stays = needed | {save.snapshot for save in self._pending.save}
+            return [
+                (self.worth(kept, now_s), snapshot)
+                for snapshot, kept in self.by_snapshot.items()
+                if kept.owner is None and snapshot not in stays
+            ]
+
+        return Room(self.snapshots, may_go)
 
     def is_worth_moving(self, num_tokens: int, *, num_transfers: int) -> bool:
         """Whether moving so many tokens so often takes less time than computing them again."""

@@ -11,7 +11,9 @@ A client may say how long an answer will be. That is counted on as long as its a
 outgrow what it said more often than what is expected here: else others' promises would pay for it.
 """
 
+from array import array
 from collections import OrderedDict
+from collections.abc import Sequence as Numbers
 from math import ceil, log2
 
 from edged.core.sequence import Sequence
@@ -89,16 +91,16 @@ class AnswerLengths:
 
 
 class _Counts:
-    """Of one group of answers, by bucket."""
+    """Of one group of answers, by bucket: an array, since there may be `MAX_KEYS` of them."""
 
     __slots__ = ("counts", "total")
 
     def __init__(self) -> None:
-        self.counts = [0.0] * _NUM_BUCKETS
+        self.counts = array("d", bytes(8 * _NUM_BUCKETS))
         self.total = 0.0
 
     def add(self, bucket: int) -> None:
-        self.counts = [_FORGETTING * count for count in self.counts]
+        self.counts = array("d", [_FORGETTING * count for count in self.counts])
         self.counts[bucket] += 1.0
         self.total = _FORGETTING * self.total + 1.0
 
@@ -194,7 +196,7 @@ def _bucket(num_tokens: int) -> int:
     return min(_NUM_BUCKETS - 1, int(_PER_OCTAVE * log2(max(num_tokens, 1))))
 
 
-def _plus(weights: list[float], others: list[float], first: int, part: float) -> list[float]:
+def _plus(weights: list[float], others: Numbers[float], first: int, part: float) -> list[float]:
     """Weights from the first bucket on, and a part of those of others."""
     pairs = zip(weights, others[first:], strict=True)
     return [weight + part * other for weight, other in pairs]

@@ -70,6 +70,15 @@ def _scarcity(start: Start, info: BackendInfo) -> tuple[str, ...]:
     )
 
 
+def _unshared(start: Start, info: BackendInfo) -> tuple[str, ...]:
+    if not start.keeps_kv or info.can_copy_prefix:
+        return ()
+    return (
+        "the runtime cannot share or cut this model's KV: only a prompt that goes on where an "
+        "earlier one ended finds it computed",
+    )
+
+
 def scheduler_config(start: Start, max_snapshot_bytes: int) -> SchedulerConfig:
     return SchedulerConfig(
         policy=start.policy,
@@ -120,7 +129,7 @@ def ready(backend: Backend, start: Start) -> Ready:
         memory=info.memory,
         snapshot_bytes=snapshot_bytes(start, info),
         disk_bytes=start.disk_bytes,
-        warnings=(*info.warnings, *_scarcity(start, info)),
+        warnings=(*info.warnings, *_scarcity(start, info), *_unshared(start, info)),
     )
 
 

@@ -20,6 +20,7 @@ NUM_SLOTS, NUM_CACHE_SLOTS, NUM_CELLS = 4, 4, 600
 BYTES_PER_CELL = 1024  # tests.factories.geometry
 MAX_SNAPSHOT_BYTES = 400 * BYTES_PER_CELL
 MAX_DISK_BYTES = 500 * BYTES_PER_CELL
+MAX_SNAPSHOTS, MAX_FILES = 9, 8
 NUM_OPERATIONS = 100_000
 
 
@@ -74,6 +75,8 @@ class Drive:
         self.holdings = Holdings(
             *(self.kv, StepCostModel(), settings, self.pending), can_swap=True, can_trim=True
         )
+        self.holdings.snapshots.max_count = MAX_SNAPSHOTS
+        self.holdings.files.budget.max_count = MAX_FILES
         self.engine = Engine()
         self.now_s = 0.0
         self.owners: dict[Sequence, Kept] = {}
@@ -205,7 +208,8 @@ class Drive:
             self._lost(self.holdings.drop(slot))
         else:
             num_bytes = self.holdings.snapshots.size_of(kept.num_tokens)
-            if num_bytes > self.holdings.snapshots.free_bytes:
+            budget = self.holdings.snapshots
+            if num_bytes > budget.free_bytes or len(budget.held) == budget.max_count:
                 return False
             snapshot = self.holdings.snapshots.name()
             self.engine.snapshots[snapshot] = self.engine.slots[slot]
@@ -250,6 +254,8 @@ class Drive:
         unwritten = {write.file for write in pending.write}
         files = {*engine.files, *engine.writing, *unwritten} - set(pending.unlink)
         assert set(holdings.files.by_file) == files
+        assert len(holdings.by_snapshot) <= MAX_SNAPSHOTS
+        assert len(holdings.files.by_file) <= MAX_FILES
         assert 0 <= holdings.snapshots.used_bytes <= MAX_SNAPSHOT_BYTES
         assert 0 <= holdings.files.num_bytes <= MAX_DISK_BYTES
         for slot, kept in holdings.by_slot.items():

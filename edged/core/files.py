@@ -3,6 +3,9 @@
 Theory of operation. A file is a copy that outlives the engine: what is kept goes to disk when the
 engine has nothing else to do, what is worth most first, and stays there when it leaves host memory.
 Another process may have written it: those files are found when the engine starts.
+
+A file is read into memory before somebody is restored from it, while others go on; where there are
+none, it is read at once.
 """
 
 from collections.abc import Iterable
@@ -35,6 +38,8 @@ class Files:
         self.by_file: dict[FileId, Kept] = {}
         self._pending = pending
         self._being_written: set[FileId] = set()
+        self._being_read: set[FileId] = set()
+        self._read: set[FileId] = set()
 
     @property
     def is_on(self) -> bool:
@@ -43,6 +48,11 @@ class Files:
     @property
     def is_writing(self) -> bool:
         return bool(self._being_written)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether reports of the disk are to come."""
+        return bool(self._being_written or self._being_read)
 
     @property
     def num_bytes(self) -> int:
@@ -68,6 +78,24 @@ class Files:
             self._pending.write.append(Write(kept.snapshot, file, kept.space, kept.tokens))
         return room.discarded
 
+    def begin_reading(self, files: Iterable[FileId]) -> None:
+        """A plan has ordered to read them."""
+        self._being_read.update(files)
+
+    def end_reading(self, file: FileId) -> None:
+        """It is in memory, or cannot be read."""
+        if file in self._being_read:
+            self._being_read.remove(file)
+            self._read.add(file)
+
+    def has_read(self, file: FileId) -> bool:
+        """Whether nobody has to wait for the disk to have it. What is being written is in memory
+        still."""
+        return file in self._read or file in self._being_written
+
+    def is_reading(self, file: FileId) -> bool:
+        return file in self._being_read
+
     def written(self, file: FileId, num_bytes: int) -> None:
         """A file is complete."""
         self._being_written.discard(file)
@@ -84,7 +112,8 @@ class Files:
         """Its file is gone."""
         file = kept.file
         assert file is not None, "there is no file of it"
-        self._being_written.discard(file)
+        for some in (self._being_written, self._being_read, self._read):
+            some.discard(file)
         del self.by_file[file]
         self.budget.drop(file)
         kept.file = None
@@ -98,3 +127,4 @@ class Files:
         assert set(self.by_file) == set(self.budget.held), "I8: other files are held"
         for file, kept in self.by_file.items():
             assert kept.file == file, "kept in another file"
+        assert self._being_written | self._being_read | self._read <= set(self.by_file), "unknown"

@@ -23,7 +23,7 @@ from edged.core.policy import Policy
 from edged.core.prefix_cache import PrefixCache
 from edged.core.queue import WaitingQueue
 from edged.core.sequence import Key, Sequence, by_rank
-from edged.core.types import SeqId, SlotId, SloTier
+from edged.core.types import FileId, SeqId, SlotId, SloTier
 
 MAX_KEPT_S = 2.0
 """Longest foreseeable wait for which room is kept for a tier that is owed time."""
@@ -122,6 +122,8 @@ class Placement:
         self.evicted: list[Eviction] = []
         self.fetched: list[Fetch] = []
         self.shared: list[Share] = []
+        self.reading: list[FileId] = []
+        """Files that are to be read before who waits for them is placed."""
         self._evicted_slots: set[SlotId] = set()
         self._claimed_slots: set[SlotId] = set()
         """Whose cells sequences that are placed will share; they stay."""
@@ -152,7 +154,7 @@ class Placement:
                 return
             if seq.claim is not None and seq.claim.slot in self._evicted_slots:
                 return  # with the next step it claims something else
-            if self._view.prefixes.follows(seq, self.running):
+            if self._view.prefixes.follows(seq, self.running) or self._waits_for_disk(seq):
                 continue
             victims = self._victims_for(seq)
             if victims is None and seq.tier in self._owed:
@@ -166,6 +168,17 @@ class Placement:
             if victims:
                 self.preemptors.append(seq.seq_id)
             self._place(seq)
+
+    def _waits_for_disk(self, seq: Sequence) -> bool:
+        """Whether the file that it claims is better read while others go on."""
+        claim, files = seq.claim, self._view.holdings.files
+        if claim is None or claim.file is None or claim.slot is not None:
+            return False
+        if claim.snapshot is not None or not self.running or files.has_read(claim.file):
+            return False
+        if not files.is_reading(claim.file) and claim.file not in self.reading:
+            self.reading.append(claim.file)
+        return True
 
     def _victims_for(self, seq: Sequence) -> list[Sequence] | None:
         """Who must yield for `seq` to be placed: nobody, some from the tail, or None if even all

@@ -98,8 +98,8 @@ class Share(NamedTuple):
 
 
 class StepPlan(NamedTuple):
-    """Executed in this order: write, discard, save, clear, evict, share, drop, restore, unlink,
-    chunks. Slots and host memory that are freed may be reused by what comes later."""
+    """Executed in this order: write, read, discard, save, clear, evict, share, drop, restore,
+    unlink, chunks. Slots and host memory that are freed may be reused by what comes later."""
 
     step: int
     clear: tuple[SlotId, ...]
@@ -123,6 +123,8 @@ class StepPlan(NamedTuple):
     write: tuple[Write, ...] = ()
     unlink: tuple[FileId, ...] = ()
     """Files that are not needed any more, or make room for others."""
+    read: tuple[FileId, ...] = ()
+    """Files to be read into memory in the background, for somebody who waits for that."""
 
 
 class Pending(NamedTuple):

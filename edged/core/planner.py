@@ -50,6 +50,7 @@ def decide(view: PlannerView, owed: frozenset[SloTier], step: int, now_s: float)
         save=(*pending.save, *moves.save),
         write=tuple(pending.write),
         unlink=tuple(pending.unlink),
+        read=tuple(placement.reading),
     )
 
 

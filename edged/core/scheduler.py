@@ -182,6 +182,7 @@ class Scheduler:
         events: list[EngineEvent] = []
         self._reclaim(self.holdings.discard(plan), now_s)
         saved = {one.slot: one.snapshot for one in plan.save if one.snapshot in result.saved_bytes}
+        self.holdings.files.begin_reading(plan.read)
         for evict in plan.evict:
             seq = self._by_id[evict.seq_id]
             to = saved.get(evict.slot)

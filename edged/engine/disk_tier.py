@@ -13,6 +13,7 @@ import os
 import secrets
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,13 +46,22 @@ class Written(NamedTuple):
     """None: it could not be written."""
 
 
+class Read(NamedTuple):
+    file: FileId
+    kv: tuple[int, bytearray] | None
+    """The number of tokens and the KV. None: it cannot be read, which its use will tell again."""
+    seconds: float
+
+
 class TurnedOff(NamedTuple):
     """Nothing is written any more."""
 
     detail: str
 
 
-DiskReport = Found | Written | TurnedOff
+DiskReport = Found | Written | Read | TurnedOff
+MAX_READ = 2
+"""Files that are in memory before they are used; the oldest goes, and is read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,12 @@ class _WriteOrder:
     path: Path
     write: Write
     snapshot: KvSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadOrder:
+    path: Path
+    file: FileId
 
 
 class DiskTier:
@@ -78,7 +94,8 @@ class DiskTier:
         self._is_off = False
         self._paths: dict[FileId, Path] = {}
         self._being_written: dict[FileId, KvSnapshot] = {}
-        self._orders: SimpleQueue[_WriteOrder | Path | None] = SimpleQueue()
+        self._read: OrderedDict[FileId, tuple[int, bytearray]] = OrderedDict()
+        self._orders: SimpleQueue[_WriteOrder | _ReadOrder | Path | None] = SimpleQueue()
         self._is_open = threading.Event()
         self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
 
@@ -102,8 +119,24 @@ class DiskTier:
         """A report of it was taken."""
         self._being_written.pop(file, None)
 
+    def prefetch(self, file: FileId) -> None:
+        """Read it in the background, and report that."""
+        self._orders.put(_ReadOrder(self._paths[file], file))
+
+    def keep_read(self, file: FileId, kv: tuple[int, bytearray] | None) -> None:
+        """A report of it was taken."""
+        if kv is not None and file in self._paths:
+            self._read[file] = kv
+            if len(self._read) > MAX_READ:
+                self._read.popitem(last=False)
+
+    def has_read(self, file: FileId) -> bool:
+        """Whether `read` needs no disk."""
+        return file in self._read or file in self._being_written
+
     def unlink(self, file: FileId) -> None:
         self._being_written.pop(file, None)
+        self._read.pop(file, None)
         path = self._paths.pop(file, None)
         if path is not None:
             self._orders.put(path)
@@ -116,7 +149,11 @@ class DiskTier:
         """
         if file in self._being_written:
             return self._being_written[file]
-        path = self._paths[file]
+        found = self._read.pop(file, None)
+        return self._read_from(self._paths[file]) if found is None else found
+
+    def _read_from(self, path: Path) -> tuple[int, bytearray]:
+        """Raises KvFileError: it is not to be used. On either thread."""
         with contextlib.suppress(OSError):
             os.utime(path)
         return kv_file.read_kv(path, self._key)
@@ -144,6 +181,8 @@ class DiskTier:
         while (order := self._orders.get()) is not None:
             if isinstance(order, _WriteOrder):
                 self._write(order)
+            elif isinstance(order, _ReadOrder):
+                self._prefetch(order)
             else:
                 with contextlib.suppress(OSError):
                     order.unlink()
@@ -199,6 +238,15 @@ class DiskTier:
             self._turn_off(f"no more KV is saved in {self._root}: {_reason(error)}")
         else:
             self._report(Written(write.file, num_bytes))
+
+    def _prefetch(self, order: _ReadOrder) -> None:
+        started_s = time.monotonic()
+        try:
+            kv = self._read_from(order.path)
+        except KvFileError:
+            self._report(Read(order.file, None, 0.0))
+        else:
+            self._report(Read(order.file, kv, time.monotonic() - started_s))
 
     def _turn_off(self, detail: str) -> None:
         self._is_off = True

@@ -34,7 +34,7 @@ from edged.core.types import (
     SlotId,
     SnapshotId,
 )
-from edged.engine.disk_tier import DiskReport, DiskTier, Found, TurnedOff, Written
+from edged.engine.disk_tier import DiskReport, DiskTier, Found, Read, TurnedOff, Written
 from edged.engine.kv_file import KvFileError
 from edged.engine.snapshots import SnapshotStore
 from edged.errors import BackendStepError, KvTransferError, StepInterruptedError
@@ -98,6 +98,10 @@ class EngineLoop:
             case Written(file, num_bytes):
                 self.scheduler.wrote(file, num_bytes, now_s)
                 self._disk.written(file)
+            case Read(file, kv, seconds):
+                self._disk.keep_read(file, kv)
+                holdings.files.end_reading(file)
+                self.scheduler.cost.observe_read(0 if kv is None else len(kv[1]), seconds)
             case TurnedOff():
                 holdings.files.turn_off()
 
@@ -168,12 +172,12 @@ class EngineLoop:
         self.scheduler.cost.observe_transfer(2 * snapshot.num_bytes, seconds)
 
     def _execute(self, plan: StepPlan) -> StepResult:
-        """Write, discard, save, clear, evict, share, drop, restore, unlink, compute: in this order
-        slots and host memory that are freed are reused."""
+        """Write, read, discard, save, clear, evict, share, drop, restore, unlink, compute: in this
+        order slots and host memory that are freed are reused."""
         started_s = self._clock.now_s()
         overhead_s = 0.0 if self._busy_since_s is None else started_s - self._busy_since_s
         outcome = _Outcome()
-        self._write(plan)
+        self._order_files(plan)
         for snapshot in plan.discard:
             self._snapshots.discard(snapshot)
         for save in plan.save:
@@ -249,6 +253,7 @@ class EngineLoop:
             return snapshot
         assert self._disk is not None, "a file without a disk"
         assert restore.file is not None, "restored from nowhere"
+        is_read_now = not self._disk.has_read(restore.file)
         started_s = self._clock.now_s()
         try:
             found = self._disk.read(restore.file)
@@ -256,15 +261,21 @@ class EngineLoop:
             raise KvTransferError(f"a file of saved KV {error}") from error
         if isinstance(found, tuple):
             found = self._backend.load_snapshot(*found)
-        outcome.read_s += self._clock.now_s() - started_s
-        outcome.read_bytes += found.num_bytes
+        if is_read_now:
+            outcome.read_s += self._clock.now_s() - started_s
+            outcome.read_bytes += found.num_bytes
         return found
 
-    def _write(self, plan: StepPlan) -> None:
+    def _order_files(self, plan: StepPlan) -> None:
+        """What the disk is to do in the background."""
+        if self._disk is None:
+            return
         for write in plan.write:
             snapshot = self._snapshots.get(write.snapshot)
-            if self._disk is not None and snapshot is not None:
+            if snapshot is not None:
                 self._disk.write(write, snapshot)
+        for file in plan.read:
+            self._disk.prefetch(file)
 
     def _compute(self, chunks: Sequence[Chunk], outcome: "_Outcome") -> None:
         if not chunks:

@@ -13,7 +13,15 @@ from backends.sim.backend import SimSnapshot
 from edged.core.plan import Write
 from edged.core.types import FileId, SnapshotId
 from edged.engine import disk_tier
-from edged.engine.disk_tier import DiskReport, DiskTier, Found, TurnedOff, Written
+from edged.engine.disk_tier import (
+    MAX_READ,
+    DiskReport,
+    DiskTier,
+    Found,
+    Read,
+    TurnedOff,
+    Written,
+)
 from edged.engine.kv_file import KvFileError
 
 KEY = "a" * 64
@@ -64,6 +72,62 @@ def test_what_one_engine_wrote_the_next_one_finds(tmp_path: Path) -> None:
     second.disk.unlink(FileId(7))
     second.close()
     assert not files(root)
+
+
+def found_file(root: Path, file: FileId) -> Tier:
+    """A tier that has found what an engine before it wrote, under that name."""
+    first = Tier(root)
+    first.disk.write(WRITE, SNAPSHOT)
+    first.close()
+    tier = Tier(root)
+    found = tier.report()
+    assert isinstance(found, Found)
+    tier.disk.add(file, found.files[-1][0])
+    return tier
+
+
+def test_a_file_is_read_in_the_background_and_used_once(tmp_path: Path) -> None:
+    file = FileId(7)
+    tier = found_file(tmp_path, file)
+    assert not tier.disk.has_read(file)
+    tier.disk.prefetch(file)
+    report = tier.report()
+    assert isinstance(report, Read)
+    assert (report.file, report.kv) == (file, (len(CELLS), SNAPSHOT.data))
+    assert report.seconds > 0
+    tier.disk.keep_read(file, report.kv)
+    assert tier.disk.has_read(file)
+    files(tmp_path)[0].unlink()
+    assert tier.disk.read(file) == (len(CELLS), SNAPSHOT.data), "from memory"
+    with pytest.raises(KvFileError):
+        tier.disk.read(file)
+    tier.close()
+
+
+def test_a_file_that_cannot_be_read_says_so_when_it_is_used(tmp_path: Path) -> None:
+    file = FileId(7)
+    tier = found_file(tmp_path, file)
+    files(tmp_path)[0].write_bytes(b"torn")
+    tier.disk.prefetch(file)
+    assert tier.report() == Read(file, None, 0.0)
+    tier.disk.keep_read(file, None)
+    with pytest.raises(KvFileError):
+        tier.disk.read(file)
+    tier.close()
+
+
+def test_what_was_read_and_not_used_is_not_kept_for_ever(tmp_path: Path) -> None:
+    tier = found_file(tmp_path, FileId(0))
+    for number in range(1, MAX_READ + 2):
+        tier.disk.add(FileId(number), files(tmp_path)[0])
+        tier.disk.keep_read(FileId(number), (len(CELLS), bytearray(SNAPSHOT.data)))
+    held = [number for number in range(1, MAX_READ + 2) if tier.disk.has_read(FileId(number))]
+    assert held == list(range(2, MAX_READ + 2)), "the oldest went"
+    tier.disk.unlink(FileId(2))
+    assert not tier.disk.has_read(FileId(2))
+    tier.disk.keep_read(FileId(2), (len(CELLS), bytearray(SNAPSHOT.data)))
+    assert not tier.disk.has_read(FileId(2)), "it was read too late"
+    tier.close()
 
 
 def test_another_key_has_other_files(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ class Disk:
         if not self._is_told:
             self._is_told = True
             loop.take(self._reports.get(timeout=10.0))
-        while loop.scheduler.holdings.files.is_writing:
+        while loop.scheduler.holdings.files.is_waited_for:
             loop.take(self._reports.get(timeout=10.0))
             loop.check()
 
@@ -31,6 +31,30 @@ class Disk:
             loop.check()
         self.tier.close(10.0)
         self.tier.release()
+
+
+class SlowDisk(Disk):
+    """What it reads comes some steps later."""
+
+    def __init__(self, root: Path, num_steps: int) -> None:
+        super().__init__(root)
+        self._num_steps = num_steps
+        self._late: list[tuple[int, DiskReport]] = []
+        self.num_read = 0
+
+    def tell(self, loop: EngineLoop) -> None:
+        files = loop.scheduler.holdings.files
+        if self._is_told and files.is_waited_for and not files.is_writing and not self._late:
+            self._late.append((self._num_steps, self._reports.get(timeout=10.0)))
+            self.num_read += 1
+        if not self._late:
+            super().tell(loop)
+            return
+        [(num_left, report)] = self._late
+        self._late = [(num_left - 1, report)] if num_left else []
+        if not num_left:
+            loop.take(report)
+            loop.check()
 
 
 class NoDisk:

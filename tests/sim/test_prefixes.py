@@ -12,7 +12,7 @@ from backends.sim.faults import SeededFaults
 from edged.core.policies import POLICIES
 from edged.core.types import ClientId, FinishReason, PrefixSharing, Request, SloTier
 from tests.factories import config, request, tiers
-from tests.sim.disk import Disk
+from tests.sim.disk import Disk, SlowDisk
 from tests.sim.harness import Cancellation, Life, Run, alone, simulate, workload
 
 OPEN = tiers(max_queue_s=None, max_waiting=1000, max_waiting_per_client=1000)
@@ -101,7 +101,7 @@ def test_what_was_written_changes_no_answer_whatever_becomes_of_it(
             max_step_tokens=64,
             faults=SeededFaults(seed, step_rate=0.01, save_rate=0.1, restore_rate=0.1),
             scheduler_config=setting,
-            disk=Disk(tmp_path),
+            disk=SlowDisk(tmp_path, draw.choice((0, 1, 5, 40))),
         )
         for life in run.finished(FinishReason.LENGTH):
             assert life.tokens == alone(life.request)[: len(life.tokens)]
@@ -190,6 +190,44 @@ def test_a_conversation_goes_on_after_a_restart(tmp_path: Path) -> None:
     assert ttft_s(again.lives[second.request_id]) < 0.3 * ttft_s(life)
     other = served([replace(second, client_id=ClientId("bob"))], disk=Disk(tmp_path))
     assert computed(other) == (len(history) + 3, 0)
+
+
+def test_who_waits_for_the_disk_holds_nobody_up(tmp_path: Path) -> None:
+    """A file is read while an answer that runs goes on; its KV is used when it is there."""
+    first = request("first", prompt=SYSTEM, max_tokens=50)
+    [life] = served([first], disk=Disk(tmp_path)).lives.values()
+    prompt = (*SYSTEM, *life.tokens, 9, 10, 11)
+    busy = request("busy", prompt=40, max_tokens=100, tier=SloTier.BATCH)
+    second = request("second", prompt=prompt, max_tokens=5, arrival_s=0.2)
+    disk = SlowDisk(tmp_path, num_steps=20)
+    run = served([busy, second], disk=disk)
+    assert disk.num_read == 1
+    assert computed(run) == (40 + 4, len(prompt) - 4)
+    chat, batch = run.lives[second.request_id], run.lives[busy.request_id]
+    arrived_s, came_s = chat.request.arrival_s, chat.token_times_s[0]
+    assert sum(arrived_s < at_s < came_s for at_s in batch.token_times_s) >= 20
+
+
+def test_who_is_alone_does_not_wait_for_a_thread(tmp_path: Path) -> None:
+    first = request("first", prompt=SYSTEM, max_tokens=50)
+    [life] = served([first], disk=Disk(tmp_path)).lives.values()
+    disk = SlowDisk(tmp_path, num_steps=20)
+    run = served([request("second", prompt=(*SYSTEM, *life.tokens, 9), max_tokens=5)], disk=disk)
+    assert disk.num_read == 0
+    assert computed(run)[1] > 1000
+
+
+def test_who_leaves_while_a_file_is_read_leaves_nothing(tmp_path: Path) -> None:
+    first = request("first", prompt=SYSTEM, max_tokens=50)
+    served([first], disk=Disk(tmp_path))
+    busy = request("busy", prompt=40, max_tokens=100, tier=SloTier.BATCH)
+    second = request("second", prompt=(*SYSTEM, 9), max_tokens=5, arrival_s=0.2)
+    left = Cancellation(0.25, second.request_id)
+    disk = SlowDisk(tmp_path, num_steps=20)
+    run = served([busy, second], disk=disk, cancellations=[left])
+    assert disk.num_read == 1
+    assert not run.lives[second.request_id].tokens
+    assert len(run.finished(FinishReason.LENGTH)) == 1
 
 
 def test_what_is_not_used_leaves_its_cells(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from edged.core.plan import Pending, Write
 from edged.core.prefix import Tokens
 from edged.core.types import FileId, KvGeometry
 
+MAX_READ_S = 5.0
+"""Longest wait for a file to be read; then it is given up, and what is in it computed again."""
 MAX_BEING_WRITTEN = 2
 """What is being written stays in memory though it has been discarded there."""
 
@@ -38,7 +40,8 @@ class Files:
         self.by_file: dict[FileId, Kept] = {}
         self._pending = pending
         self._being_written: set[FileId] = set()
-        self._being_read: set[FileId] = set()
+        self._being_read: dict[FileId, float] = {}
+        """With the moment at which that began."""
         self._read: set[FileId] = set()
 
     @property
@@ -78,14 +81,22 @@ class Files:
             self._pending.write.append(Write(kept.snapshot, file, kept.space, kept.tokens))
         return room.discarded
 
-    def begin_reading(self, files: Iterable[FileId]) -> None:
+    def begin_reading(self, files: Iterable[FileId], now_s: float) -> None:
         """A plan has ordered to read them."""
-        self._being_read.update(files)
+        self._being_read.update((file, now_s) for file in files)
+
+    def overdue(self, now_s: float) -> list[Kept]:
+        """What is in files that are not read in time."""
+        return [
+            self.by_file[file]
+            for file, since_s in self._being_read.items()
+            if now_s >= since_s + MAX_READ_S
+        ]
 
     def end_reading(self, file: FileId) -> None:
         """It is in memory, or cannot be read."""
         if file in self._being_read:
-            self._being_read.remove(file)
+            del self._being_read[file]
             self._read.add(file)
 
     def has_read(self, file: FileId) -> bool:
@@ -112,8 +123,9 @@ class Files:
         """Its file is gone."""
         file = kept.file
         assert file is not None, "there is no file of it"
-        for some in (self._being_written, self._being_read, self._read):
-            some.discard(file)
+        self._being_written.discard(file)
+        self._being_read.pop(file, None)
+        self._read.discard(file)
         del self.by_file[file]
         self.budget.drop(file)
         kept.file = None
@@ -127,4 +139,5 @@ class Files:
         assert set(self.by_file) == set(self.budget.held), "I8: other files are held"
         for file, kept in self.by_file.items():
             assert kept.file == file, "kept in another file"
-        assert self._being_written | self._being_read | self._read <= set(self.by_file), "unknown"
+        known = self._being_written | self._being_read.keys() | self._read
+        assert known <= self.by_file.keys(), "files that are gone"

@@ -162,6 +162,8 @@ class Scheduler:
             events.append(self._finish(seq, reason, now_s, detail))
         for seq_id in islice(self._reviews.due(now_s), MAX_REVIEWS):
             self._place(self._by_id[seq_id], now_s)
+        for kept in self.holdings.files.overdue(now_s):
+            self._reclaim(self.holdings.give_up(kept), now_s)
         self.holdings.rest(now_s, is_idle=not self._by_id)
         events.extend(self._expectations.notices(now_s))
         return events
@@ -182,7 +184,7 @@ class Scheduler:
         events: list[EngineEvent] = []
         self._reclaim(self.holdings.discard(plan), now_s)
         saved = {one.slot: one.snapshot for one in plan.save if one.snapshot in result.saved_bytes}
-        self.holdings.files.begin_reading(plan.read)
+        self.holdings.files.begin_reading(plan.read, now_s)
         for evict in plan.evict:
             seq = self._by_id[evict.seq_id]
             to = saved.get(evict.slot)

@@ -9,6 +9,7 @@ import pytest
 
 from backends.sim.backend import SimModel
 from backends.sim.faults import SeededFaults
+from edged.core.files import MAX_READ_S
 from edged.core.policies import POLICIES
 from edged.core.types import ClientId, FinishReason, PrefixSharing, Request, SloTier
 from tests.factories import config, request, tiers
@@ -206,6 +207,19 @@ def test_who_waits_for_the_disk_holds_nobody_up(tmp_path: Path) -> None:
     chat, batch = run.lives[second.request_id], run.lives[busy.request_id]
     arrived_s, came_s = chat.request.arrival_s, chat.token_times_s[0]
     assert sum(arrived_s < at_s < came_s for at_s in batch.token_times_s) >= 20
+
+
+def test_who_waits_for_a_disk_that_hangs_computes_what_is_on_it(tmp_path: Path) -> None:
+    first = request("first", prompt=SYSTEM, max_tokens=50)
+    [life] = served([first], disk=Disk(tmp_path)).lives.values()
+    prompt = (*SYSTEM, *life.tokens, 9, 10, 11)
+    busy = request("busy", prompt=40, max_tokens=1000, tier=SloTier.BATCH)
+    second = request("second", prompt=prompt, max_tokens=5, arrival_s=0.2)
+    disk = SlowDisk(tmp_path, num_steps=1500)
+    run = served([busy, second], disk=disk)
+    assert disk.num_read == 1
+    assert computed(run) == (40 + len(prompt), 0)
+    assert MAX_READ_S < ttft_s(run.lives[second.request_id]) < MAX_READ_S + 1.0
 
 
 def test_who_is_alone_does_not_wait_for_a_thread(tmp_path: Path) -> None:

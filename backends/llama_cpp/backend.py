@@ -22,8 +22,8 @@ from backends.llama_cpp.native import (
 )
 from backends.llama_cpp.prompt_context import LEAST_TOKENS, PromptContext
 from backends.llama_cpp.runtime_log import RuntimeLog
-from backends.llama_cpp.sampling import NotFiniteError, Sampler
 from backends.llama_cpp.tokenizer import LlamaTokenizer
+from backends.sampling import NotFiniteError, Sampler
 from edged.backend import BackendInfo, KvSnapshot
 from edged.core.plan import Chunk, Sampling
 from edged.core.types import SampledToken, SeqId, SlotId
@@ -271,7 +271,6 @@ class LlamaBackend:
         try:
             data = self._context.read_state(slot)
         except (NativeCallError, MemoryError) as error:
-            self.clear(slot)
             raise KvTransferError(f"slot {slot} was not saved: {error}") from error
         return LlamaSnapshot(self._cells[slot], data)
 

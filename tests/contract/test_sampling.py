@@ -1,4 +1,4 @@
-"""How llama_cpp draws: as llama.cpp's own sampler chain would, and from nothing but its input.
+"""How tokens are drawn: as llama.cpp's own sampler chain would, and from nothing but its input.
 
 The chain of the library is the second opinion: which tokens it leaves, and how likely they are.
 """
@@ -21,7 +21,7 @@ require_llama_cpp()
 
 from llama_cpp import llama_cpp as api  # noqa: E402  # after the skip where it is missing
 
-from backends.llama_cpp.sampling import (  # noqa: E402  # as above
+from backends.sampling import (  # noqa: E402  # as above
     PENALTY_WINDOW_TOKENS,
     NotFiniteError,
     Sampler,

@@ -152,7 +152,7 @@ class Backend(Protocol):
         """Copy a slot's KV to host memory; the slot is unchanged.
 
         Raises:
-            KvTransferError: nothing is held; the slot has been cleared.
+            KvTransferError: there is no snapshot; the slot is unchanged all the same.
         """
         ...
 
@@ -162,7 +162,7 @@ class Backend(Protocol):
         must be room for all.
 
         Raises:
-            KvTransferError: the slot has been cleared.
+            KvTransferError: the slot is empty.
         """
         ...
 

@@ -109,7 +109,7 @@ class StepInterruptedError(EdgedError):
 
 
 class KvTransferError(EdgedError):
-    """Saving or restoring one slot's KV failed; that slot has been cleared."""
+    """Saving one slot's KV failed, and the slot is as it was; or restoring it, and it is empty."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(Reason.INTERNAL, detail)

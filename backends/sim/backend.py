@@ -160,7 +160,6 @@ class SimBackend:
         held = self._slots[slot]
         assert held.cells, f"slot {slot} is empty, there is nothing to save"
         if self._faults is not None and self._faults.save_fails(slot):
-            self.clear(slot)
             raise KvTransferError(f"an injected failure to save slot {slot}")
         num_bytes = len(held.cells) * self._model.bytes_per_cell
         self._pace.pass_by(num_bytes * self._profile.swap_byte_s)

@@ -161,6 +161,25 @@ class Holdings:
         self.move(kept, snapshot)
         return affected
 
+    def copy_out(self, kept: Kept, tokens: Tokens, now_s: float) -> Kept | None:
+        """What the slot of `kept` holds, which are `tokens`, also in host memory, before the next
+        step; None: there is no room but that of what somebody counts on."""
+        assert kept.slot is not None, "only what is in a slot is copied to host memory"
+        copy = Kept(next(self._numbers), kept.space, tokens, now_s)
+        room, num_bytes = self.room(now_s), self.snapshots.size_of(copy.num_tokens)
+        if not room.take(num_bytes, self.worth_saved(copy, now_s)):
+            return None
+        for other in room.discarded:
+            self._pending.discard.append(other)
+            claimers = self._discard(other)
+            assert not claimers, "what is claimed is worth more than what nobody claims yet"
+        copy.snapshot = self.snapshots.name()
+        self.snapshots.hold(copy.snapshot, num_bytes)
+        self.by_snapshot[copy.snapshot] = copy
+        self._pending.save.append(Save(kept.slot, copy.snapshot))
+        self.tree.insert(copy.space, tokens, copy)
+        return copy
+
     def discard(self, plan: StepPlan) -> list[Sequence]:
         """A plan has discarded snapshots."""
         return [seq for snapshot in plan.discard for seq in self._discard(snapshot)]
@@ -301,6 +320,15 @@ class Holdings:
 
         return Room(self.snapshots, may_go)
 
+    @property
+    def can_copy(self) -> bool:
+        """Whether a slot can begin with what another holds by way of host memory."""
+        return self._can_swap and self._can_trim
+
+    def copy_s(self, num_tokens: int) -> float:
+        """Seconds for that."""
+        return 2 * self.cost.transfer_s(self.snapshots.size_of(num_tokens))
+
     def is_worth_moving(self, num_tokens: int, *, num_transfers: int) -> bool:
         """Whether moving so many tokens so often takes less time than computing them again."""
         if not self._can_swap or not num_tokens:
@@ -309,7 +337,8 @@ class Holdings:
         return transfer_s < self.cost.recompute_s(num_tokens, self._max_step_tokens)
 
     def fetch_s(self, kept: Kept, num_tokens: int) -> float:
-        """Seconds that it takes to have the first tokens of it in another slot."""
+        """Seconds that it takes to have the first tokens of it in another slot; 0 from a slot, with
+        which cells are shared."""
         if kept.slot is not None:
             return 0.0
         if num_tokens < kept.num_tokens and not self._can_trim:

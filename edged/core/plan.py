@@ -119,7 +119,8 @@ class StepPlan(NamedTuple):
     yet. Only the account knows of them; nothing is executed."""
     share: tuple[Share, ...] = ()
     save: tuple[Save, ...] = ()
-    """Slots of those that are swapped, cleared or dropped, as they are before all of that."""
+    """Slots of those that are swapped, cleared or dropped, as they are before all of that; and of
+    running ones, of which others want a copy."""
     write: tuple[Write, ...] = ()
     unlink: tuple[FileId, ...] = ()
     """Files that are not needed any more, or make room for others."""
@@ -151,7 +152,7 @@ class StepResult(NamedTuple):
     saved_bytes: Mapping[SnapshotId, int]
     """Size of each snapshot that was made; one that is missing failed, and its slot is clear."""
     lost: frozenset[SeqId]
-    """Sequences whose KV is gone (a failed save, restore or step); their slots are cleared."""
+    """Sequences whose KV is gone (a failed restore or step); their slots are cleared."""
     interrupted: frozenset[SeqId]
     """Sequences whose chunk was not computed, because the step was cut short; they hold what they
     held before."""

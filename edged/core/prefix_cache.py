@@ -8,6 +8,10 @@ memory. A slot that a sequence leaves is *cached*, if there is a cache slot for 
 until its cells or its slot are needed. Cached cells are free for every sequence that runs: the
 cache never costs one a cell.
 
+Where slots cannot hold cells together, a sequence that claims what a running one has computed
+claims a copy of it, which is made in host memory before the next step, and serves all that begin
+so.
+
 A preempted sequence owns its KV, *parked* in its slot or *swapped* in host memory, and claims it
 like any other. Who loses a claim claims again, or computes it all.
 
@@ -36,17 +40,20 @@ class PrefixCache:
         self._sharing = config.prefix_sharing
         self.is_on = config.caches_prefixes
         self.can_share = self.is_on and self._kv.geometry.num_cache_slots > 0
+        self._copies = self.is_on and not self.can_share and holdings.can_copy
+        self._published: dict[SlotId, Sequence] = {}
+        """Running sequences whose prompts are computed, where copies are made of them."""
         self._waiting: PrefixTree[Sequence] = PrefixTree()
 
     # ── Sequences that wait ──────────────────────────────────────────────────────────────────────
 
-    def arrive(self, seq: Sequence) -> None:
+    def arrive(self, seq: Sequence, now_s: float) -> None:
         """A sequence begins to wait, with KV of its own or without. Called before it is queued."""
         if not self.is_on or seq.claim is not None:
             return
         tokens = tuple(seq.token_ids)
         self._waiting.insert(self._space(seq), tokens, seq)
-        self._claim(seq, tokens)
+        self._claim(seq, tokens, now_s)
 
     def leave(self, seq: Sequence) -> None:
         """It waits no more; called after it left the queue. Its claim, if any, is over, and what it
@@ -63,13 +70,13 @@ class PrefixCache:
             elif not kept.claimers and (seq.slot is not None or kept not in self._holdings.tree):
                 self._holdings.give_up(kept)
 
-    def reclaim(self, seq: Sequence) -> None:
+    def reclaim(self, seq: Sequence, now_s: float) -> None:
         """Look again for one that is out of the queue for that."""
         self._unclaim(seq)
         tokens = tuple(seq.token_ids)
         if self.is_on and seq not in self._waiting:  # it had KV of its own
             self._waiting.insert(self._space(seq), tokens, seq)
-        self._claim(seq, tokens)
+        self._claim(seq, tokens, now_s)
 
     def follows(self, seq: Sequence, running: list[Sequence]) -> bool:
         """Whether one that is more urgent, or as urgent and under way, is about to compute more of
@@ -110,10 +117,12 @@ class PrefixCache:
         assert slot is not None, f"I1: {seq.seq_id} runs without a slot"
         kept = self._holdings.by_slot.get(slot)
         held = 0 if kept is None else kept.num_tokens
-        if not self.can_share or num_tokens < MIN_TOKENS or held >= num_tokens:
+        if not (self.can_share or self._copies) or num_tokens < MIN_TOKENS or held >= num_tokens:
             return []
         tokens = tuple(seq.token_ids[:num_tokens])
         self._holdings.keep(slot, self._space(seq), tokens, now_s)
+        if self._copies:
+            self._published[slot] = seq
         return self._gaining(self._space(seq), tokens)
 
     def retire(self, seq: Sequence, now_s: float) -> list[Sequence]:
@@ -121,6 +130,7 @@ class PrefixCache:
         no use."""
         slot, num_tokens = seq.slot, seq.num_computed_tokens
         assert slot is not None, f"I1: {seq.seq_id} runs without a slot"
+        self._published.pop(slot, None)
         if not self.is_on or num_tokens < MIN_TOKENS:
             return self._holdings.give_up_slot(slot)
         space, tokens = self._space(seq), tuple(seq.token_ids[:num_tokens])
@@ -147,6 +157,7 @@ class PrefixCache:
         was to be saved, and could not be, is to be recomputed."""
         slot, num_tokens = seq.slot, seq.num_computed_tokens
         assert slot is not None, f"I1: {seq.seq_id} runs without a slot"
+        self._published.pop(slot, None)
         seq.slot = None
         if mode is PreemptMode.SWAP and snapshot is None:
             mode = PreemptMode.RECOMPUTE
@@ -180,7 +191,7 @@ class PrefixCache:
             affected += holdings.leave_cells(holdings.by_value(now_s)[0], now_s)
         return affected
 
-    def _claim(self, seq: Sequence, tokens: Tokens) -> None:
+    def _claim(self, seq: Sequence, tokens: Tokens, now_s: float) -> None:
         """What saves most time. The last token is computed in any case, for what is drawn after
         it."""
         best: tuple[float, int, Kept] | None = None
@@ -191,14 +202,27 @@ class PrefixCache:
             if num_tokens < MIN_TOKENS or (best is not None and saved_s <= best[0]):
                 break
             for kept in all_kept:
-                gain_s = saved_s - self._holdings.fetch_s(kept, num_tokens)
+                gain_s = saved_s - self._fetch_s(kept, num_tokens)
                 if gain_s >= 0 and (best is None or (gain_s, -kept.number) > best[:2]):
                     best = gain_s, -kept.number, kept
                     num_claimed = num_tokens
-        if best is not None:
-            kept = best[2]
-            seq.claim, seq.num_computed_tokens = kept, num_claimed
-            kept.claimers[seq] = None
+        claim = None if best is None else self._to_claim(best[2], now_s)
+        if claim is not None:
+            seq.claim, seq.num_computed_tokens = claim, num_claimed
+            claim.claimers[seq] = None
+
+    def _fetch_s(self, kept: Kept, num_tokens: int) -> float:
+        if kept.slot is not None and self._copies:
+            return self._holdings.copy_s(self._published[kept.slot].num_computed_tokens)
+        return self._holdings.fetch_s(kept, num_tokens)
+
+    def _to_claim(self, kept: Kept, now_s: float) -> Kept | None:
+        """What is kept itself, or a copy."""
+        if kept.slot is None or not self._copies:
+            return kept
+        source = self._published[kept.slot]
+        tokens = tuple(source.token_ids[: source.num_computed_tokens])
+        return self._holdings.copy_out(kept, tokens, now_s)
 
     def _unclaim(self, seq: Sequence) -> None:
         """Where it holds nothing of its own, nothing is computed then."""

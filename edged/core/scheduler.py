@@ -120,7 +120,7 @@ class Scheduler:
         if refusal is not None:
             return refusal
         seq = Sequence.of(next(self._seq_ids), request, self._kv.geometry, self._eog_token_ids)
-        self._prefixes.arrive(seq)
+        self._prefixes.arrive(seq, now_s)
         assessment = self._policy.assess(seq, self._running, self._kv, now_s)
         refusal = refuse_unpromised(seq, assessment, self._admission, now_s)
         if refusal is not None:
@@ -287,7 +287,7 @@ class Scheduler:
         self._running.remove(seq)
         seq.to(SequenceState.PREEMPTED)
         mode, affected = self._prefixes.preempt(seq, mode, snapshot, now_s)
-        self._prefixes.arrive(seq)
+        self._prefixes.arrive(seq, now_s)
         seq.preempted_at_s = now_s
         seq.num_preemptions += 1
         self._accounts.preemptions[mode] += 1
@@ -375,7 +375,7 @@ class Scheduler:
         """Let sequences that wait look again what is computed of theirs."""
         for seq in affected:
             self._queue.remove(seq)
-            self._prefixes.reclaim(seq)
+            self._prefixes.reclaim(seq, now_s)
             self._queue.add(seq)
             self._place(seq, now_s)
 

@@ -225,6 +225,9 @@ class KvGeometry:
     """Of any saved sequence, however short; a recurrent state is of this kind."""
     effective_type_k: str
     effective_type_v: str
+    storage: str = ""
+    """What the type does not tell, for a person: how much is quantized together, in which layers.
+    Saved KV is read only where it is the same."""
     num_cache_slots: int = 0
     """Slots beyond those, so that some can keep KV for others. Where there are any, slots with the
     same beginning hold the same cells."""

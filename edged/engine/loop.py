@@ -16,7 +16,7 @@ from edged.backend import Backend, KvSnapshot
 from edged.clock import Clock
 from edged.core.cost import step_shape
 from edged.core.metrics import SchedulerStatistics
-from edged.core.plan import Chunk, Restore, Save, Share, StepPlan, StepResult
+from edged.core.plan import Chunk, Restore, Save, StepPlan, StepResult
 from edged.core.policy import SchedulerConfig
 from edged.core.scheduler import Scheduler
 from edged.core.sequence import Sequence as SchedulerSequence
@@ -188,7 +188,7 @@ class EngineLoop:
             if evict.mode is not PreemptMode.PARK:
                 self._backend.clear(evict.slot)
         for share in plan.share:
-            self._share(share, outcome)
+            self._backend.copy_prefix(share.source, share.slot, share.num_tokens)
         for slot in plan.drop:
             self._backend.clear(slot)
         for restore in plan.restore:
@@ -223,17 +223,10 @@ class EngineLoop:
         try:
             snapshot = self._backend.save_kv(save.slot)
         except KvTransferError:
-            outcome.cleared.add(save.slot)
-            return
+            return  # the result tells it
         self._snapshots.put(save.snapshot, snapshot)
         outcome.saved_bytes[save.snapshot] = snapshot.num_bytes
         outcome.transfer_bytes += snapshot.num_bytes
-
-    def _share(self, share: Share, outcome: "_Outcome") -> None:
-        if share.source in outcome.cleared:
-            outcome.lose(share.seq_id, f"slot {share.source}, which it was to share, is gone")
-            return
-        self._backend.copy_prefix(share.source, share.slot, share.num_tokens)
 
     def _restore(self, restore: Restore, outcome: "_Outcome") -> None:
         try:
@@ -315,8 +308,6 @@ class _Outcome:
 
     sampled: dict[SeqId, SampledToken] = field(default_factory=dict)
     saved_bytes: dict[SnapshotId, int] = field(default_factory=dict)
-    cleared: set[SlotId] = field(default_factory=set)
-    """Slots that could not be saved."""
     lost: set[SeqId] = field(default_factory=set)
     interrupted: set[SeqId] = field(default_factory=set)
     transfer_bytes: int = 0

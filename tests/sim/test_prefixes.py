@@ -148,14 +148,38 @@ def ttft_s(life: Life) -> float:
 SYSTEM = tuple(8 + i * 7 % 240 for i in range(1000))
 
 
-def test_eight_that_begin_alike_cost_one_prefill_of_it() -> None:
-    requests = [
-        request(f"r{number}", prompt=(*SYSTEM, 300 - 200 + number, 9), max_tokens=20)
+def eight_alike() -> list[Request]:
+    return [
+        request(f"r{number}", prompt=(*SYSTEM, 100 + number, 9), max_tokens=20)
         for number in range(8)
     ]
-    run = served(requests)
+
+
+@pytest.mark.parametrize("is_unified", [True, False], ids=["shared", "copied"])
+def test_eight_that_begin_alike_cost_one_prefill_of_it(*, is_unified: bool) -> None:
+    run = served(eight_alike(), is_unified=is_unified)
     assert computed(run) == (1000 + 2 * 8, 7 * 1000)
     assert len(run.finished(FinishReason.LENGTH)) == 8
+
+
+@pytest.mark.parametrize("is_unified", [True, False], ids=["shared", "copied"])
+def test_who_comes_while_another_answers_finds_what_that_one_computed(*, is_unified: bool) -> None:
+    requests = [
+        request("first", prompt=(*SYSTEM, 9), max_tokens=100),
+        request("second", prompt=(*SYSTEM, 8), max_tokens=20, arrival_s=0.6),
+    ]
+    run = served(requests, num_slots=4, is_unified=is_unified)
+    first, second = run.lives.values()
+    assert first.token_times_s[0] < 0.6 < second.token_times_s[0] < first.token_times_s[-1]
+    assert computed(run) == (1000 + 2, 1000)
+    assert len(run.finished(FinishReason.LENGTH)) == 2
+
+
+def test_what_is_copied_takes_the_room_of_nothing_that_is_worth_more() -> None:
+    """Host memory for less than one beginning: nothing is copied, and nobody waits for it."""
+    run = served(eight_alike(), is_unified=False, max_snapshot_bytes=1_000_000)
+    assert computed(run) == (8 * 1002, 0)
+    assert run.loop.statistics().cached_bytes <= 1_000_000
 
 
 def test_who_is_due_earlier_waits_for_what_is_under_way() -> None:

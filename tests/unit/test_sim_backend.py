@@ -256,12 +256,14 @@ def test_a_failed_step_clears_lost_slots_and_leaves_the_others() -> None:
     assert backend.cells_of(SlotId(1)) == PROMPT[:5]
 
 
-def test_a_failed_save_clears_the_slot_and_a_failed_restore_leaves_it_empty() -> None:
+def test_a_failed_save_changes_nothing_and_a_failed_restore_leaves_the_slot_empty() -> None:
     backend = sim(faults=LoseFirst())
     backend.step([Driver(backend, slot=slot).chunk(5) for slot in (0, 1)])
     with pytest.raises(KvTransferError):
         backend.save_kv(SlotId(0))
+    assert backend.cells_of(SlotId(0)) == PROMPT[:5]
     snapshot = backend.save_kv(SlotId(1))
+    backend.clear(SlotId(0))
     with pytest.raises(KvTransferError):
         backend.restore_kv(SlotId(0), snapshot)
     assert backend.cells_of(SlotId(0)) == ()

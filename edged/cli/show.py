@@ -157,8 +157,9 @@ def _model_details(model: admin_pb2.Model, *, colour: bool) -> str:
 
 def _kv_and_work(model: admin_pb2.Model) -> list[str]:
     kv = model.kv
+    storage = f" ({kv.storage})" if kv.storage else ""
     lines = [
-        f"kv {kv.effective_type}, {kv.bytes_per_token} bytes per token: "
+        f"kv {kv.effective_type}{storage}, {kv.bytes_per_token} bytes per token: "
         f"{bar(kv.used_tokens / max(1, kv.capacity_tokens))} "
         f"{kv.used_tokens}/{kv.capacity_tokens} tokens, {kv.used_slots}/{kv.num_slots} slots, "
         f"{size(kv.snapshot_bytes)} swapped"

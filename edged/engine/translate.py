@@ -110,7 +110,7 @@ def kv_key(start: Start, info: BackendInfo, memory: Path) -> str:
         model = model_digest(path, memory / "models.json")
     kv = info.kv
     what = (
-        *(model, info.backend, info.runtime, kv.effective_type_k, kv.effective_type_v),
+        *(model, info.backend, info.runtime, kv.effective_type_k, kv.effective_type_v, kv.storage),
         *(kv.snapshot_bytes_per_cell, kv.snapshot_bytes_fixed),
     )
     return hashlib.sha256(repr(what).encode()).hexdigest()

@@ -54,6 +54,7 @@ def to_model(status: ModelStatus) -> pb.Model:
     if status.ready is not None and status.state in _HAS_KV:
         kv = status.ready.kv
         model.kv.effective_type = _kv_type(kv.effective_type_k, kv.effective_type_v)
+        model.kv.storage = kv.storage
         model.kv.bytes_per_token = kv.bytes_per_cell
         model.kv.capacity_tokens = kv.num_cells
         model.kv.max_tokens_per_sequence = max_request_tokens(kv)

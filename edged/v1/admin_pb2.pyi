@@ -128,6 +128,7 @@ class KvStatus(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     EFFECTIVE_TYPE_FIELD_NUMBER: builtins.int
+    STORAGE_FIELD_NUMBER: builtins.int
     BYTES_PER_TOKEN_FIELD_NUMBER: builtins.int
     CAPACITY_TOKENS_FIELD_NUMBER: builtins.int
     MAX_TOKENS_PER_SEQUENCE_FIELD_NUMBER: builtins.int
@@ -146,6 +147,8 @@ class KvStatus(message.Message):
     MAX_DISK_BYTES_FIELD_NUMBER: builtins.int
     effective_type: builtins.str
     """Type of K and of V as the runtime holds them, as "q8_0"."""
+    storage: builtins.str
+    """What the type does not tell of that: how much is quantized together, in which layers; "" if nothing."""
     bytes_per_token: builtins.int
     """Bytes of one token."""
     capacity_tokens: builtins.int
@@ -182,6 +185,7 @@ class KvStatus(message.Message):
         self,
         *,
         effective_type: builtins.str = ...,
+        storage: builtins.str = ...,
         bytes_per_token: builtins.int = ...,
         capacity_tokens: builtins.int = ...,
         max_tokens_per_sequence: builtins.int = ...,
@@ -201,7 +205,7 @@ class KvStatus(message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes_per_token", b"bytes_per_token", "cached_bytes", b"cached_bytes", "cached_tokens", b"cached_tokens", "capacity_tokens", b"capacity_tokens", "disk_bytes", b"disk_bytes", "effective_type", b"effective_type", "max_bytes", b"max_bytes", "max_bytes_is_auto", b"max_bytes_is_auto", "max_disk_bytes", b"max_disk_bytes", "max_snapshot_bytes", b"max_snapshot_bytes", "max_tokens_per_sequence", b"max_tokens_per_sequence", "num_slots", b"num_slots", "parked_tokens", b"parked_tokens", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_per_token", b"snapshot_bytes_per_token", "used_slots", b"used_slots", "used_tokens", b"used_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes_per_token", b"bytes_per_token", "cached_bytes", b"cached_bytes", "cached_tokens", b"cached_tokens", "capacity_tokens", b"capacity_tokens", "disk_bytes", b"disk_bytes", "effective_type", b"effective_type", "max_bytes", b"max_bytes", "max_bytes_is_auto", b"max_bytes_is_auto", "max_disk_bytes", b"max_disk_bytes", "max_snapshot_bytes", b"max_snapshot_bytes", "max_tokens_per_sequence", b"max_tokens_per_sequence", "num_slots", b"num_slots", "parked_tokens", b"parked_tokens", "snapshot_bytes", b"snapshot_bytes", "snapshot_bytes_per_token", b"snapshot_bytes_per_token", "storage", b"storage", "used_slots", b"used_slots", "used_tokens", b"used_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -235,7 +235,8 @@ def _find(name: str, group: str) -> object:
         raise ModelLoadError(
             Reason.MODEL_FAILED,
             f"backend {name!r} cannot be imported: {error}; install its runtime "
-            f"(pip install 'edged[llama]' for llama_cpp)",
+            f"(pip install 'edged[llama]' for llama_cpp, 'edged[mlx]' for mlx on Apple Silicon, "
+            "'edged[mlx-cpu]' for mlx on Linux)",
         ) from error
     raise ModelLoadError(
         Reason.MODEL_FAILED, f"there is no backend {name!r}; installed are: {sorted(points)}"

@@ -42,7 +42,7 @@ def start_command(settings: Settings, model: ModelSettings, environ: Mapping[str
     given = engine.disk_directory
     disk_directory = str(places.kv_directory(environ)) if given == AUTO else given
     return Start(
-        backend=engine.backend,
+        backend=_backend(engine.backend, model.path),
         model_path=model.path,
         kv_type=engine.kv_type,
         context_tokens=_unless_auto(engine.context_tokens),
@@ -70,6 +70,13 @@ def start_command(settings: Settings, model: ModelSettings, environ: Mapping[str
         disk_directory=disk_directory,
         tiers=tier_specs(settings),
     )
+
+
+def _backend(given: str, model_path: str) -> str:
+    """GGUF models are files; those of MLX are folders."""
+    if given != AUTO:
+        return given
+    return "mlx" if model_path and Path(model_path).is_dir() else "llama_cpp"
 
 
 def _max_step_tokens(engine: EngineSettings) -> int:

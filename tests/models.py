@@ -1,5 +1,6 @@
 """Finds the models that tests run on, and says how to get what is missing."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,12 +11,21 @@ EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 def require_llama_cpp() -> None:
     """Skip the test where llama.cpp or the package that writes its files is not installed."""
-    for module, remedy in (
-        ("llama_cpp", "pip install 'edged[llama]' (builds llama.cpp: needs a C++ compiler)"),
-        ("gguf", "pip install 'edged[dev]'"),
-    ):
-        if find_spec(module) is None:
-            pytest.skip(f"{module} is not installed: {remedy}", allow_module_level=True)
+    _require("llama_cpp", "pip install 'edged[llama]' (builds llama.cpp: needs a C++ compiler)")
+    _require("gguf", "pip install 'edged[dev]'")
+
+
+def require_mlx() -> None:
+    """Skip the test where MLX or the package that its models are made from is not installed."""
+    extra = "mlx" if sys.platform == "darwin" else "mlx-cpu"
+    _require("mlx", f"pip install 'edged[{extra}]'")
+    _require("mlx_lm", f"pip install 'edged[{extra}]'")
+    _require("gguf", "pip install 'edged[dev]'")
+
+
+def _require(module: str, remedy: str) -> None:
+    if find_spec(module) is None:
+        pytest.skip(f"{module} is not installed: {remedy}", allow_module_level=True)
 
 
 def embedded_model() -> Path:

@@ -97,8 +97,9 @@ class EngineSettings(BaseModel):
     model_config = CLOSED
 
     backend: Annotated[str, Field(min_length=1)] = Field(
-        default="llama_cpp",
-        description="Runtime: llama_cpp, sim (no model: for load tests), or module:function.",
+        default=AUTO,
+        description="Runtime: llama_cpp (GGUF files), mlx (folders of MLX and Hugging Face), sim "
+        "(no model: for load tests), or module:function; auto is mlx for a folder, else llama_cpp.",
     )
     kv_type: KvType = Field(
         default="q8_0", description="Type of the KV cache, K and V alike: f16, q8_0 or q4_0."

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edged.backend import Backend, BackendConfig, LoadProgress, find_backend
-from tests.models import require_llama_cpp
+from tests.models import require_llama_cpp, require_mlx
 from tests.tiny_gguf import write_tiny_gguf, write_tiny_windowed_gguf
+from tests.tiny_mlx import write_tiny_mlx, write_tiny_windowed_mlx
 
 CONFIG = BackendConfig(
     model_path="",
@@ -73,6 +74,24 @@ def _llama(
     )
 
 
+def _mlx(
+    name: str,
+    kv_type: str,
+    write_model: Callable[[Path], Path] = write_tiny_mlx,
+    *,
+    kv_unified: bool = True,
+) -> BackendCase:
+    return BackendCase(
+        name=name,
+        backend="mlx",
+        poison_token_id=1_000_000,
+        kv_unified=kv_unified,
+        kv_type=kv_type,
+        needs=require_mlx,
+        write_model=write_model,
+    )
+
+
 CASES = (
     _llama("llama_cpp", kv_unified=True, kv_type="q8_0"),
     _llama("llama_cpp_separate", kv_unified=False, kv_type="q8_0"),
@@ -84,6 +103,11 @@ CASES = (
         kv_type="q8_0",
         write_model=write_tiny_windowed_gguf,
     ),
+    _mlx("mlx", "q8_0"),
+    _mlx("mlx_separate", "q8_0", kv_unified=False),
+    _mlx("mlx_f16", "f16"),
+    _mlx("mlx_q4_0", "q4_0"),
+    _mlx("mlx_windowed", "q8_0", write_tiny_windowed_mlx),
     BackendCase(
         name="sim",
         backend="sim",

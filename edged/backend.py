@@ -173,7 +173,11 @@ class Backend(Protocol):
     def copy_prefix(self, source: SlotId, target: SlotId, num_tokens: int) -> None:
         """Make the first `num_tokens` cells of `source` those of the empty slot `target` too. They
         are free again when neither holds them. Where there are cache slots this costs no cell;
-        elsewhere it costs as many as are copied."""
+        elsewhere it costs as many as are copied.
+
+        Raises:
+            KvTransferError: the slot is empty.
+        """
         ...
 
     def clear(self, slot: SlotId) -> None:

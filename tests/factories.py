@@ -14,6 +14,7 @@ from edged.core.sequence import Sequence, by_rank
 from edged.core.types import (
     TIER_RANK,
     ClientId,
+    KvAbilities,
     KvGeometry,
     OnUnattainable,
     PastService,
@@ -100,7 +101,7 @@ def scheduler(
     *, num_slots: int = 4, num_cells: int = 256, can_swap: bool = True, **changes: object
 ) -> Scheduler:
     kv = geometry(num_slots=num_slots, num_cells=num_cells)
-    return Scheduler(config(**changes), kv, frozenset(), can_swap=can_swap, can_trim=True)
+    return Scheduler(config(**changes), kv, frozenset(), KvAbilities(can_swap))
 
 
 GPU_LIKE = StepProfile(

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from tests.tiny_gguf import write_tiny_gguf, write_tiny_windowed_gguf
+from tests.tiny_gguf import HEAD_SIZE, write_tiny_gguf, write_tiny_windowed_gguf
 
 
-def write_tiny_mlx(path: Path, *, seed: int = 0, bits: int | None = None) -> Path:
+def write_tiny_mlx(path: Path, *, bits: int | None = None, head_size: int = HEAD_SIZE) -> Path:
     """Write the folder and return it; the GGUF file lies beside it. `bits`: of the weights."""
-    return _converted(write_tiny_gguf(path.with_suffix(".gguf"), seed=seed), path, bits)
+    return _converted(write_tiny_gguf(path.with_suffix(".gguf"), head_size=head_size), path, bits)
 
 
 def write_tiny_windowed_mlx(path: Path) -> Path:

@@ -220,6 +220,7 @@ def _geometry(config: BackendConfig, layout: KvLayout, num_cells: int) -> KvGeom
         effective_type_k=layout.kv_type.name,
         effective_type_v=layout.kv_type.name,
         storage=layout.describe(),
+        restores_parts=True,
     )
 
 

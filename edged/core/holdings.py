@@ -6,9 +6,10 @@ first, where its value is
 
     prefill seconds saved · (1 + times used) / (seconds since it was last used + 60) / size
 
-in cells that are freed or bytes; what somebody claims goes later, and what a preempted sequence
-owns is not given up, only moved. What has to leave its slot moves to host memory, if that takes
-less time than computing it again and there is room, or what is worth less makes it.
+of the tokens that nothing else holds, in cells that are freed or bytes; what somebody claims goes
+later, and what a preempted sequence owns is not given up, only moved. What has to leave its slot
+moves to host memory, if that takes less time than computing it again and there is room, or what is
+worth less makes it.
 
 | what | unit |
 |---|---|
@@ -17,6 +18,7 @@ less time than computing it again and there is room, or what is worth less makes
 
 from collections.abc import Iterable, Set
 from itertools import count
+from math import inf
 
 from edged.core.budget import ANY, ByteBudget, Room, Worth
 from edged.core.cost import StepCostModel
@@ -27,7 +29,7 @@ from edged.core.plan import Pending, Restore, Save, StepPlan, StepResult
 from edged.core.policy import SchedulerConfig
 from edged.core.prefix import PrefixTree, Tokens
 from edged.core.sequence import Sequence
-from edged.core.types import FileId, SlotId, SnapshotId
+from edged.core.types import FileId, KvAbilities, SlotId, SnapshotId
 
 MIN_TOKENS = 16
 """Shorter beginnings are not worth a slot."""
@@ -47,12 +49,9 @@ class Holdings:
         cost: StepCostModel,
         config: SchedulerConfig,
         pending: Pending,
-        *,
-        can_swap: bool,
-        can_trim: bool,
+        abilities: KvAbilities,
     ) -> None:
-        """What it gives up or moves outside of a plan is added to `pending`. `can_trim`: whether
-        the first tokens of a snapshot can be had without the others."""
+        """What it gives up or moves outside of a plan is added to `pending`."""
         self.kv = kv
         self.snapshots = ByteBudget(kv.geometry, config.max_snapshot_bytes, SnapshotId)
         self.files = Files(kv.geometry, config.max_disk_bytes, pending)
@@ -62,8 +61,8 @@ class Holdings:
         self.cost = cost
         self._pending = pending
         self._is_found = config.caches_prefixes
-        self._can_swap = can_swap
-        self._can_trim = can_trim
+        self._can_swap = abilities.can_swap
+        self._can_trim = abilities.can_trim
         self._max_step_tokens = config.max_step_tokens
         self._numbers = count()
         self._busy_at_s = 0.0
@@ -160,25 +159,6 @@ class Holdings:
         self._pending.clear.append(slot)
         self.move(kept, snapshot)
         return affected
-
-    def copy_out(self, kept: Kept, tokens: Tokens, now_s: float) -> Kept | None:
-        """What the slot of `kept` holds, which are `tokens`, also in host memory, before the next
-        step; None: there is no room but that of what somebody counts on."""
-        assert kept.slot is not None, "only what is in a slot is copied to host memory"
-        copy = Kept(next(self._numbers), kept.space, tokens, now_s)
-        room, num_bytes = self.room(now_s), self.snapshots.size_of(copy.num_tokens)
-        if not room.take(num_bytes, self.worth_saved(copy, now_s)):
-            return None
-        for other in room.discarded:
-            self._pending.discard.append(other)
-            claimers = self._discard(other)
-            assert not claimers, "what is claimed is worth more than what nobody claims yet"
-        copy.snapshot = self.snapshots.name()
-        self.snapshots.hold(copy.snapshot, num_bytes)
-        self.by_snapshot[copy.snapshot] = copy
-        self._pending.save.append(Save(kept.slot, copy.snapshot))
-        self.tree.insert(copy.space, tokens, copy)
-        return copy
 
     def discard(self, plan: StepPlan) -> list[Sequence]:
         """A plan has discarded snapshots."""
@@ -302,7 +282,9 @@ class Holdings:
         return self._worth(kept, self.snapshots.size_of(kept.num_tokens), now_s)
 
     def _worth(self, kept: Kept, size: int, now_s: float) -> Worth:
-        saved_s = self.cost.prefill_cost_s(0, kept.num_tokens)
+        # What others hold too is saved by them.
+        num_alone = self.tree.num_alone(kept) if kept in self.tree else kept.num_tokens
+        saved_s = self.cost.prefill_cost_s(kept.num_tokens - num_alone, num_alone)
         rate = (1 + kept.num_uses) / (now_s - kept.last_used_s + _FORGOTTEN_S)
         return kept.owner is not None, bool(kept.claimers), saved_s * rate / max(1, size)
 
@@ -320,15 +302,6 @@ class Holdings:
 
         return Room(self.snapshots, may_go)
 
-    @property
-    def can_copy(self) -> bool:
-        """Whether a slot can begin with what another holds by way of host memory."""
-        return self._can_swap and self._can_trim
-
-    def copy_s(self, num_tokens: int) -> float:
-        """Seconds for that."""
-        return 2 * self.cost.transfer_s(self.snapshots.size_of(num_tokens))
-
     def is_worth_moving(self, num_tokens: int, *, num_transfers: int) -> bool:
         """Whether moving so many tokens so often takes less time than computing them again."""
         if not self._can_swap or not num_tokens:
@@ -336,13 +309,21 @@ class Holdings:
         transfer_s = num_transfers * self.cost.transfer_s(self.snapshots.size_of(num_tokens))
         return transfer_s < self.cost.recompute_s(num_tokens, self._max_step_tokens)
 
+    def cells_to_fetch(self, kept: Kept, num_tokens: int) -> int:
+        """That a sequence of so many tokens needs when its slot is filled from what is saved."""
+        parts = self.kv.geometry.restores_parts  # else it is restored whole, then cut
+        return num_tokens if parts else max(num_tokens, kept.num_tokens)
+
     def fetch_s(self, kept: Kept, num_tokens: int) -> float:
-        """Seconds that it takes to have the first tokens of it in another slot; 0 from a slot, with
-        which cells are shared."""
+        """Seconds that it takes to have the first tokens of it in another slot. What is saved is
+        not to cost more cells than it spares, even for a moment."""
         if kept.slot is not None:
-            return 0.0
+            num_bytes = 0 if self.kv.shares_cells else self.snapshots.size_of(num_tokens)
+            return self.cost.transfer_s(num_bytes)
         if num_tokens < kept.num_tokens and not self._can_trim:
-            return float("inf")
+            return inf
+        if self.cells_to_fetch(kept, num_tokens) > 2 * num_tokens:
+            return inf
         num_bytes = self.snapshots.size_of(kept.num_tokens)
         read_s = self.cost.read_s(num_bytes) if kept.snapshot is None else 0.0
         return read_s + self.cost.transfer_s(num_bytes)

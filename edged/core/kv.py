@@ -11,7 +11,8 @@ Cells are reserved before they are computed, so a plan that was made can always 
 A slot is free, taken by a sequence, or cached: it keeps the KV of a sequence that left it, for
 others that begin like it. Slots that begin with the same tokens may hold the same cells. What
 several hold is a `_Run`; the cells of a slot are its runs, in order, and then those it holds alone.
-A run is split where a slot holds a part of it, so that whoever holds a run holds all of it.
+A run is split where a slot holds a part of it, so that whoever holds a run holds all of it. Where
+there are no cache slots, slots hold no cells together, and each has as many of its own.
 """
 
 from collections.abc import Set
@@ -46,6 +47,11 @@ class KvBudget:
         """Of the slots that hold cells with others, or did."""
         self._used_cells = 0
         self._taken_cells = 0
+
+    @property
+    def shares_cells(self) -> bool:
+        """Whether slots hold cells together."""
+        return self.geometry.num_cache_slots > 0
 
     @property
     def empty_slots(self) -> list[SlotId]:
@@ -107,10 +113,14 @@ class KvBudget:
         self._taken_cells += more
 
     def share(self, source: SlotId, target: SlotId, num_cells: int) -> None:
-        """Let `target`, which was just taken, hold the first cells of `source` with it."""
+        """Let `target`, which was just taken, hold the first cells of `source` with it, or as many
+        of its own."""
         assert self.cells[target] == 0, f"I1: slot {target} holds {self.cells[target]} cells"
         held = self.cells[source]
         assert 0 < num_cells <= held, f"I2: {num_cells} of {held} cells of slot {source}"
+        if not self.shares_cells:
+            self.reserve(target, num_cells)
+            return
         runs = self._runs.setdefault(source, [])
         end = self._split(source, num_cells)
         if end < num_cells:
@@ -195,8 +205,11 @@ class KvBudget:
         return self.held_alone(slot) + sum(run.num_cells for run in runs if run.num_takers == 1)
 
     def taken_of(self, slot: SlotId, num_cells: int, gone: Set[SlotId]) -> int:
-        """How many of the first cells of a slot a sequence holds, without those in slots `gone`."""
+        """How many of the first cells of a slot a sequence holds that another could hold too,
+        without those in slots `gone`."""
         taken = end = 0
+        if not self.shares_cells:
+            return 0
         for run in self._runs.get(slot, ()):
             if any(one in self._takers and one not in gone for one in run.holders):
                 taken += max(0, min(run.num_cells, num_cells - end))

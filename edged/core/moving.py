@@ -152,7 +152,7 @@ def _cells_missing(
 ) -> int:
     """Cells that the step takes beyond those that its sequences hold, or share."""
     kv = view.kv
-    missing = -sum(share.num_tokens for share in shared)
+    missing = -sum(share.num_tokens for share in shared) if kv.shares_cells else 0
     for seq in placement.running:
         if seq.seq_id not in computed:
             continue
@@ -162,7 +162,7 @@ def _cells_missing(
         elif placement.slots[seq.seq_id] in placement.adopted:
             missing += num_tokens - seq.num_computed_tokens
         elif claim is not None and claim.slot is None:
-            missing += max(num_tokens, claim.num_tokens)
+            missing += view.holdings.cells_to_fetch(claim, num_tokens)
         else:
             missing += num_tokens
     return missing

@@ -251,8 +251,8 @@ class Placement:
         num_tokens, claim = len(seq.token_ids), seq.claim
         if claim is None:
             return num_tokens
-        if claim.slot is None:  # it is restored whole, then cut
-            return max(num_tokens, claim.num_tokens)
+        if claim.slot is None:
+            return self._view.holdings.cells_to_fetch(claim, num_tokens)
         gone = self._evicted_slots
         return num_tokens - self._view.kv.taken_of(claim.slot, seq.num_computed_tokens, gone)
 

@@ -11,7 +11,7 @@ client asked is not found from the prompts of another, unless they are to share.
 | insert, remove, match | tokens of the path, and branches on it |
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 HolderT = TypeVar("HolderT", bound=Hashable)
@@ -106,6 +106,15 @@ class PrefixTree(Generic[HolderT]):
                 break
         return reversed(found)
 
+    def num_alone(self, holder: HolderT) -> int:
+        """How many of its tokens, from the end, nobody else holds."""
+        _, node = self._ends[holder]
+        num_tokens = 0
+        while node.parent is not None and len(node.holders) == 1:
+            num_tokens += len(node.tokens)
+            node = node.parent
+        return num_tokens
+
     def check(self) -> None:
         """Assert that the tree is what its holders make of it, and no more."""
         for space, root in self._roots.items():
@@ -133,6 +142,11 @@ class PrefixTree(Generic[HolderT]):
             node = stack.pop()
             yield node
             stack.extend(node.children.values())
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two begin with alike."""
+    return _num_common(tuple(one), tuple(other), 0)
 
 
 def _num_common(edge: Tokens, tokens: Tokens, start: int) -> int:

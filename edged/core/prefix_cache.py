@@ -8,9 +8,8 @@ memory. A slot that a sequence leaves is *cached*, if there is a cache slot for 
 until its cells or its slot are needed. Cached cells are free for every sequence that runs: the
 cache never costs one a cell.
 
-Where slots cannot hold cells together, a sequence that claims what a running one has computed
-claims a copy of it, which is made in host memory before the next step, and serves all that begin
-so.
+Where slots cannot hold cells together, a slot begins with a copy of what a running one holds; what
+has left its slot is in host memory there.
 
 A preempted sequence owns its KV, *parked* in its slot or *swapped* in host memory, and claims it
 like any other. Who loses a claim claims again, or computes it all.
@@ -23,7 +22,7 @@ like any other. Who loses a claim claims again, or computes it all.
 from edged.core.holdings import MIN_TOKENS, Holdings
 from edged.core.kept import Kept
 from edged.core.policy import SchedulerConfig
-from edged.core.prefix import PrefixTree, Tokens
+from edged.core.prefix import PrefixTree, Tokens, common_length
 from edged.core.sequence import Sequence, by_rank
 from edged.core.types import PreemptMode, PrefixSharing, SlotId, SnapshotId
 
@@ -33,27 +32,27 @@ class PrefixCache:
     preempted sequences own. What returns sequences returns those that wait and gain or lose by it,
     to be taken out of the queue for `reclaim`."""
 
-    def __init__(self, holdings: Holdings, config: SchedulerConfig) -> None:
+    def __init__(self, holdings: Holdings, config: SchedulerConfig, *, can_copy: bool) -> None:
+        """`can_copy`: whether a slot can begin with a copy of another, where none share cells."""
         self._holdings = holdings
         self._kv = holdings.kv
         self._cost = holdings.cost
         self._sharing = config.prefix_sharing
         self.is_on = config.caches_prefixes
-        self.can_share = self.is_on and self._kv.geometry.num_cache_slots > 0
-        self._copies = self.is_on and not self.can_share and holdings.can_copy
-        self._published: dict[SlotId, Sequence] = {}
-        """Running sequences whose prompts are computed, where copies are made of them."""
+        self.can_share = self.is_on and self._kv.shares_cells
+        self._publishes = self.can_share or (self.is_on and can_copy)
+        """Whether what a running sequence has computed serves others."""
         self._waiting: PrefixTree[Sequence] = PrefixTree()
 
     # ── Sequences that wait ──────────────────────────────────────────────────────────────────────
 
-    def arrive(self, seq: Sequence, now_s: float) -> None:
+    def arrive(self, seq: Sequence) -> None:
         """A sequence begins to wait, with KV of its own or without. Called before it is queued."""
         if not self.is_on or seq.claim is not None:
             return
         tokens = tuple(seq.token_ids)
         self._waiting.insert(self._space(seq), tokens, seq)
-        self._claim(seq, tokens, now_s)
+        self._claim(seq, tokens)
 
     def leave(self, seq: Sequence) -> None:
         """It waits no more; called after it left the queue. Its claim, if any, is over, and what it
@@ -70,18 +69,18 @@ class PrefixCache:
             elif not kept.claimers and (seq.slot is not None or kept not in self._holdings.tree):
                 self._holdings.give_up(kept)
 
-    def reclaim(self, seq: Sequence, now_s: float) -> None:
+    def reclaim(self, seq: Sequence) -> None:
         """Look again for one that is out of the queue for that."""
         self._unclaim(seq)
         tokens = tuple(seq.token_ids)
         if self.is_on and seq not in self._waiting:  # it had KV of its own
             self._waiting.insert(self._space(seq), tokens, seq)
-        self._claim(seq, tokens, now_s)
+        self._claim(seq, tokens)
 
     def follows(self, seq: Sequence, running: list[Sequence]) -> bool:
         """Whether one that is more urgent, or as urgent and under way, is about to compute more of
         a beginning than it claims, so that it had better wait for that."""
-        if not self.is_on or seq.has_kv:
+        if not self._publishes or seq.has_kv:
             return False
         space, least = self._space(seq), max(seq.num_computed_tokens, MIN_TOKENS) + MIN_TOKENS
         return any(
@@ -91,8 +90,17 @@ class PrefixCache:
             and self._space(one) == space
             and one.token_ids[:least] == seq.token_ids[:least]
             and min(one.num_prompt_tokens, len(seq.token_ids)) > least
+            and self._is_worth_waiting(one, seq)
             for one in running
         )
+
+    def _is_worth_waiting(self, one: Sequence, seq: Sequence) -> bool:
+        """Whether the rest of the prompt of `one` takes at most twice what computing what they have
+        in common would."""
+        common = common_length(one.token_ids[: one.num_prompt_tokens], seq.token_ids)
+        done, start = one.num_computed_tokens, seq.num_computed_tokens
+        rest_s = self._cost.prefill_cost_s(done, one.num_prompt_tokens - done)
+        return rest_s <= 2 * self._cost.prefill_cost_s(start, common - start)
 
     def start(self, seq: Sequence, slot: SlotId, now_s: float) -> int:
         """A sequence that waits gets `slot`, with what it claims; returns how many tokens of that
@@ -117,12 +125,10 @@ class PrefixCache:
         assert slot is not None, f"I1: {seq.seq_id} runs without a slot"
         kept = self._holdings.by_slot.get(slot)
         held = 0 if kept is None else kept.num_tokens
-        if not (self.can_share or self._copies) or num_tokens < MIN_TOKENS or held >= num_tokens:
+        if not self._publishes or num_tokens < MIN_TOKENS or held >= num_tokens:
             return []
         tokens = tuple(seq.token_ids[:num_tokens])
         self._holdings.keep(slot, self._space(seq), tokens, now_s)
-        if self._copies:
-            self._published[slot] = seq
         return self._gaining(self._space(seq), tokens)
 
     def retire(self, seq: Sequence, now_s: float) -> list[Sequence]:
@@ -130,7 +136,6 @@ class PrefixCache:
         no use."""
         slot, num_tokens = seq.slot, seq.num_computed_tokens
         assert slot is not None, f"I1: {seq.seq_id} runs without a slot"
-        self._published.pop(slot, None)
         if not self.is_on or num_tokens < MIN_TOKENS:
             return self._holdings.give_up_slot(slot)
         space, tokens = self._space(seq), tuple(seq.token_ids[:num_tokens])
@@ -139,14 +144,17 @@ class PrefixCache:
         if any(one.slot is not None and one.num_tokens == num_tokens for one in others):
             return self._holdings.give_up_slot(slot)
         affected: list[Sequence] = []
-        for other in others:
-            if other.owner is None and not self._holdings.is_running(other):
-                affected += self._holdings.give_up(other)
         self._kv.cache(slot, num_tokens)
         kept = self._holdings.keep(slot, space, tokens, now_s)
+        is_running = self._holdings.is_running
+        replaced = [one for one in others if one.owner is None and not is_running(one)]
+        kept.num_uses += sum(one.num_uses for one in replaced)
         if self._kv.geometry.idle_cells_cost:
             affected += self._holdings.move_down(kept, now_s) or []
         affected += self._move_surplus(now_s)
+        if kept.slot is not None or kept.snapshot is not None:  # else there was no room for it
+            for other in replaced:
+                affected += self._holdings.give_up(other) if other in self._holdings.tree else []
         affected += self._gaining(space, tokens)
         return list(dict.fromkeys(affected))
 
@@ -157,7 +165,6 @@ class PrefixCache:
         was to be saved, and could not be, is to be recomputed."""
         slot, num_tokens = seq.slot, seq.num_computed_tokens
         assert slot is not None, f"I1: {seq.seq_id} runs without a slot"
-        self._published.pop(slot, None)
         seq.slot = None
         if mode is PreemptMode.SWAP and snapshot is None:
             mode = PreemptMode.RECOMPUTE
@@ -191,7 +198,7 @@ class PrefixCache:
             affected += holdings.leave_cells(holdings.by_value(now_s)[0], now_s)
         return affected
 
-    def _claim(self, seq: Sequence, tokens: Tokens, now_s: float) -> None:
+    def _claim(self, seq: Sequence, tokens: Tokens) -> None:
         """What saves most time. The last token is computed in any case, for what is drawn after
         it."""
         best: tuple[float, int, Kept] | None = None
@@ -202,27 +209,14 @@ class PrefixCache:
             if num_tokens < MIN_TOKENS or (best is not None and saved_s <= best[0]):
                 break
             for kept in all_kept:
-                gain_s = saved_s - self._fetch_s(kept, num_tokens)
+                gain_s = saved_s - self._holdings.fetch_s(kept, num_tokens)
                 if gain_s >= 0 and (best is None or (gain_s, -kept.number) > best[:2]):
                     best = gain_s, -kept.number, kept
                     num_claimed = num_tokens
-        claim = None if best is None else self._to_claim(best[2], now_s)
-        if claim is not None:
-            seq.claim, seq.num_computed_tokens = claim, num_claimed
-            claim.claimers[seq] = None
-
-    def _fetch_s(self, kept: Kept, num_tokens: int) -> float:
-        if kept.slot is not None and self._copies:
-            return self._holdings.copy_s(self._published[kept.slot].num_computed_tokens)
-        return self._holdings.fetch_s(kept, num_tokens)
-
-    def _to_claim(self, kept: Kept, now_s: float) -> Kept | None:
-        """What is kept itself, or a copy."""
-        if kept.slot is None or not self._copies:
-            return kept
-        source = self._published[kept.slot]
-        tokens = tuple(source.token_ids[: source.num_computed_tokens])
-        return self._holdings.copy_out(kept, tokens, now_s)
+        if best is not None:
+            kept = best[2]
+            seq.claim, seq.num_computed_tokens = kept, num_claimed
+            kept.claimers[seq] = None
 
     def _unclaim(self, seq: Sequence) -> None:
         """Where it holds nothing of its own, nothing is computed then."""

@@ -42,6 +42,7 @@ from edged.core.types import (
     FileId,
     FinishEvent,
     FinishReason,
+    KvAbilities,
     KvGeometry,
     PreemptEvent,
     PreemptMode,
@@ -67,9 +68,7 @@ class Scheduler:
         config: SchedulerConfig,
         geometry: KvGeometry,
         eog_token_ids: frozenset[int],
-        *,
-        can_swap: bool,
-        can_trim: bool,
+        abilities: KvAbilities,
     ) -> None:
         self._config = config
         self._eog_token_ids = eog_token_ids
@@ -82,10 +81,8 @@ class Scheduler:
         self._by_id: dict[SeqId, Sequence] = {}
         self._running: list[Sequence] = []
         self._pending = Pending([], [], [], [], [])
-        self.holdings = Holdings(
-            *(self._kv, self.cost, config, self._pending), can_swap=can_swap, can_trim=can_trim
-        )
-        self._prefixes = PrefixCache(self.holdings, config)
+        self.holdings = Holdings(self._kv, self.cost, config, self._pending, abilities)
+        self._prefixes = PrefixCache(self.holdings, config, can_copy=abilities.can_copy)
         self._expiries = Expiries(config.tiers, self._by_id)
         self._reviews = Moments(self._by_id)
         """When the policy is to be asked again where a sequence stands."""
@@ -120,7 +117,7 @@ class Scheduler:
         if refusal is not None:
             return refusal
         seq = Sequence.of(next(self._seq_ids), request, self._kv.geometry, self._eog_token_ids)
-        self._prefixes.arrive(seq, now_s)
+        self._prefixes.arrive(seq)
         assessment = self._policy.assess(seq, self._running, self._kv, now_s)
         refusal = refuse_unpromised(seq, assessment, self._admission, now_s)
         if refusal is not None:
@@ -287,7 +284,7 @@ class Scheduler:
         self._running.remove(seq)
         seq.to(SequenceState.PREEMPTED)
         mode, affected = self._prefixes.preempt(seq, mode, snapshot, now_s)
-        self._prefixes.arrive(seq, now_s)
+        self._prefixes.arrive(seq)
         seq.preempted_at_s = now_s
         seq.num_preemptions += 1
         self._accounts.preemptions[mode] += 1
@@ -325,6 +322,9 @@ class Scheduler:
         self, seq: Sequence, result: StepResult, now_s: float, events: list[EngineEvent]
     ) -> None:
         """Its KV is gone and its slot is clear already: recompute, or end it the second time."""
+        if seq.first_scheduled_s == result.started_s:  # what was found could not be had
+            self._accounts.num_cached_tokens -= seq.num_cached_tokens
+            seq.num_cached_tokens = 0
         events.append(self._preempt(seq, PreemptMode.RECOMPUTE, None, None, now_s))
         if seq.num_losses >= MAX_LOSSES:
             detail = f"its KV was lost {seq.num_losses} times: {result.detail}"
@@ -375,7 +375,7 @@ class Scheduler:
         """Let sequences that wait look again what is computed of theirs."""
         for seq in affected:
             self._queue.remove(seq)
-            self._prefixes.reclaim(seq, now_s)
+            self._prefixes.reclaim(seq)
             self._queue.add(seq)
             self._place(seq, now_s)
 

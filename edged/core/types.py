@@ -230,10 +230,23 @@ class KvGeometry:
     Saved KV is read only where it is the same."""
     num_cache_slots: int = 0
     """Slots beyond those, so that some can keep KV for others. Where there are any, slots with the
-    same beginning hold the same cells."""
+    same beginning hold the same cells; elsewhere a slot can begin with a copy at most."""
+    restores_parts: bool = False
+    """Whether the first tokens of a snapshot need room for themselves alone; else for all of it."""
     idle_cells_cost: bool = False
     """Whether a step takes longer for cells that none of its sequences attends to; then KV that
     nobody runs with is better moved than kept in cells."""
+
+
+class KvAbilities(NamedTuple):
+    """What a backend can do with the KV of a slot."""
+
+    can_swap: bool = True
+    """Save it to host memory, and restore it."""
+    can_trim: bool = True
+    """Restore the first tokens of what was saved without the others."""
+    can_copy: bool = True
+    """Let another slot begin with it."""
 
 
 @dataclass(frozen=True, slots=True)

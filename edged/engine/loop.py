@@ -16,7 +16,7 @@ from edged.backend import Backend, KvSnapshot
 from edged.clock import Clock
 from edged.core.cost import step_shape
 from edged.core.metrics import SchedulerStatistics
-from edged.core.plan import Chunk, Restore, Save, StepPlan, StepResult
+from edged.core.plan import Chunk, Restore, Save, Share, StepPlan, StepResult
 from edged.core.policy import SchedulerConfig
 from edged.core.scheduler import Scheduler
 from edged.core.sequence import Sequence as SchedulerSequence
@@ -25,6 +25,7 @@ from edged.core.types import (
     EngineEvent,
     FinishEvent,
     FinishReason,
+    KvAbilities,
     PreemptMode,
     Rejected,
     Request,
@@ -69,11 +70,8 @@ class EngineLoop:
         self._disk = disk
         self._busy_since_s: float | None = None
         """When the last step ended, if nothing has been waited for since."""
-        self.scheduler = Scheduler(
-            *(config, info.kv, info.eog_token_ids),
-            can_swap=info.can_swap,
-            can_trim=info.can_cut_snapshot,
-        )
+        abilities = KvAbilities(info.can_swap, info.can_cut_snapshot, info.can_copy_prefix)
+        self.scheduler = Scheduler(config, info.kv, info.eog_token_ids, abilities)
 
     # ── Commands ─────────────────────────────────────────────────────────────────────────────────
 
@@ -188,7 +186,7 @@ class EngineLoop:
             if evict.mode is not PreemptMode.PARK:
                 self._backend.clear(evict.slot)
         for share in plan.share:
-            self._backend.copy_prefix(share.source, share.slot, share.num_tokens)
+            self._share(share, outcome)
         for slot in plan.drop:
             self._backend.clear(slot)
         for restore in plan.restore:
@@ -227,6 +225,12 @@ class EngineLoop:
         self._snapshots.put(save.snapshot, snapshot)
         outcome.saved_bytes[save.snapshot] = snapshot.num_bytes
         outcome.transfer_bytes += snapshot.num_bytes
+
+    def _share(self, share: Share, outcome: "_Outcome") -> None:
+        try:
+            self._backend.copy_prefix(share.source, share.slot, share.num_tokens)
+        except KvTransferError as error:
+            outcome.lose(share.seq_id, error.detail)
 
     def _restore(self, restore: Restore, outcome: "_Outcome") -> None:
         try:

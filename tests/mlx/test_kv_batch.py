@@ -13,6 +13,7 @@ from tests.models import require_mlx
 require_mlx()
 
 from backends.mlx.kv_batch import KvBatch, capacity_for  # noqa: E402  # after the skip
+from backends.mlx.kv_types import GROUP_SIZES  # noqa: E402  # as above
 from tests.mlx.driver import TinyModel  # noqa: E402  # as above
 
 NUM_ROWS, NUM_ORDERS, TOLERANCE = 8, 200, 1e-4
@@ -79,11 +80,12 @@ def test_rows_that_join_and_leave_in_any_order_compute_what_they_compute_alone(
 
 
 @pytest.mark.parametrize("kv_type", ["q8_0", "q4_0"])
-@pytest.mark.parametrize("group_size", [32])
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
 def test_a_batch_computes_what_mlx_lm_computes_of_each_row(
-    tiny_folder: Path, kv_type: str, group_size: int
+    wide_folder: Path, kv_type: str, group_size: int
 ) -> None:
-    model = TinyModel(tiny_folder, kv_type, group_size)
+    model = TinyModel(wide_folder, kv_type, group_size)
+    assert model.layout.kv_type.group_size == group_size
     draw = random.Random(3)
     tokens = [
         [draw.randrange(model.layers.vocab_size) for _ in range(length)]

@@ -13,7 +13,7 @@ from edged.core.kept import Kept
 from edged.core.kv import KvBudget
 from edged.core.plan import Pending, StepPlan, StepResult
 from edged.core.sequence import Sequence, SequenceState
-from edged.core.types import FileId, SeqId, SlotId, SnapshotId
+from edged.core.types import FileId, KvAbilities, SeqId, SlotId, SnapshotId
 from tests.factories import config, geometry, request
 
 NUM_SLOTS, NUM_CACHE_SLOTS, NUM_CELLS = 4, 4, 600
@@ -72,9 +72,7 @@ class Drive:
             max_snapshot_bytes=MAX_SNAPSHOT_BYTES,
             max_disk_bytes=MAX_DISK_BYTES,
         )
-        self.holdings = Holdings(
-            *(self.kv, StepCostModel(), settings, self.pending), can_swap=True, can_trim=True
-        )
+        self.holdings = Holdings(*(self.kv, StepCostModel(), settings, self.pending), KvAbilities())
         self.holdings.snapshots.max_count = MAX_SNAPSHOTS
         self.holdings.files.budget.max_count = MAX_FILES
         self.engine = Engine()

@@ -82,7 +82,7 @@ async def lose_rounds(model: ModelSpec, number: signal.Signals, rounds: int) -> 
         streams: list[Stream] = [fleet.submit(MODEL, request) for request in work(16)]
         transcripts = [Transcript() for _ in streams]
         for lost in range(rounds):
-            await go_on(streams, transcripts, 15 * (lost + 1))
+            await go_on(streams, transcripts, lost)
             os.kill(await engine_pid(fleet), number)
             await wait_for_losses(fleet, lost + 1)
         for stream, transcript in zip(streams, transcripts, strict=True):
@@ -93,10 +93,15 @@ async def lose_rounds(model: ModelSpec, number: signal.Signals, rounds: int) -> 
         assert fleet.status()[0].state is ModelState.READY
 
 
-async def go_on(streams: Sequence[Stream], transcripts: Sequence[Transcript], count: int) -> None:
+async def go_on(streams: Sequence[Stream], transcripts: Sequence[Transcript], lost: int) -> None:
+    """Each has gone on since the last loss: tokens of before may still wait to be read."""
+
+    def has_gone_on(seen: Transcript) -> bool:
+        return len(seen.token_ids) >= 15 and seen.count(StreamResumed) >= lost
+
     for stream, transcript in zip(streams, transcripts, strict=True):
-        if len(transcript.token_ids) < count:
-            await read_until(stream, transcript, lambda seen: len(seen.token_ids) >= count)
+        if not has_gone_on(transcript):
+            await read_until(stream, transcript, has_gone_on)
 
 
 async def wait_for_losses(fleet: Fleet, count: int) -> None:

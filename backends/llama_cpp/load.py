@@ -35,6 +35,7 @@ from backends.llama_cpp.native import (
     Model,
     NativeCallError,
     gpus,
+    library_digest,
     max_sequences,
 )
 from backends.llama_cpp.prompt_context import PromptContext
@@ -246,6 +247,7 @@ def _geometry(
         snapshot_bytes_fixed=fixed_bytes,
         effective_type_k=effective_type.name,
         effective_type_v=effective_type.name,
+        storage="" if stored else "not checked: layers keep something else than keys and values",
     )
 
 
@@ -330,7 +332,7 @@ def _info(
         can_copy_prefix=_can_copy_prefix(model),
         can_cut_snapshot=_can_copy_prefix(model) and model.facts.window_tokens == 0,
         can_interrupt=device == "cpu" and not facts.has_recurrent_state,
-        runtime=f"llama-cpp-python {version('llama-cpp-python')}",
+        runtime=f"llama-cpp-python {version('llama-cpp-python')} ({library_digest()})",
         memory=memory,
     )
 

@@ -109,11 +109,14 @@ def pool(device: Device, reserved_bytes: int, weights_bytes: int, wanted: Needs 
 
 def memory_use(device: Device, weights_bytes: int, wanted: Needs, num_tokens: int) -> MemoryUse:
     """What a model may take that has so many tokens of KV."""
+    kv_bytes = num_tokens * wanted.kv_bytes_per_token + wanted.kv_fixed_bytes
+    compute_bytes = wanted.compute_bytes + num_tokens * wanted.compute_bytes_per_token
     return MemoryUse(
         device.pool,
         weights_bytes=weights_bytes,
-        kv_bytes=num_tokens * wanted.kv_bytes_per_token + wanted.kv_fixed_bytes,
-        compute_bytes=wanted.compute_bytes + num_tokens * wanted.compute_bytes_per_token,
+        kv_bytes=kv_bytes,
+        compute_bytes=compute_bytes,
+        later_bytes=kv_bytes + compute_bytes,
     )
 
 

@@ -83,12 +83,17 @@ def _pools(models: Sequence[admin_pb2.Model], *, colour: bool) -> str:
         *(Column(head, is_number=True) for head in heads),
     )
     rows: list[list[Cell]] = []
-    for pool in dict.fromkeys(use.pool for model in models for use in model.memory):
+    uses = {(use.pool, model.name): use for model in models for use in model.memory}
+    uses |= {
+        ("host", model.name): admin_pb2.MemoryUse(pool="host")
+        for model in models
+        if _saved_bytes(model) and ("host", model.name) not in uses
+    }
+    for pool in dict.fromkeys(pool for pool, _ in uses):
         parts = {
-            model.name: _parts(model, use)
+            model.name: _parts(model, uses[pool, model.name])
             for model in models
-            for use in model.memory
-            if use.pool == pool
+            if (pool, model.name) in uses
         }
         if len(parts) > 1:
             sums = [sum(column) for column in zip(*parts.values(), strict=True)]
@@ -99,8 +104,12 @@ def _pools(models: Sequence[admin_pb2.Model], *, colour: bool) -> str:
     return laid_out(columns, rows, colour=colour)
 
 
+def _saved_bytes(model: admin_pb2.Model) -> int:
+    return model.kv.snapshot_bytes + model.kv.cached_bytes
+
+
 def _parts(model: admin_pb2.Model, use: admin_pb2.MemoryUse) -> tuple[int, int, int, int]:
-    saved = model.kv.snapshot_bytes + model.kv.cached_bytes if use.pool == "host" else 0
+    saved = _saved_bytes(model) if use.pool == "host" else 0
     return use.weights_bytes, use.kv_bytes, use.compute_bytes, saved
 
 

@@ -72,7 +72,9 @@ class ByteBudget(Generic[NameT]):
 
     def check(self) -> None:
         assert self.used_bytes == sum(self._held.values()), "I8: the sum of bytes is off"
-        assert self.used_bytes >= 0, f"I8: {self.used_bytes} bytes are held"
+        assert 0 <= self.used_bytes <= self.max_bytes, (
+            f"I8: {self.used_bytes} bytes are held, at most {self.max_bytes}"
+        )
         assert len(self._held) <= self.max_count, f"I8: {len(self._held)} are held"
 
 

@@ -31,6 +31,8 @@ class MemoryUse(NamedTuple):
     """Of activations and results."""
     mapped_bytes: int = 0
     """Of the weights: a file mapped into memory, which the system counts as available."""
+    later_bytes: int = 0
+    """Of KV and computing: what is taken only when it is needed."""
 
     @property
     def num_bytes(self) -> int:

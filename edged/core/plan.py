@@ -150,7 +150,7 @@ class StepResult(NamedTuple):
     sampled: Mapping[SeqId, SampledToken]
     """One token for each chunk that had a `sampling`, but for lost and interrupted sequences."""
     saved_bytes: Mapping[SnapshotId, int]
-    """Size of each snapshot that was made; one that is missing failed, and its slot is clear."""
+    """Size of each snapshot that was made; one that is missing failed."""
     lost: frozenset[SeqId]
     """Sequences whose KV is gone (a failed restore or step); their slots are cleared."""
     interrupted: frozenset[SeqId]

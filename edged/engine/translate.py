@@ -71,8 +71,14 @@ def _scarcity(start: Start, info: BackendInfo) -> tuple[str, ...]:
 
 
 def _unshared(start: Start, info: BackendInfo) -> tuple[str, ...]:
-    if not start.keeps_kv or info.can_copy_prefix:
+    if not start.keeps_kv or info.can_cut_snapshot:
         return ()
+    if info.can_copy_prefix:
+        return (
+            "KV that is saved of this model can be used as a whole only: a prompt that begins like "
+            "an earlier one finds it computed while it is in cells, or if it goes on where that "
+            "one ended",
+        )
     return (
         "the runtime cannot share or cut this model's KV: only a prompt that goes on where an "
         "earlier one ended finds it computed",

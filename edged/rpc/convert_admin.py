@@ -63,7 +63,7 @@ def to_model(status: ModelStatus) -> pb.Model:
         model.kv.max_snapshot_bytes = status.ready.snapshot_bytes
         model.kv.max_disk_bytes = status.ready.disk_bytes
         if status.ready.memory is not None:
-            _add_memory(model, status.ready.memory, kv.num_cells)
+            _add_memory(model, status.ready.memory, kv.bytes_per_cell)
         if status.statistics is not None:
             _add_statistics(model, status.statistics)
     return model
@@ -152,7 +152,10 @@ def _kv_type(type_k: str, type_v: str) -> str:
     return type_k if type_k == type_v else f"{type_k}/{type_v}"
 
 
-def _add_memory(model: pb.Model, memory: MemoryReport, num_cells: int) -> None:
+def _add_memory(model: pb.Model, memory: MemoryReport, bytes_per_cell: int) -> None:
+    """What computing takes grows with the KV: told for the most KV that there may be, so that the
+    sum is right."""
+    most_cells = memory.kv_limit_bytes // max(1, bytes_per_cell)
     model.memory.extend(pb.MemoryUse(**use._asdict()) for use in memory.uses)
     model.pools_at_load.extend(
         pb.MemoryPool(
@@ -161,7 +164,7 @@ def _add_memory(model: pb.Model, memory: MemoryReport, num_cells: int) -> None:
             reserved_bytes=pool.reserved_bytes,
             margin_bytes=pool.margin_bytes,
             weights_bytes=pool.weights_bytes,
-            compute_bytes=pool.compute_bytes + num_cells * pool.compute_bytes_per_token,
+            compute_bytes=pool.compute_bytes + most_cells * pool.compute_bytes_per_token,
         )
         for pool in memory.pools
     )

@@ -1,10 +1,11 @@
 """The memory of all engines: what each was given, and how much of that it has not taken yet.
 
-Theory of operation: an engine measures what is free before it allocates, and then all at once takes
-its weights and its KV. That figure is true only if nobody else is about to take some of it. So one
-engine loads at a time; it is told what the others were promised and have not taken: room for saved
-KV that is still empty, weights in a mapped file, which the system calls available, and everything
-of an engine that is being replaced. A replacement does not wait: its memory is still its own.
+Theory of operation: an engine measures what is free before it allocates, and takes its weights and
+its KV, at once or, in some runtimes, as KV grows. That figure is true only if nobody else is about
+to take some of it. So one engine loads at a time; it is told what the others were promised and have
+not taken, or may not have: room for saved KV that is still empty, weights in a mapped file, which
+the system calls available, KV that grows, and everything of an engine that is being replaced. A
+replacement does not wait: its memory is still its own.
 """
 
 import asyncio
@@ -76,5 +77,6 @@ class MemoryLedger:
         saved_bytes = self._saved_bytes.get(name)
         found = Counter({HOST: ready.snapshot_bytes - (saved_bytes or 0)})
         for use in () if ready.memory is None else ready.memory.uses:
-            found[use.pool] += use.num_bytes if saved_bytes is None else use.mapped_bytes
+            untaken_bytes = use.mapped_bytes + use.later_bytes
+            found[use.pool] += use.num_bytes if saved_bytes is None else untaken_bytes
         return found

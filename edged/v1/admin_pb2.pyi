@@ -220,6 +220,7 @@ class MemoryUse(message.Message):
     KV_BYTES_FIELD_NUMBER: builtins.int
     COMPUTE_BYTES_FIELD_NUMBER: builtins.int
     MAPPED_BYTES_FIELD_NUMBER: builtins.int
+    LATER_BYTES_FIELD_NUMBER: builtins.int
     pool: builtins.str
     """The pool: "host", or a device with memory of its own, as "cuda:0"."""
     weights_bytes: builtins.int
@@ -230,6 +231,8 @@ class MemoryUse(message.Message):
     """Bytes of activations and results."""
     mapped_bytes: builtins.int
     """Bytes of the weights that are a file mapped into memory, which the system counts as free."""
+    later_bytes: builtins.int
+    """Bytes of KV and computing that are taken only when they are needed."""
     def __init__(
         self,
         *,
@@ -238,10 +241,11 @@ class MemoryUse(message.Message):
         kv_bytes: builtins.int = ...,
         compute_bytes: builtins.int = ...,
         mapped_bytes: builtins.int = ...,
+        later_bytes: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["compute_bytes", b"compute_bytes", "kv_bytes", b"kv_bytes", "mapped_bytes", b"mapped_bytes", "pool", b"pool", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["compute_bytes", b"compute_bytes", "kv_bytes", b"kv_bytes", "later_bytes", b"later_bytes", "mapped_bytes", b"mapped_bytes", "pool", b"pool", "weights_bytes", b"weights_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

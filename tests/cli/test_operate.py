@@ -155,6 +155,16 @@ def test_kv_adds_up_what_models_take_of_one_pool(edgectl: Program, daemon: FakeD
     assert "other: at most 7.0 GiB of KV, as kv_memory says" in reasons
 
 
+def test_kv_tells_of_saved_kv_whatever_the_model_lies_in(
+    edgectl: Program, daemon: FakeDaemon
+) -> None:
+    model = daemon.status.models[0]
+    model.CopyFrom(MEMORY)
+    del model.memory[1]
+    _, pools, _ = edgectl.run("kv").stdout.split("\n\n")
+    assert rows(pools)[1] == "host tiny 0 B 0 B 0 B 1 MiB 1 MiB"
+
+
 def test_kv_without_a_loaded_model_says_so(edgectl: Program, daemon: FakeDaemon) -> None:
     daemon.status.models[0].CopyFrom(FAILED)
     daemon.status.models[0].ClearField("kv")

@@ -50,6 +50,12 @@ class Held:
         for length, holders in found:
             assert holders == {one for one, common in commons.items() if common >= length}
         self.num_found += bool(found)
+        for holder, (owner, held) in list(self.paths.items())[:2]:
+            others = (
+                one for key, (who, one) in self.paths.items() if key != holder and who == owner
+            )
+            shared = max((num_common(held, one) for one in others), default=0)
+            assert self.tree.num_alone(holder) == len(held) - shared
 
     def count(self) -> int:
         """Beginnings of any length that somebody holds."""

@@ -69,7 +69,7 @@ async def test_a_hundred_thousand_operations_leave_the_sum_true() -> None:
         match draw.randrange(4):
             case 0:
                 wants = ready(
-                    MemoryUse("cuda:0", draw.randrange(99), draw.randrange(99), 1),
+                    MemoryUse("cuda:0", draw.randrange(99), 60, 9, later_bytes=draw.randrange(70)),
                     MemoryUse(HOST, 50, 7, 1, mapped_bytes=draw.randrange(50)),
                     snapshot_bytes=draw.randrange(1, 1000),
                 )
@@ -97,9 +97,8 @@ def expected(asker: str, given: dict[str, Ready], saved: dict[str, int | None]) 
         taken = saved[model]
         found[HOST] += wants.snapshot_bytes - (taken or 0)
         for use in wants.memory.uses if wants.memory else ():
-            found[use.pool] += use.mapped_bytes
-            if taken is None:
-                found[use.pool] += use.num_bytes - use.mapped_bytes
+            untaken = use.mapped_bytes + use.later_bytes
+            found[use.pool] += use.num_bytes if taken is None else untaken
     return {pool: num_bytes for pool, num_bytes in found.items() if num_bytes}
 
 

@@ -24,6 +24,7 @@ from backends.llama_cpp.native.library import (
     NativeCallError,
     api,
     gpus,
+    library_digest,
     library_version,
     max_sequences,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "Vocabulary",
     "api",
     "gpus",
+    "library_digest",
     "library_version",
     "max_sequences",
 ]

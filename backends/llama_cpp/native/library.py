@@ -1,8 +1,12 @@
 """llama.cpp's shared library as a whole: its constants, its log, its devices."""
 
 import ctypes
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 try:
     from llama_cpp import llama_cpp
@@ -57,6 +61,17 @@ _DISCARD = api.llama_log_callback(lambda _level, _text, _user_data: None)
 
 def library_version() -> str:
     return str(api.llama_version(), "ascii")
+
+
+@cache
+def library_digest() -> str:
+    """Of this build: its libraries, and the variables that change what it stores."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(api._lib._name).parent.glob("lib*")):
+        digest.update(path.read_bytes())
+    settings = sorted(item for item in os.environ.items() if item[0].startswith("LLAMA_"))
+    digest.update(repr(settings).encode())
+    return digest.hexdigest()[:12]
 
 
 def max_sequences() -> int:

@@ -8,8 +8,8 @@ Two things of a loaded model are changed. Its attention: every model module has 
 `scaled_dot_product_attention` from `mlx_lm.models.base` under that name, and takes it from there at
 each call; it is replaced by one that lets edged's caches attend by themselves. And its output: the
 inner model hands on the hidden states that are to become logits, not all of them, because the last
-matrix is a large part of a small model. `load.py` checks with a few tokens that a model so changed
-computes what the original computes.
+matrix is a large part of a small model. `self_check.py` checks with a few tokens that a model so
+changed computes what the original computes.
 """
 
 import sys
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 from mlx import nn
+from mlx.utils import tree_flatten
 from mlx_lm.models import base
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load_model
@@ -40,6 +41,10 @@ class Layers(NamedTuple):
     dtypes: tuple[mx.Dtype, ...]
     vocab_size: int
     """Rows of logits; the tokenizer may have fewer tokens."""
+    num_bytes: int
+    """Of the weights as they will be in memory, which may be more than the files have, or less."""
+    description: str
+    """For a person: architecture, size and how the weights are stored."""
 
 
 def check_version(found: str | None = None) -> None:
@@ -75,7 +80,7 @@ def load_weights(folder: Path) -> nn.Module:
         ) from error
 
 
-def layers_of(model: nn.Module, name: str) -> Layers:
+def layers_of(model: nn.Module, name: str, config: Mapping[str, Any]) -> Layers:
     """What the layers keep, found by asking the model for one token, which is not computed.
 
     Raises:
@@ -112,11 +117,16 @@ def layers_of(model: nn.Module, name: str) -> Layers:
         )
         for cache, window in zip(caches, windows, strict=True)
     )
-    return Layers(shapes, tuple(cache.keys.dtype for cache in caches), logits.shape[-1])
+    return Layers(
+        shapes,
+        dtypes=tuple(cache.keys.dtype for cache in caches),
+        vocab_size=logits.shape[-1],
+        num_bytes=sum(part.nbytes for _, part in tree_flatten(model.parameters())),
+        description=_describe(model, config),
+    )
 
 
-def describe(model: nn.Module, config: Mapping[str, Any]) -> str:
-    """For a person: architecture, size and how the weights are stored."""
+def _describe(model: nn.Module, config: Mapping[str, Any]) -> str:
     num_millions = round(get_total_parameters(model) / 1e6)
     quantization = config.get("quantization")
     if isinstance(quantization, Mapping) and "bits" in quantization:
@@ -126,12 +136,18 @@ def describe(model: nn.Module, config: Mapping[str, Any]) -> str:
     return f"{config['model_type']} {num_millions}M {stored}".strip()
 
 
+class _Selection:
+    """Which tokens' hidden states are to become logits; None: all."""
+
+    rows: mx.array | None = None
+
+
 class AdaptedModel:
     """A model that attends to edged's caches and computes the logits that are asked for."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._rows: mx.array | None = None
+        self._selection = _Selection()
         for module in {sys.modules[type(one).__module__] for one in model.modules()}:
             if getattr(module, _ATTENTION, None) is base.scaled_dot_product_attention:
                 setattr(module, _ATTENTION, _attention)
@@ -141,7 +157,7 @@ class AdaptedModel:
         self, token_ids: Sequence[int], caches: Sequence[LayerCache], rows: Sequence[int]
     ) -> mx.array:
         """Logits (rows, vocabulary) after some of the tokens of a step, as `StepCaches` has it."""
-        self._rows = mx.array(list(rows)) if len(rows) < len(token_ids) else None
+        self._selection.rows = mx.array(list(rows)) if len(rows) < len(token_ids) else None
         logits: mx.array = self._model(mx.array(list(token_ids))[:, None], cache=list(caches))
         if logits.shape[0] != len(rows):  # the model's output could not be selected before
             logits = logits[mx.array(list(rows))]
@@ -153,12 +169,12 @@ class AdaptedModel:
         inner = getattr(outer, "model", None)
         if not isinstance(inner, nn.Module):
             return
-        adapted, original = self, type(inner)
+        selection, original = self._selection, type(inner)
 
         class Selecting(original):  # type: ignore[misc, valid-type]  # known at run time only
             def __call__(self, *args: Any, **kwargs: Any) -> Any:
                 hidden = super().__call__(*args, **kwargs)
-                rows = adapted._rows
+                rows = selection.rows
                 return hidden[rows] if rows is not None and isinstance(hidden, mx.array) else hidden
 
         inner.__class__ = Selecting

@@ -22,10 +22,10 @@ class _Shelf:
 
     __slots__ = ("batch", "slots")
 
-    def __init__(self, batch: KvBatch, slot: SlotId) -> None:
-        assert batch.num_rows == 1, f"a batch of {batch.num_rows} rows for one slot"
+    def __init__(self, batch: KvBatch, *slots: SlotId) -> None:
+        assert batch.num_rows == len(slots), f"{batch.num_rows} rows for {len(slots)} slots"
         self.batch = batch
-        self.slots = [slot]
+        self.slots = list(slots)
 
     def row(self, slot: SlotId) -> int:
         return self.slots.index(slot)
@@ -83,18 +83,23 @@ class Arrangement:
 
     def arrange(self, chunks: Sequence[Chunk]) -> list[tuple[Group, list[Chunk]]]:
         """The groups of a step, with room for its tokens, and the chunk of each of their rows."""
-        runs: list[Chunk] = []
+        runs = [chunk for chunk in chunks if len(chunk.token_ids) > 1]
+        for chunk in runs:
+            shelf = self._alone(chunk.slot)
+            shelf.batch.reserve(capacity_for(chunk.start + len(chunk.token_ids)))
         decodes: dict[int, list[Chunk]] = {}
+        leaving: dict[tuple[_Shelf, int], list[SlotId]] = {}
         for chunk in chunks:
-            capacity = capacity_for(chunk.start + len(chunk.token_ids))
-            shelf = self._shelves[chunk.slot]
             if len(chunk.token_ids) > 1:
-                runs.append(chunk)
-                self._alone(chunk.slot).batch.reserve(capacity)
                 continue
+            shelf, needed = self._shelves[chunk.slot] or self._alone(chunk.slot), chunk.start + 1
+            capacity = shelf.batch.capacity
+            if capacity < needed:
+                capacity = capacity_for(needed)
+                leaving.setdefault((shelf, capacity), []).append(chunk.slot)
             decodes.setdefault(capacity, []).append(chunk)
-            if shelf is None or shelf.batch.capacity != capacity:
-                self._alone(chunk.slot).batch.reserve(capacity)
+        for (shelf, capacity), slots in leaving.items():
+            self._apart(shelf, slots).batch.reserve(capacity)
         # Rows have their numbers when all have moved.
         arranged = [
             (Group(self.place(one.slot)[0], (0,), len(one.token_ids)), [one]) for one in runs
@@ -108,17 +113,23 @@ class Arrangement:
 
     def _alone(self, slot: SlotId) -> _Shelf:
         """On a shelf of its own."""
-        shelf = self._shelves[slot]
-        if shelf is None:
+        if self._shelves[slot] is None:
             self.put(slot, KvBatch.empty(self._layout))
-        elif len(shelf.slots) > 1:
-            batch = shelf.batch.extract(shelf.row(slot))
-            self.clear(slot)
-            self.put(slot, batch)
-        return self._shelf(slot)
+        return self._apart(self._shelf(slot), [slot])
+
+    def _apart(self, shelf: _Shelf, slots: Sequence[SlotId]) -> _Shelf:
+        """On a shelf that has no others."""
+        if len(slots) == len(shelf.slots):
+            return shelf
+        own = _Shelf(shelf.batch.split([shelf.row(slot) for slot in slots]), *slots)
+        shelf.slots = [slot for slot in shelf.slots if slot not in slots]
+        for slot in slots:
+            self._shelves[slot] = own
+            self._absent[slot] = 0
+        return own
 
     def _together(self, slots: Sequence[SlotId]) -> _Shelf:
-        """On one shelf; those they are on have rows of one capacity."""
+        """On one shelf; those that they are on have rows of one capacity."""
         for slot in slots:
             self._absent[slot] = 0
         taking_part = set(slots)
@@ -128,8 +139,8 @@ class Arrangement:
                 if self._absent[slot] > MAX_ABSENT_STEPS:
                     self._alone(slot)
         home, *others = sorted(_distinct(map(self._shelf, slots)), key=lambda one: -len(one.slots))
+        home.batch.extend(*(shelf.batch for shelf in others))
         for shelf in others:
-            home.batch.extend(shelf.batch)
             home.slots += shelf.slots
             for slot in shelf.slots:
                 self._shelves[slot] = home

@@ -2,7 +2,8 @@
 
 Few queries multiply quantized K and V as they are (`mx.quantized_matmul`), which reads the fewest
 bytes; many queries have K and V dequantized once, for the fused kernel that needs no matrix of
-scores.
+scores. Where there is no such kernel, on a CPU and for some sizes of heads, the queries attend
+block by block, so that the scores take bounded memory.
 """
 
 import mlx.core as mx
@@ -10,6 +11,10 @@ import mlx.core as mx
 from backends.mlx.kv_batch import LayerKv, Parts
 from backends.mlx.kv_types import KvType
 
+QUERY_BLOCK = 128
+"""Queries of a row that attend together, where scores are held."""
+_KERNEL_SIZES = (64, 80, 128)
+"""Of heads, that MLX 0.32 has a fused kernel for (scaled_dot_product_attention.cpp)."""
 _FEW_QUERIES = 8
 """Of a row: from more on, K and V are better dequantized."""
 
@@ -36,9 +41,31 @@ def attend(
         return _attend_quantized(queries, kv, kv_type, scale=scale, mask=mask, sinks=sinks)
     else:
         keys, values = _numbers(kv.keys, kv_type), _numbers(kv.values, kv_type)
-    return mx.fast.scaled_dot_product_attention(
-        queries, keys, values, scale=scale, mask=mask, sinks=sinks
-    )
+    num_queries = queries.shape[2]
+    if num_queries <= QUERY_BLOCK or has_kernel(queries.shape[3]):
+        return mx.fast.scaled_dot_product_attention(
+            queries, keys, values, scale=scale, mask=mask, sinks=sinks
+        )
+    blocks = []
+    for first in range(0, num_queries, QUERY_BLOCK):
+        end = min(first + QUERY_BLOCK, num_queries)
+        # "causal" means the last cells, so a block of queries sees none behind its own.
+        num_cells = keys.shape[2] - (num_queries - end if mask == "causal" else 0)
+        block = mx.fast.scaled_dot_product_attention(
+            queries[:, :, first:end],
+            keys[:, :, :num_cells],
+            values[:, :, :num_cells],
+            scale=scale,
+            mask=mask[:, :, first:end] if isinstance(mask, mx.array) else mask,
+            sinks=sinks,
+        )
+        blocks.append(block)
+    return mx.concatenate(blocks, axis=2)
+
+
+def has_kernel(head_size: int) -> bool:
+    """Whether many queries attend without a matrix of scores."""
+    return mx.default_device() == mx.Device(mx.gpu) and head_size in _KERNEL_SIZES
 
 
 def _numbers(parts: Parts, kv_type: KvType) -> mx.array:

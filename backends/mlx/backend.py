@@ -7,6 +7,7 @@ is visible before it is evaluated; lengths are set afterwards. An exception of t
 caught: what the batches hold is then unknown, and the process is replaced.
 """
 
+import gc
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -96,6 +97,11 @@ class MlxBackend:
                 group.batch.lengths[row] += len(chunk.token_ids)
         return self._draw(logits, sampled, chunks)
 
+    def _stored(self) -> list[mx.array]:
+        """All KV. What was moved or copied is computed with the next evaluation of it; until then
+        MLX holds what it was made of, so none is left out for long."""
+        return [part for batch in self._kv.batches() for part in batch.arrays()]
+
     def interrupt(self) -> None:
         """MLX ends what it has begun; `info.can_interrupt` says so."""
 
@@ -130,8 +136,7 @@ class MlxBackend:
             logits = self._model(token_ids, self._caches.layers, rows or [0])
         finally:
             self._caches.end()
-        stored = [part for group in groups for part in group.batch.arrays()]
-        mx.eval(stored, logits if rows else [])
+        mx.eval(self._stored(), logits if rows else [])
         return list(np.array(logits)) if rows else []
 
     def _draw(
@@ -160,7 +165,7 @@ class MlxBackend:
     def save_kv(self, slot: SlotId) -> MlxSnapshot:
         try:
             return pack(self._layout, *self._kv.place(slot))
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:
             raise KvTransferError(f"slot {slot} was not saved: {error}") from error
 
     def restore_kv(self, slot: SlotId, snapshot: KvSnapshot, num_tokens: int | None = None) -> None:
@@ -170,7 +175,7 @@ class MlxBackend:
         assert is_whole or self._info.can_cut_snapshot, "this model cannot restore a part"
         try:
             batch = unpack(self._layout, snapshot, num_tokens)
-        except ValueError as error:
+        except (ValueError, MemoryError, RuntimeError) as error:
             raise KvTransferError(f"slot {slot} was not restored: {error}") from error
         if num_tokens:
             self._kv.put(slot, batch)
@@ -183,12 +188,15 @@ class MlxBackend:
         if num_tokens:
             batch, row = self._kv.place(source)
             self._kv.put(target, batch.extract(row, num_tokens))
+            mx.eval(self._stored())
 
     def clear(self, slot: SlotId) -> None:
         self._kv.clear(slot)
+        mx.eval(self._stored())
 
     def close(self) -> None:
         del self._model, self._kv, self._caches
+        gc.collect()
         mx.clear_cache()
 
     @property

@@ -1,7 +1,7 @@
 """Writes a GGUF model as a folder that MLX and Hugging Face read: the same weights, dequantized, or
 quantized anew as MLX does it.
 
-Of architectures it knows llama (with its kin: SmolLM2, Mistral) and gemma3, of tokenizers
+Of architectures it knows llama (with its kin: SmolLM2) and gemma3, of tokenizers
 byte-level BPE. llama.cpp keeps the rows of a llama's queries and keys in another order, for its
 rotary embedding, and Gemma's norms with 1 added; both are undone.
 """
@@ -144,8 +144,8 @@ def _weights(source: _Source, config: Mapping[str, Any]) -> Weights:
     is_gemma = source.architecture == "gemma3"
     found: dict[str, NDArray[np.float32]] = {}
     for name, tensor in source.tensors().items():
-        if name == "rope_freqs.weight":  # llama.cpp's own form of what the configuration says
-            continue
+        if name == "rope_freqs.weight":
+            raise source.bad("scaled rotary embeddings, which are not known here")
         bare = name.removesuffix(".weight")
         weight = tensor
         if is_gemma and bare.endswith("_norm"):

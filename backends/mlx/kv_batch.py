@@ -108,9 +108,8 @@ class KvBatch:
     @classmethod
     def merge(cls, batches: Sequence["KvBatch"]) -> "KvBatch":
         """The rows of all, in order; what was merged is used up."""
-        first = batches[0]
-        for batch in batches[1:]:
-            first.extend(batch)
+        first, *others = batches
+        first.extend(*others)
         return first
 
     @property
@@ -128,22 +127,32 @@ class KvBatch:
 
     # ── Rows ─────────────────────────────────────────────────────────────────────────────────────
 
-    def extend(self, other: "KvBatch") -> None:
-        """Take over the rows of another batch, which is used up."""
-        capacity = max(self.capacity, other.capacity)
-        self.reserve(capacity)
-        other.reserve(capacity)
+    def extend(self, *others: "KvBatch") -> None:
+        """Take over the rows of other batches, which are used up."""
+        if not others:
+            return
+        all_batches = (self, *others)
+        capacity = max(batch.capacity for batch in all_batches)
+        for batch in all_batches:
+            batch.reserve(capacity)
         self.layers = [
-            LayerKv(_joined(mine.keys, theirs.keys, axis=0), _joined(mine.values, theirs.values, 0))
-            for mine, theirs in zip(self.layers, other.layers, strict=True)
+            LayerKv(_joined([one.keys for one in layers]), _joined([one.values for one in layers]))
+            for layers in zip(*(batch.layers for batch in all_batches), strict=True)
         ]
-        self.lengths += other.lengths
-        other.layers = []
+        for batch in others:
+            self.lengths += batch.lengths
+            batch.layers = []
 
     def filter(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order."""
         self.layers = self._taken(rows, self.capacity)
         self.lengths = [self.lengths[row] for row in rows]
+
+    def split(self, rows: Sequence[int]) -> "KvBatch":
+        """Let some of the rows, not all of them, leave for a batch of their own."""
+        layers, lengths = self._taken(rows, self.capacity), [self.lengths[row] for row in rows]
+        self.filter([row for row in range(self.num_rows) if row not in rows])
+        return KvBatch(self._layout, layers, self.capacity, lengths)
 
     def extract(self, row: int, num_tokens: int | None = None) -> "KvBatch":
         """A copy of one row, or of its first tokens alone; the row stays."""
@@ -241,8 +250,8 @@ def _grown(parts: Parts, num_cells: int) -> Parts:
     return tuple(mx.pad(part, [(0, 0), (0, 0), (0, num_cells), (0, 0)]) for part in parts)
 
 
-def _joined(mine: Parts, theirs: Parts, axis: int) -> Parts:
-    return tuple(mx.concatenate(list(pair), axis=axis) for pair in zip(mine, theirs, strict=True))
+def _joined(all_parts: Sequence[Parts]) -> Parts:
+    return tuple(mx.concatenate(list(parts), axis=0) for parts in zip(*all_parts, strict=True))
 
 
 def _picked(parts: Parts, rows: mx.array, num_cells: int) -> Parts:

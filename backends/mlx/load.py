@@ -62,43 +62,40 @@ def load(
     device = device_for(config.gpu_layers, host)
     reserved_bytes = config.reserved_bytes.get(device.pool, 0)
     check_weights((pool(device, reserved_bytes, folder.num_bytes, None),), folder.name)
-    tokenizer = MlxTokenizer(folder.path)
+    tokenizer = MlxTokenizer(folder.path, folder.control_tokens, folder.added_bos_token)
     try:
         model = adapter.load_weights(folder.path)
-        layers = adapter.layers_of(model, folder.name)
+        layers = adapter.layers_of(model, folder.name, folder.config)
         layout, num_cells, memory = _plan_memory(
             config, group_size, folder, layers, device=device, host=host
         )
         adapted = _check_model(model, layers, folder.name, progress)
-    except MemoryError as error:
-        raise ModelLoadError(
-            Reason.OUT_OF_MEMORY,
-            f"model {folder.name!r} does not fit into the memory of {device.label}: {error}",
-        ) from error
+        backend = MlxBackend(
+            _info(config, folder, tokenizer, layers, layout, num_cells, memory, device),
+            adapted,
+            tokenizer,
+            layout,
+        )
+    except ModelLoadError:
+        raise
+    except Exception as error:  # MLX and mlx-lm raise whatever comes to be
+        raise _failure(folder.name, device.label, error) from error
     finally:
         mx.clear_cache()
     stay_within(device, memory.uses[0])
     progress(1.0)
-    info = BackendInfo(
-        backend="mlx",
-        model_description=adapter.describe(model, folder.config),
-        model_bytes=folder.num_bytes,
-        device=device.label,
-        vocab_size=layers.vocab_size,
-        train_context_tokens=folder.train_context_tokens,
-        kv=_geometry(config, layout, num_cells),
-        eog_token_ids=folder.eog_token_ids(tokenizer),
-        chat_template=folder.chat_template,
-        bos_token=folder.special("bos_token"),
-        eos_token=folder.special("eos_token"),
-        can_swap=True,
-        can_copy_prefix=not layout.has_windows,
-        can_cut_snapshot=not layout.has_windows,
-        can_interrupt=False,
-        runtime=f"mlx {version('mlx')}, mlx-lm {version('mlx-lm')}",
-        memory=memory,
+    return backend
+
+
+def _failure(name: str, label: str, error: Exception) -> ModelLoadError:
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, MemoryError) or "allocate" in first_line:
+        detail = f"model {name!r} does not fit into the memory of {label}: {first_line}"
+        return ModelLoadError(Reason.OUT_OF_MEMORY, detail)
+    return ModelLoadError(
+        Reason.BAD_MODEL_FILE,
+        f"model {name!r} cannot be computed: {type(error).__name__}: {first_line}",
     )
-    return MlxBackend(info, adapted, tokenizer, layout)
 
 
 def _check_config(config: BackendConfig) -> int:
@@ -127,7 +124,8 @@ def _check_config(config: BackendConfig) -> int:
         )
     if config.num_threads not in (None, 1):
         raise _bad_config(
-            f'num_threads is {config.num_threads}; backend mlx cannot be told: expected "none"'
+            f"num_threads is {config.num_threads}; backend mlx computes with one on the CPU: "
+            'expected 1 or "none"'
         )
     if config.gpu_layers > 0:
         raise _bad_config(
@@ -156,13 +154,12 @@ def _plan_memory(
 
     def wanted(kv_type: KvType) -> Needs:
         layout = KvLayout(layers.shapes, kv_type, config.max_step_tokens, layers.dtypes)
-        return needs(
-            layout, folder, vocab_size=layers.vocab_size, num_sequences=config.max_sequences
-        )
+        return needs(layout, folder, layers.vocab_size, config.max_sequences)
 
     kv_type = find_kv_type(config.kv_type, group_size, layers.shapes)
     own = wanted(kv_type)
-    before = pool(device, config.reserved_bytes.get(device.pool, 0), folder.num_bytes, own)
+    reserved_bytes = config.reserved_bytes.get(device.pool, 0)
+    before = pool(device, reserved_bytes, layers.num_bytes, own)
     choice = choose_kv(
         (before,),
         KvWanted(
@@ -178,7 +175,7 @@ def _plan_memory(
             most_tokens=config.max_sequences * folder.train_context_tokens,
         ),
     )
-    use = memory_use(device, folder.num_bytes, own, choice.num_tokens)
+    use = memory_use(device, layers.num_bytes, own, choice.num_tokens)
     report = MemoryReport(
         uses=(use,),
         pools=(before,),
@@ -206,6 +203,37 @@ def _check_model(
     adapted = AdaptedModel(model)
     self_check.check(adapted, layers, reference, name)
     return adapted
+
+
+def _info(  # noqa: PLR0917  # all that was found out of a model
+    config: BackendConfig,
+    folder: ModelFolder,
+    tokenizer: MlxTokenizer,
+    layers: Layers,
+    layout: KvLayout,
+    num_cells: int,
+    memory: MemoryReport,
+    device: Device,
+) -> BackendInfo:
+    return BackendInfo(
+        backend="mlx",
+        model_description=layers.description,
+        model_bytes=layers.num_bytes,
+        device=device.label,
+        vocab_size=layers.vocab_size,
+        train_context_tokens=folder.train_context_tokens,
+        kv=_geometry(config, layout, num_cells),
+        eog_token_ids=folder.eog_token_ids(tokenizer, layers.vocab_size),
+        chat_template=folder.chat_template,
+        bos_token=folder.special("bos_token"),
+        eos_token=folder.special("eos_token"),
+        can_swap=True,
+        can_copy_prefix=not layout.has_windows,
+        can_cut_snapshot=not layout.has_windows,
+        can_interrupt=False,
+        runtime=f"mlx {version('mlx')}, mlx-lm {version('mlx-lm')}",
+        memory=memory,
+    )
 
 
 def _geometry(config: BackendConfig, layout: KvLayout, num_cells: int) -> KvGeometry:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from backends.host_memory import FreeMemory
+from backends.mlx.attention import QUERY_BLOCK, has_kernel
 from backends.mlx.kv_batch import BLOCK_CELLS, KvLayout
 from backends.mlx.kv_types import KvType
 from backends.mlx.model_folder import ModelFolder
@@ -64,10 +65,10 @@ class Needs(NamedTuple):
     """Of KV."""
 
 
-def needs(layout: KvLayout, folder: ModelFolder, *, vocab_size: int, num_sequences: int) -> Needs:
+def needs(layout: KvLayout, folder: ModelFolder, vocab_size: int, num_sequences: int) -> Needs:
     """Estimated, for the largest step: a few rows of activations for each token, logits for each
-    sequence, one layer's K and V as a prompt attends to them, and the cells that rows have beyond
-    their ends."""
+    sequence, one layer's K and V as a prompt attends to them, its scores where they are held, and
+    the cells that rows have beyond their ends."""
     kv_type, shapes = layout.kv_type, layout.shapes
     whole = [shape for shape in shapes if shape.window is None]
     rings = [
@@ -79,14 +80,19 @@ def needs(layout: KvLayout, folder: ModelFolder, *, vocab_size: int, num_sequenc
     hidden, wide = folder.number("hidden_size"), folder.number("intermediate_size")
     activations = layout.max_step_tokens * (6 * hidden + 3 * wide)
     numbers = KvType("f16", None, kv_type.group_size)
+    attended = max(numbers.bytes_per_token([shape]) for shape in shapes)
+    if not all(has_kernel(shape.key_size) for shape in shapes):
+        num_queries = min(QUERY_BLOCK, layout.max_step_tokens) * folder.number(
+            "num_attention_heads"
+        )
+        attended += 2 * _F32_BYTES * num_queries
     return Needs(
         kv_bytes_per_token=per_token,
         kv_fixed_bytes=num_sequences
         * sum(cells * kv_type.bytes_per_token([shape]) for cells, shape in rings),
         compute_bytes=_F32_BYTES * (activations + 2 * num_sequences * vocab_size)
         + num_sequences * BLOCK_CELLS * kv_type.bytes_per_token(shapes),
-        compute_bytes_per_token=max(numbers.bytes_per_token([shape]) for shape in shapes)
-        + per_token // _ROW_SLACK,
+        compute_bytes_per_token=attended + per_token // _ROW_SLACK,
     )
 
 

@@ -17,6 +17,8 @@ _TURN_ENDS = (
     *("<|return|>", "<|call|>", "<EOT>", "<turn|>"),
 )
 """Control tokens that end an answer in the chat formats that there are, whatever a folder says."""
+_MESSAGE_END, _CHANNEL_ENDS = "<|end|>", ("<|return|>", "<|call|>")
+"""Of models that think in channels."""
 _FALLBACK_CONTEXT = 8192
 """Of a model that does not say what it was trained for."""
 
@@ -57,7 +59,10 @@ class ModelFolder:
     def chat_template(self) -> str | None:
         file = self.path / "chat_template.jinja"
         if file.is_file():
-            return file.read_text(encoding="utf-8")
+            try:
+                return file.read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise self._bad(f"{file.name} cannot be read: {error}") from error
         found = self._tokens.get("chat_template")
         if isinstance(found, list):  # several, by name
             named = {one.get("name"): one.get("template") for one in found}
@@ -71,17 +76,35 @@ class ModelFolder:
             found = found.get("content")
         return found if isinstance(found, str) else ""
 
-    def eog_token_ids(self, tokenizer: MlxTokenizer) -> frozenset[int]:
+    @property
+    def control_tokens(self) -> frozenset[str]:
+        """That are such, whatever the tokenizer's own file says."""
+        decoder = self._tokens.get("added_tokens_decoder")
+        listed = decoder.values() if isinstance(decoder, Mapping) else ()
+        found = {
+            one["content"] for one in listed if isinstance(one, Mapping) and one.get("special")
+        }
+        return frozenset(found | {self.special("bos_token"), self.special("eos_token")})
+
+    @property
+    def added_bos_token(self) -> str | None:
+        """What every text begins with; None where that is left to the tokenizer's own file."""
+        return self.special("bos_token") if self._tokens.get("add_bos_token") is True else None
+
+    def eog_token_ids(self, tokenizer: MlxTokenizer, vocab_size: int) -> frozenset[int]:
         """Those that end an answer."""
         found: set[int] = set()
         for source in (self.config, self._read("generation_config.json", needed=False)):
             ids = source.get("eos_token_id")
-            found |= {one for one in (ids if isinstance(ids, list) else [ids]) if one is not None}
-        for token in (self.special("eos_token"), *_TURN_ENDS):
+            found |= {one for one in (ids if isinstance(ids, list) else [ids]) if type(one) is int}
+        ends = set(_TURN_ENDS)
+        if all(tokenizer.id_of(token) is not None for token in _CHANNEL_ENDS):
+            ends.remove(_MESSAGE_END)  # of one of several messages of an answer
+        for token in (self.special("eos_token"), *ends):
             token_id = tokenizer.id_of(token) if token else None
             if token_id is not None and tokenizer.piece(token_id) == b"":
                 found.add(token_id)
-        return frozenset(found)
+        return frozenset(one for one in found if 0 <= one < vocab_size)
 
     def _read(self, name: str, *, needed: bool) -> Mapping[str, Any]:
         try:

@@ -40,12 +40,12 @@ def pack(layout: KvLayout, batch: KvBatch, row: int) -> MlxSnapshot:
     """A copy of one row."""
     num_tokens = batch.lengths[row]
     parts = [
-        part[row, :, : layout.cells(layer, num_tokens)]
+        mx.contiguous(part[row, :, : layout.cells(layer, num_tokens)]).view(mx.uint8)
         for layer, kv in enumerate(batch.layers)
         for part in (*kv.keys, *kv.values)
     ]
     mx.eval(parts)
-    flat = [np.array(part.view(mx.uint8)).reshape(-1) for part in parts]
+    flat = [np.array(part, copy=False).reshape(-1) for part in parts]
     return MlxSnapshot(num_tokens, np.concatenate(flat))
 
 

@@ -92,9 +92,14 @@ class LayerCache:
         self._views = views
         self.offset = positions
 
-    def make_mask(self, *_args: object, **_kwargs: object) -> None:
-        """Attention makes its own."""
-        return
+    def make_mask(self, _num_tokens: int, *, window_size: int | None = None, **_: object) -> None:
+        """Attention makes its own.
+
+        Raises:
+            ValueError: the model has a window that its caches do not know of.
+        """
+        if window_size is not None and self._layout.shapes[self._layer].window is None:
+            raise ValueError(f"a window of {window_size} tokens over a cache of all")
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Store what a step adds: (tokens, heads, 1, size). Returned as they are: `attend` reads

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,36 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 class MlxTokenizer:
     """Thread-safe: the library's calls are, and nothing here changes."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises ModelLoadError: the folder has no tokenizer, or one that cannot be read."""
-        path = folder / "tokenizer.json"
+    def __init__(
+        self, folder: Path, control: Collection[str] = (), bos_token: str | None = None
+    ) -> None:
+        """`control`: tokens that are control tokens, whatever the tokenizer's file says.
+        `bos_token`: begins whatever is encoded with special tokens; None leaves it to the file.
+
+        Raises:
+            ModelLoadError: the folder has no tokenizer, or one that cannot be read.
+        """
         try:
-            text = path.read_text(encoding="utf-8")
+            described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+            for one in described.get("added_tokens") or []:
+                one["special"] = one["special"] or one["content"] in control
+            text = json.dumps(described)
             self._literal, self._parsing = Tokenizer.from_str(text), Tokenizer.from_str(text)
-            described = json.loads(text)
         except FileNotFoundError as error:
             raise _unusable(folder, "it has no tokenizer.json") from error
         except Exception as error:  # the library raises nothing narrower
             raise _unusable(folder, f"tokenizer.json: {error}") from error
+        for tokenizer in (self._literal, self._parsing):  # what was saved of some training
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
         # Control tokens that somebody wrote are ordinary characters here.
         self._literal.encode_special_tokens = True
         added: list[Mapping[str, Any]] = described.get("added_tokens") or []
-        self._control = frozenset(one["id"] for one in added if one.get("special"))
+        self._control = frozenset(one["id"] for one in added if one["special"])
         self._plain: Mapping[int, str] = {
-            one["id"]: one["content"] for one in added if not one.get("special")
+            one["id"]: one["content"] for one in added if not one["special"]
         }
+        self._bos_id = self.id_of(bos_token) if bos_token else None
         self._bytes_of = _byte_characters() if _has_step(described, "ByteLevel") else None
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
@@ -42,6 +54,8 @@ class MlxTokenizer:
         text = text.encode("utf-8", "replace").decode()
         tokenizer = self._parsing if parse_special else self._literal
         ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special).ids
+        if add_special and self._bos_id is not None and ids[:1] != [self._bos_id]:
+            ids.insert(0, self._bos_id)
         return ids
 
     def piece(self, token_id: int) -> bytes:

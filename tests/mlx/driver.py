@@ -23,7 +23,7 @@ class TinyModel:
 
     def __init__(self, folder: Path, kv_type: str, group_size: int = 32) -> None:
         self._model = adapter.load_weights(folder)
-        self.layers: Layers = adapter.layers_of(self._model, folder.name)
+        self.layers: Layers = adapter.layers_of(self._model, folder.name, {"model_type": "llama"})
         found = find_kv_type(kv_type, group_size, self.layers.shapes)
         self.layout = KvLayout(self.layers.shapes, found, MAX_STEP_TOKENS, self.layers.dtypes)
         self._adapted = AdaptedModel(self._model)

@@ -15,6 +15,8 @@ from tests.models import require_mlx
 
 require_mlx()
 
+import mlx.core as mx  # noqa: E402  # as above
+
 from backends.mlx import create  # noqa: E402  # after the skip where it is missing
 from backends.mlx.arrangement import MAX_ABSENT_STEPS  # noqa: E402  # as above
 from backends.mlx.backend import MlxBackend  # noqa: E402  # as above
@@ -28,7 +30,7 @@ def backend_of(folder: Path, kv_type: str) -> MlxBackend:
         model_path=str(folder),
         kv_type=kv_type,
         context_tokens=4096,
-        max_sequences=NUM_SLOTS,
+        max_sequences=NUM_SLOTS + 1,
         max_step_tokens=128,
     )
     return create(config, lambda _fraction: None)
@@ -87,6 +89,26 @@ def test_so_are_those_of_a_model_with_windows(windowed_folder: Path) -> None:
         expected = [answer_alone(backend, prompt, NUM_TOKENS) for prompt in prompts(7)]
         answers = serve(backend, 7)
     assert [answers[number] for number in range(len(expected))] == expected
+
+
+def test_what_has_moved_or_left_holds_no_memory(tiny_folder: Path) -> None:
+    """Nothing is held of batches that rows have left, whether they run or not."""
+    with closing(backend_of(tiny_folder, "f16")) as backend:
+        before = mx.get_active_memory()
+        runs = [Run(backend, [9 + slot] * 120, slot=slot) for slot in range(NUM_SLOTS)]
+        for run in runs:
+            step(backend, [run])
+        for num_running in range(NUM_SLOTS, 0, -1):
+            for _ in range(MAX_ABSENT_STEPS + 2):
+                step(backend, runs[:num_running])
+            held = mx.get_active_memory() - before
+            assert held <= 1.1 * backend.kv_bytes + 65536, f"{num_running} run"
+        backend.copy_prefix(runs[0].slot, SlotId(NUM_SLOTS), 64)
+        for run in runs:
+            backend.clear(run.slot)
+            held = mx.get_active_memory() - before
+            assert held <= 1.1 * backend.kv_bytes + 65536
+        assert 0 < backend.kv_bytes < 64 * 3000
 
 
 def test_equals_are_computed_in_one_batch_and_those_left_out_leave_it(tiny_folder: Path) -> None:

@@ -21,11 +21,13 @@ from tests.tiny_mlx import write_tiny_mlx
 require_mlx()
 
 import mlx.core as mx  # noqa: E402  # after the skip where it is missing
+import numpy as np  # noqa: E402  # as above
 from mlx.utils import tree_flatten  # noqa: E402  # as above
 
 from backends.mlx import adapter, create  # noqa: E402  # as above
 from backends.mlx.load import load  # noqa: E402  # as above
 from backends.mlx.memory import Device  # noqa: E402  # as above
+from tests.mlx.driver import TinyModel  # noqa: E402  # as above
 
 MIB = 2**20
 
@@ -106,7 +108,9 @@ def test_a_file_is_no_folder(tiny_folder: Path) -> None:
 # ── Models ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _other_model(folder: Path, model_type: str, **changes: Any) -> None:
+def _other_model(
+    folder: Path, model_type: str, *, dtype: mx.Dtype = mx.float32, **changes: Any
+) -> None:
     """Random weights of another architecture."""
     from mlx_lm.utils import _get_classes
 
@@ -115,6 +119,7 @@ def _other_model(folder: Path, model_type: str, **changes: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     model_class, args_class = _get_classes(config)
     model = model_class(args_class.from_dict(config))
+    model.set_dtype(dtype)
     weights = dict(tree_flatten(model.parameters()))
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
 
@@ -146,6 +151,55 @@ def test_models_of_the_zoo_compute_what_mlx_lm_computes(folder: Path, model_type
         assert len(answer_alone(backend, "hello", 12)) == 12
 
 
+def test_a_window_that_the_caches_do_not_know_of_is_noticed(folder: Path) -> None:
+    """The text model in a Mistral 3 has one, and makes no caches for it."""
+    text = json.loads((folder / "config.json").read_text())
+    text |= {"model_type": "llama", "sliding_window": 8}
+    text |= {"layer_types": ["sliding_attention", "full_attention"]}
+    _other_model(folder, "mistral3", text_config=text)
+    error = refused(folder)
+    assert error.reason is Reason.BAD_MODEL_FILE
+    assert "a window of 8 tokens over a cache of all" in error.detail
+
+
+SINKS = {
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 16,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "num_hidden_layers": 2,
+    "rope_scaling": None,
+    "rope_theta": 10000,
+}
+WINDOWED = {"sliding_window": 16, "sliding_window_pattern": 2, "query_pre_attn_scalar": 32}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "dtype"),
+    [
+        ("gpt_oss", SINKS, "float32"),  # on a CPU MLX has no other mixture of experts
+        ("gemma3_text", WINDOWED, "float32"),
+        ("gemma3_text", WINDOWED, "bfloat16"),
+        ("cohere2", WINDOWED | {"layer_norm_eps": 1e-5}, "float32"),
+        ("cohere2", WINDOWED | {"layer_norm_eps": 1e-5}, "float16"),
+    ],
+)
+def test_windows_and_sinks_compute_what_mlx_lm_computes(
+    folder: Path, model_type: str, changes: dict[str, Any], dtype: str
+) -> None:
+    """Far beyond the window, which the check at load does not reach."""
+    _other_model(folder, model_type, dtype=getattr(mx, dtype), **changes)
+    tokens = [4 + index * 7 % 240 for index in range(150)]
+    expected = np.array(adapter.reference_logits(adapter.load_weights(folder), tokens))
+    model = TinyModel(folder, "f16")
+    assert any(shape.window == 16 for shape in model.layers.shapes)
+    row = model.row(tokens[:-5], chunk=40)
+    for token_id in tokens[-5:]:
+        found = model.decode(row, [token_id])[0]
+    tolerance = 1e-4 if dtype == "float32" else 0.05
+    np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max(), rtol=0)
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantized_weights_are_served(tmp_path: Path, bits: int) -> None:
     folder = write_tiny_mlx(tmp_path / "tiny", bits=bits)
@@ -172,7 +226,7 @@ def test_quantized_weights_are_served(tmp_path: Path, bits: int) -> None:
         ),
         ({"context_tokens": 0}, "context_tokens is 0; expected at least 1"),
         ({"max_step_tokens": 2}, "max_step_tokens is 2; expected at least max_sequences, 4"),
-        ({"num_threads": 4}, "num_threads is 4; backend mlx cannot be told"),
+        ({"num_threads": 4}, "num_threads is 4; backend mlx computes with one on the CPU"),
         ({"gpu_layers": 7}, "gpu_layers is 7; backend mlx puts all layers on the GPU (-1) or none"),
         ({"main_gpu": 1}, "backend mlx uses one GPU"),
         ({"tensor_split": (1.0, 1.0)}, "backend mlx uses one GPU"),
@@ -237,7 +291,7 @@ def test_weights_that_do_not_fit_are_not_read(tiny_folder: Path) -> None:
         _loaded_with(replace(CONFIG, model_path=str(tiny_folder)), 100 * MIB)
 
 
-def test_the_kv_that_is_held_is_what_was_counted(tiny_folder: Path) -> None:
+def test_what_is_counted_is_what_is_wanted(tiny_folder: Path) -> None:
     config = replace(CONFIG, model_path=str(tiny_folder), context_tokens=None)
     with closing(_loaded_with(config, 1024 * MIB)) as backend:
         memory, kv = backend.info.memory, backend.info.kv
@@ -246,3 +300,36 @@ def test_the_kv_that_is_held_is_what_was_counted(tiny_folder: Path) -> None:
         assert use.kv_bytes == kv.num_cells * kv.bytes_per_cell
         assert use.num_bytes <= 512 * MIB
         assert kv.num_cells == CONFIG.max_sequences * 2048, "more are of no use to anybody"
+
+
+def test_an_end_that_no_row_of_logits_has_is_left_out(folder: Path) -> None:
+    _set(eos_token_id=[1, 100_000])(folder)
+    with closing(create(replace(CONFIG, model_path=str(folder)), lambda _: None)) as backend:
+        assert 1 in backend.info.eog_token_ids
+        assert max(backend.info.eog_token_ids) < backend.info.vocab_size
+
+
+@pytest.mark.parametrize(("has_channels", "ends"), [(False, True), (True, False)])
+def test_the_end_of_a_message_is_no_end_of_an_answer_in_channels(
+    folder: Path, *, has_channels: bool, ends: bool
+) -> None:
+    described = json.loads((folder / "tokenizer.json").read_text())
+    tokens = ["<|end|>", *(("<|return|>", "<|call|>") if has_channels else ())]
+    for token_id, token in enumerate(tokens, start=200):
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        described["added_tokens"].append(
+            {"id": token_id, "content": token, "special": True} | flags
+        )
+        described["model"]["vocab"] = {
+            key: value for key, value in described["model"]["vocab"].items() if value != token_id
+        } | {token: token_id}
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+    with closing(create(replace(CONFIG, model_path=str(folder)), lambda _: None)) as backend:
+        assert (200 in backend.info.eog_token_ids) is ends
+        assert (201 in backend.info.eog_token_ids) is has_channels
+
+
+def test_a_closed_backend_gives_its_memory_back(tiny_folder: Path) -> None:
+    before = mx.get_active_memory()
+    create(replace(CONFIG, model_path=str(tiny_folder)), lambda _fraction: None).close()
+    assert mx.get_active_memory() <= before

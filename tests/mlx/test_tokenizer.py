@@ -38,6 +38,33 @@ def _tokenizer(folder: Path) -> MlxTokenizer:
     return MlxTokenizer(folder)
 
 
+def test_what_a_training_left_behind_is_not_obeyed(tmp_path: Path) -> None:
+    _tokenizer(tmp_path)
+    saved = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    saved.enable_truncation(3)
+    saved.enable_padding(length=20)
+    saved.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = MlxTokenizer(tmp_path)
+    encoded = tokenizer.encode("hi hi hi hi hi", add_special=False, parse_special=False)
+    assert len(encoded) == 5
+
+
+def test_a_bos_that_the_configuration_wants_is_there_once(tmp_path: Path) -> None:
+    _tokenizer(tmp_path)
+    tokenizer = MlxTokenizer(tmp_path, bos_token="<s>")
+    assert tokenizer.encode("hi", add_special=True, parse_special=False) == [1, 10]
+    assert tokenizer.encode("hi", add_special=False, parse_special=False) == [10]
+    assert tokenizer.encode("<s>hi", add_special=True, parse_special=True)[:2] == [1, 10]
+
+
+def test_a_control_token_is_one_whatever_its_file_says(tmp_path: Path) -> None:
+    _tokenizer(tmp_path)
+    tokenizer = MlxTokenizer(tmp_path, control={"<tool>"})
+    assert tokenizer.piece(2) == b""
+    assert 2 not in tokenizer.encode("<tool>", add_special=False, parse_special=False)
+    assert 2 in tokenizer.encode("<tool>", add_special=False, parse_special=True)
+
+
 def test_spaces_and_bytes_come_back(tmp_path: Path) -> None:
     tokenizer = _tokenizer(tmp_path)
     text = "hi hi😀 hi"

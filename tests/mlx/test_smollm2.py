@@ -71,7 +71,7 @@ def _write_unquantized(source: Path, target: Path) -> Path:
 def test_greedy_answers_are_those_of_llama_cpp(tmp_path: Path) -> None:
     embedded = embedded_model()
     file = _write_unquantized(embedded, tmp_path / "smollm2-f32.gguf")
-    config = BackendConfig(str(file), kv_type="f16", context_tokens=2048, num_threads=1)
+    config = BackendConfig(str(file), kv_type="f16", context_tokens=2048, num_threads=2)
     with closing(create_llama(config, lambda _fraction: None)) as backend:
         expected = _answers(backend)
     folder = write_folder(embedded, tmp_path / "smollm2")

@@ -24,6 +24,7 @@ from backends.llama_cpp.prompt_context import LEAST_TOKENS, PromptContext
 from backends.llama_cpp.runtime_log import RuntimeLog
 from backends.llama_cpp.tokenizer import LlamaTokenizer
 from backends.sampling import NotFiniteError, Sampler
+from backends.snapshot import HostSnapshot
 from edged.backend import BackendInfo, KvSnapshot
 from edged.core.plan import Chunk, Sampling
 from edged.core.types import SampledToken, SeqId, SlotId
@@ -34,28 +35,6 @@ _DECODE_FAILURES = {
     DECODE_ABORTED: "the computation was aborted",
     -1: "llama.cpp refused the batch",
 }
-
-
-class LlamaSnapshot:
-    """The KV of one sequence, as the library serializes it."""
-
-    __slots__ = ("_array", "num_tokens")
-
-    def __init__(self, num_tokens: int, array: NDArray[np.uint8]) -> None:
-        self.num_tokens = num_tokens
-        self._array = array
-
-    @property
-    def num_bytes(self) -> int:
-        return int(self._array.nbytes)
-
-    @property
-    def data(self) -> memoryview:
-        return self._array.data
-
-    @property
-    def array(self) -> NDArray[np.uint8]:
-        return self._array
 
 
 class LlamaBackend:
@@ -267,15 +246,15 @@ class LlamaBackend:
 
     # ── KV ───────────────────────────────────────────────────────────────────────────────────────
 
-    def save_kv(self, slot: SlotId) -> LlamaSnapshot:
+    def save_kv(self, slot: SlotId) -> HostSnapshot:
         try:
             data = self._context.read_state(slot)
         except (NativeCallError, MemoryError) as error:
             raise KvTransferError(f"slot {slot} was not saved: {error}") from error
-        return LlamaSnapshot(self._cells[slot], data)
+        return HostSnapshot(self._cells[slot], data)
 
     def restore_kv(self, slot: SlotId, snapshot: KvSnapshot, num_tokens: int | None = None) -> None:
-        assert isinstance(snapshot, LlamaSnapshot), f"a snapshot of {type(snapshot).__name__}"
+        assert isinstance(snapshot, HostSnapshot), f"a snapshot of {type(snapshot).__name__}"
         self._assert_empty(slot)
         if snapshot.num_tokens > 0:
             self._write(slot, snapshot.num_tokens, snapshot.array)
@@ -284,8 +263,8 @@ class LlamaBackend:
             if not self._trim(slot, num_tokens):
                 raise KvTransferError(f"slot {slot} was not cut to {num_tokens} tokens")
 
-    def load_snapshot(self, num_tokens: int, data: bytearray) -> LlamaSnapshot:
-        return LlamaSnapshot(num_tokens, np.frombuffer(data, dtype=np.uint8))
+    def load_snapshot(self, num_tokens: int, data: bytearray) -> HostSnapshot:
+        return HostSnapshot(num_tokens, np.frombuffer(data, dtype=np.uint8))
 
     def copy_prefix(self, source: SlotId, target: SlotId, num_tokens: int) -> None:
         assert self._info.can_copy_prefix, "this model cannot copy a prefix"

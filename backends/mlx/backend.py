@@ -17,10 +17,11 @@ import numpy as np
 from backends.mlx.adapter import AdaptedModel
 from backends.mlx.arrangement import Arrangement
 from backends.mlx.kv_batch import KvLayout
-from backends.mlx.snapshot import MlxSnapshot, pack, unpack
+from backends.mlx.snapshot import pack, unpack
 from backends.mlx.step_cache import Group, StepCaches
 from backends.mlx.tokenizer import MlxTokenizer
 from backends.sampling import Logits, NotFiniteError, Sampler
+from backends.snapshot import HostSnapshot
 from edged.backend import BackendInfo, KvSnapshot
 from edged.core.plan import Chunk
 from edged.core.types import SampledToken, SeqId, SlotId
@@ -162,14 +163,14 @@ class MlxBackend:
 
     # ── KV ───────────────────────────────────────────────────────────────────────────────────────
 
-    def save_kv(self, slot: SlotId) -> MlxSnapshot:
+    def save_kv(self, slot: SlotId) -> HostSnapshot:
         try:
             return pack(self._layout, *self._kv.place(slot))
         except (MemoryError, RuntimeError) as error:
             raise KvTransferError(f"slot {slot} was not saved: {error}") from error
 
     def restore_kv(self, slot: SlotId, snapshot: KvSnapshot, num_tokens: int | None = None) -> None:
-        assert isinstance(snapshot, MlxSnapshot), f"a snapshot of {type(snapshot).__name__}"
+        assert isinstance(snapshot, HostSnapshot), f"a snapshot of {type(snapshot).__name__}"
         num_tokens = snapshot.num_tokens if num_tokens is None else num_tokens
         is_whole = num_tokens == snapshot.num_tokens
         assert is_whole or self._info.can_cut_snapshot, "this model cannot restore a part"
@@ -180,8 +181,8 @@ class MlxBackend:
         if num_tokens:
             self._kv.put(slot, batch)
 
-    def load_snapshot(self, num_tokens: int, data: bytearray) -> MlxSnapshot:
-        return MlxSnapshot(num_tokens, np.frombuffer(data, dtype=np.uint8))
+    def load_snapshot(self, num_tokens: int, data: bytearray) -> HostSnapshot:
+        return HostSnapshot(num_tokens, np.frombuffer(data, dtype=np.uint8))
 
     def copy_prefix(self, source: SlotId, target: SlotId, num_tokens: int) -> None:
         assert self._info.can_copy_prefix, "this model cannot copy a prefix"

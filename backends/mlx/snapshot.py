@@ -8,35 +8,12 @@ from math import prod
 
 import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
 
 from backends.mlx.kv_batch import KvBatch, KvLayout, LayerKv, Parts, capacity_for, stored_as
+from backends.snapshot import HostSnapshot
 
 
-class MlxSnapshot:
-    """Immutable; any thread may read it."""
-
-    __slots__ = ("_array", "num_tokens")
-
-    def __init__(self, num_tokens: int, array: NDArray[np.uint8]) -> None:
-        """`array`: (bytes,)."""
-        self.num_tokens = num_tokens
-        self._array = array
-
-    @property
-    def num_bytes(self) -> int:
-        return int(self._array.nbytes)
-
-    @property
-    def data(self) -> memoryview:
-        return self._array.data
-
-    @property
-    def array(self) -> NDArray[np.uint8]:
-        return self._array
-
-
-def pack(layout: KvLayout, batch: KvBatch, row: int) -> MlxSnapshot:
+def pack(layout: KvLayout, batch: KvBatch, row: int) -> HostSnapshot:
     """A copy of one row."""
     num_tokens = batch.lengths[row]
     parts = [
@@ -46,10 +23,10 @@ def pack(layout: KvLayout, batch: KvBatch, row: int) -> MlxSnapshot:
     ]
     mx.eval(parts)
     flat = [np.array(part, copy=False).reshape(-1) for part in parts]
-    return MlxSnapshot(num_tokens, np.concatenate(flat))
+    return HostSnapshot(num_tokens, np.concatenate(flat))
 
 
-def unpack(layout: KvLayout, snapshot: MlxSnapshot, num_tokens: int) -> KvBatch:
+def unpack(layout: KvLayout, snapshot: HostSnapshot, num_tokens: int) -> KvBatch:
     """A batch of one row, with the first tokens of the snapshot.
 
     Raises:

@@ -119,8 +119,7 @@ class StepPlan(NamedTuple):
     yet. Only the account knows of them; nothing is executed."""
     share: tuple[Share, ...] = ()
     save: tuple[Save, ...] = ()
-    """Slots of those that are swapped, cleared or dropped, as they are before all of that; and of
-    running ones, of which others want a copy."""
+    """Slots of those that are swapped, cleared or dropped, as they are before all of that."""
     write: tuple[Write, ...] = ()
     unlink: tuple[FileId, ...] = ()
     """Files that are not needed any more, or make room for others."""

@@ -6,8 +6,8 @@ shape (rows, heads, cells, …): one for K and one for V, or three each where th
 it is never attended to, so a row is trimmed by making its length smaller, and a row that takes no
 part in a step costs nothing but the reading of it. Rows come and go without being dequantized:
 `extend` puts batches together, `filter` keeps some rows, `split` lets some leave, `extract` copies
-one. MLX computes none of that until it is asked to, and holds what it is made of until then: whoever
-moves rows sees to it that all batches are evaluated soon (`MlxBackend`).
+one. MLX computes none of that until it is asked to, and holds what it is made of until then:
+whoever moves rows sees to it that all batches are evaluated soon (`MlxBackend`).
 
 A layer that attends to a window only has at most `ring` cells, where token p is in cell p mod ring;
 a ring has room for the window and the longest step, so that a step can be taken back.

@@ -152,7 +152,7 @@ class PrefixCache:
         if self._kv.geometry.idle_cells_cost:
             affected += self._holdings.move_down(kept, now_s) or []
         affected += self._move_surplus(now_s)
-        if kept.slot is not None or kept.snapshot is not None:  # else there was no room for it
+        if kept in self._holdings.tree:  # else there was no room for it
             for other in replaced:
                 affected += self._holdings.give_up(other) if other in self._holdings.tree else []
         affected += self._gaining(space, tokens)

@@ -175,50 +175,6 @@ def test_who_comes_while_another_answers_finds_what_that_one_computed(*, is_unif
     assert len(run.finished(FinishReason.LENGTH)) == 2
 
 
-def test_a_copy_takes_no_room_in_host_memory() -> None:
-    run = served(eight_alike(), is_unified=False, max_snapshot_bytes=0)
-    assert computed(run) == (1000 + 2 * 8, 7 * 1000)
-    assert run.loop.statistics().cached_bytes == 0
-
-
-@pytest.mark.parametrize("is_unified", [True, False], ids=["shared", "copied"])
-def test_nobody_waits_long_for_a_little_that_is_under_way(*, is_unified: bool) -> None:
-    """70 tokens, 40 of which are the beginning of 3,000 that are being computed."""
-    big = (*SYSTEM[:40], *(9 + i % 200 for i in range(2960)))
-    requests = [
-        request("big", prompt=big, max_tokens=5, tier=SloTier.BATCH),
-        request("small", prompt=(*SYSTEM[:40], *range(50, 80)), max_tokens=5, arrival_s=0.05),
-    ]
-    run = served(requests, num_cells=32768, is_unified=is_unified)
-    assert ttft_s(run.lives[requests[1].request_id]) < 0.3
-    assert len(run.finished(FinishReason.LENGTH)) == 2
-
-
-def test_a_little_of_much_that_is_saved_takes_nobody_his_cells() -> None:
-    """Restored as a whole, the saved chat would need the cells of the answer that runs."""
-    chat = tuple(8 + i * 11 % 240 for i in range(600))
-    requests = [
-        request("chat", prompt=chat, max_tokens=5),
-        request("batch", prompt=300, max_tokens=300, tier=SloTier.BATCH, arrival_s=5.0),
-        request("other", prompt=(*chat[:40], 9, 10), max_tokens=5, arrival_s=6.0),
-    ]
-    run = served(requests, num_cells=1000, model=SimModel(idle_cells_cost=True))
-    assert run.lives[requests[1].request_id].num_preempts == 0
-    assert ttft_s(run.lives[requests[2].request_id]) < 0.3
-
-
-def test_a_conversation_that_goes_on_counts_all_its_turns() -> None:
-    """And what it has replaced is gone."""
-    history: tuple[int, ...] = SYSTEM
-    requests = []
-    for turn in range(4):
-        requests.append(request(f"turn{turn}", prompt=history, max_tokens=1, arrival_s=20.0 * turn))
-        history = (*history, 7, 11, 13, turn + 20)
-    run = served(requests, model=SimModel(idle_cells_cost=True))
-    [kept] = run.loop.scheduler.holdings.by_snapshot.values()
-    assert (kept.num_tokens, kept.num_uses) == (len(requests[-1].prompt_token_ids), 3)
-
-
 def test_who_is_due_earlier_waits_for_what_is_under_way() -> None:
     requests = [
         request("first", prompt=(*SYSTEM, 9), max_tokens=2, ttft_target_s=10.0),

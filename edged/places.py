@@ -3,6 +3,7 @@
 Imports nothing heavy, because every start of `edgectl` pays for it.
 """
 
+import ipaddress
 import os
 import re
 import stat
@@ -18,6 +19,8 @@ SOCKET_NAME = "edged.sock"
 MAX_SOCKET_PATH_BYTES = 107
 """sockaddr_un.sun_path holds 108 bytes on Linux, the last of which is NUL."""
 
+LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"})
+
 _HOST_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9._-]+):(\d{1,5})")
 
 
@@ -25,6 +28,17 @@ def is_host_port(text: str) -> bool:
     """Whether `text` is HOST:PORT, with an IPv6 host in brackets and a port in 0 … 65535."""
     found = _HOST_PORT.fullmatch(text)
     return found is not None and int(found[1]) <= 65535
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address (an IPv6 one with or without brackets) is of this host alone."""
+    text = host.strip("[]").partition("%")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return text.lower() in LOOPBACK_NAMES
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 def user_socket(environ: Mapping[str, str]) -> Path:
@@ -57,12 +71,35 @@ def kv_directory(environ: Mapping[str, str]) -> Path:
     service = environ.get("CACHE_DIRECTORY", "").partition(":")[0]
     if service:
         return Path(service) / "kv"
-    home = environ.get("XDG_CACHE_HOME", "")
+    home = _xdg_home(environ, "XDG_CACHE_HOME", ".cache")
+    return home / "edged" / "kv" if home else user_socket({}).parent / "kv"
+
+
+def state_directory(environ: Mapping[str, str]) -> Path:
+    """The directory that `server.state_directory = "auto"` stands for: the daemon's key and tokens.
+
+    systemd sets STATE_DIRECTORY for a service that has one. Without a home it is the user's own
+    under the temporary directory, as the socket's.
+    """
+    service = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if service:
+        return Path(service)
+    home = _xdg_home(environ, "XDG_STATE_HOME", ".local/state")
+    return home / "edged" if home else user_socket({}).parent / "state"
+
+
+def peers_file(environ: Mapping[str, str]) -> Path:
+    """Where a client keeps the daemons it knows: their certificates, and its tokens for them."""
+    home = _xdg_home(environ, "XDG_CONFIG_HOME", ".config")
+    return (home / "edged" if home else user_socket({}).parent) / "peers.json"
+
+
+def _xdg_home(environ: Mapping[str, str], variable: str, default: str) -> Path | None:
+    """A relative path is ignored, as the XDG specification asks; None without a home."""
+    home = environ.get(variable, "")
     if not os.path.isabs(home) and environ.get("HOME"):
-        home = os.path.join(environ["HOME"], ".cache")
-    if os.path.isabs(home):
-        return Path(home) / "edged" / "kv"
-    return user_socket({}).parent / "kv"
+        home = os.path.join(environ["HOME"], default)
+    return Path(home) if os.path.isabs(home) else None
 
 
 def client_sockets(environ: Mapping[str, str]) -> tuple[Path, ...]:
@@ -98,12 +135,7 @@ def is_private_directory(directory: Path) -> bool:
 
 
 def config_files(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where the configuration is looked for when nobody names a file; the first that exists wins.
-
-    A relative XDG_CONFIG_HOME is ignored, as the XDG specification asks.
-    """
-    home = environ.get("XDG_CONFIG_HOME", "")
-    if not os.path.isabs(home) and environ.get("HOME"):
-        home = os.path.join(environ["HOME"], ".config")
-    user = (Path(home) / "edged" / "config.toml",) if os.path.isabs(home) else ()
+    """Where a configuration is looked for when nobody names a file; the first that exists wins."""
+    home = _xdg_home(environ, "XDG_CONFIG_HOME", ".config")
+    user = (home / "edged" / "config.toml",) if home else ()
     return (*user, SYSTEM_CONFIG_FILE)

@@ -2,13 +2,17 @@
 
 # ruff: noqa: PLC0415  # gRPC is imported only where a daemon is asked
 
-import os
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import typer
 
-from edged.cli.address import choose_address
+from edged.cli.connected import find_target
 from edged.cli.exits import CommandError
+from edged.errors import EdgedError
+
+if TYPE_CHECKING:
+    from edged.client.target import Target
 
 TIMEOUT_S = 0.5
 """A person waits for the Tab key."""
@@ -19,7 +23,7 @@ def model_names(context: typer.Context) -> list[str]:
     from edged.cli.remote import Connection
     from edged.v1 import admin_pb2
 
-    with suppress(CommandError), Connection(_address(context), TIMEOUT_S) as connection:
+    with suppress(CommandError, EdgedError), Connection(_target(context), TIMEOUT_S) as connection:
         answer = connection.call(connection.admin.ListModels, admin_pb2.ListModelsRequest())
         return [model.name for model in answer.models]
     return []
@@ -31,7 +35,7 @@ def request_ids(context: typer.Context) -> list[tuple[str, str]]:
     from edged.cli.remote import Connection
     from edged.v1 import admin_pb2, inference_pb2
 
-    with suppress(CommandError), Connection(_address(context), TIMEOUT_S) as connection:
+    with suppress(CommandError, EdgedError), Connection(_target(context), TIMEOUT_S) as connection:
         answer = connection.call(connection.admin.ListRequests, admin_pb2.ListRequestsRequest())
         tiers = inference_pb2.Tier.DESCRIPTOR
         return [
@@ -41,11 +45,11 @@ def request_ids(context: typer.Context) -> list[tuple[str, str]]:
     return []
 
 
-def _address(context: typer.Context) -> str:
+def _target(context: typer.Context) -> "Target":
     """Where the command itself would go, given its --host or the one before it."""
     given: str | None = None
     level: typer.Context | None = context
     while level is not None and given is None:
         given = level.params.get("host")
         level = level.parent  # type: ignore[assignment]  # click's own class is its base
-    return choose_address(given, os.environ)
+    return find_target(given)

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from edged.cli.address import choose_address
+from edged.cli.exits import CommandError, ExitCode
+from edged.client.address import choose_address
+from edged.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from edged.cli.remote import Connection
+    from edged.client.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,27 @@ def connected(
 ) -> None:
     given = context.find_object(Global)
     assert given is not None, "the callback of the app has run"
-    address = choose_address(host or given.host, os.environ)
+    target = find_target(host or given.host)
     from edged.cli.remote import Connection
 
-    with Connection(address, given.timeout_s) as connection:
+    with Connection(target, given.timeout_s) as connection:
         use(connection)
+
+
+def find_target(host: str | None) -> "Target":
+    """The daemon that is meant.
+
+    Raises:
+        CommandError: `host` or $EDGED_HOST is no address.
+        EdgedError: PEER_UNKNOWN, it is on another host and was not paired with.
+    """
+    from edged.client.target import target_of
+
+    try:
+        address = choose_address(host, os.environ)
+    except InvalidRequestError as error:
+        raise CommandError(error.detail, ExitCode.USAGE) from None
+    return target_of(address, os.environ)
 
 
 def limit_s(context: typer.Context, own: float | None) -> float | None:

@@ -8,9 +8,10 @@ from typing import TextIO
 
 from edged.cli.exits import CommandError, ExitCode
 from edged.cli.output import OutputClosedError, warn
-from edged.errors import EdgedError
+from edged.errors import EdgedError, Reason
 
 TRACEBACK_VARIABLE = "EDGED_TRACEBACK"
+_DENIED = frozenset({Reason.PEER_UNKNOWN, Reason.PEER_CHANGED})
 
 
 def run_command(program: str, command: Callable[[], object]) -> int:
@@ -42,7 +43,7 @@ def run_command(program: str, command: Callable[[], object]) -> int:
     except EdgedError as error:
         for line in error.detail.splitlines():
             warn(program, line)
-        return _flushed(ExitCode.ERROR)
+        return _flushed(ExitCode.DENIED if error.reason in _DENIED else ExitCode.ERROR)
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise

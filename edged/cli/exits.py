@@ -11,12 +11,13 @@ class ExitCode(IntEnum):
     USAGE = 2
     UNREACHABLE = 3
     OVERLOADED = 4
+    DENIED = 5
     INTERRUPTED = 130
 
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 ok; 1 error; 2 wrong usage; 3 no daemon answers; "
-    "4 overloaded, try again later; 130 interrupted."
+    "4 overloaded, try again later; 5 not trusted or not allowed; 130 interrupted."
 )
 
 

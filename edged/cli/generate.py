@@ -92,7 +92,9 @@ class Asker:
         if limit_s is not None:
             # gRPC answers a call whose time is over at once, so zero needs no case of its own.
             limit_s = max(0.0, limit_s - (self._clock.now_s() - started_s))
-        call = self._connection.inference.Generate(self._request(prompt), timeout=limit_s)
+        call = self._connection.inference.Generate(
+            self._request(prompt), timeout=limit_s, metadata=self._connection.metadata
+        )
         try:
             for response in self._connection.each(call, self._asking.limit_s):
                 self._take(response, answer)
@@ -134,7 +136,9 @@ class Asker:
         request = admin_pb2.CancelRequest(request_id=request_id)
         # It has mostly ended by itself when this arrives, and then it is unknown: just as good.
         with suppress(grpc.RpcError):
-            self._connection.admin.Cancel(request, timeout=CANCEL_TIMEOUT_S)
+            self._connection.admin.Cancel(
+                request, timeout=CANCEL_TIMEOUT_S, metadata=self._connection.metadata
+            )
 
     def _wait_until_loaded(self) -> None:
         """Show the progress of a model that is loading. One that failed is left to the answer, and
@@ -145,7 +149,9 @@ class Asker:
         if model is None or not is_loading(model):
             return
         request = admin_pb2.WatchStatusRequest(interval_s=_WATCH_INTERVAL_S)
-        watch = connection.admin.WatchStatus(request, timeout=self._asking.limit_s)
+        watch = connection.admin.WatchStatus(
+            request, timeout=self._asking.limit_s, metadata=connection.metadata
+        )
         states = connection.each(watch, self._asking.limit_s)
         models = (found for state in states if (found := self._model_in(state.status)))
         with suppress(CommandError):

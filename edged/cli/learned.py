@@ -70,7 +70,9 @@ def _watched(connection: Connection, seconds: float) -> Iterator[admin_pb2.Statu
     request = admin_pb2.WatchStatusRequest()
     was_told = False
     try:
-        for answer in connection.admin.WatchStatus(request, timeout=seconds):
+        for answer in connection.admin.WatchStatus(
+            request, timeout=seconds, metadata=connection.metadata
+        ):
             was_told = True
             yield answer.status
     except grpc.RpcError as error:

@@ -31,7 +31,9 @@ def watch_status(
 ) -> None:
     """Print the status whenever it changed, until the daemon ends or the user does."""
     request = admin_pb2.WatchStatusRequest(interval_s=interval_s)
-    stream = connection.admin.WatchStatus(request, timeout=connection.timeout_s)
+    stream = connection.admin.WatchStatus(
+        request, timeout=connection.timeout_s, metadata=connection.metadata
+    )
     redraws = not json and sys.stdout.isatty()
     for number, answer in enumerate(connection.each(stream, connection.timeout_s)):
         if redraws:
@@ -87,7 +89,9 @@ def load_model(connection: Connection, name: str, *, json: bool) -> None:
         CommandError: it failed; the sentence is the model's own.
     """
     request = admin_pb2.LoadModelRequest(model=name)
-    stream = connection.admin.LoadModel(request, timeout=connection.timeout_s)
+    stream = connection.admin.LoadModel(
+        request, timeout=connection.timeout_s, metadata=connection.metadata
+    )
     answers = connection.each(stream, connection.timeout_s)
     models = (answer.model for answer in answers)
     last = follow_loading(name, _told(models) if json else models)

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from edged.cli.address import HOST_VARIABLE
 from edged.cli.complete import model_names
+from edged.client.address import HOST_VARIABLE
 
 MOST_SECONDS = 1e9
 """Thirty years: what is beyond was not meant, and overflows somewhere."""
@@ -14,9 +14,10 @@ HostOption = Annotated[
     str | None,
     typer.Option(
         "--host",
-        metavar="HOST:PORT|unix:PATH",
-        help=f"The daemon. Default: ${HOST_VARIABLE}, else the usual unix socket where a daemon "
-        "listens on it, else 127.0.0.1:7411.",
+        metavar="HOST:PORT|unix:PATH|NAME",
+        help="The daemon; NAME is one that was paired with. Default: "
+        f"${HOST_VARIABLE}, else the usual unix socket where a daemon listens on it, else "
+        "127.0.0.1:7411.",
     ),
 ]
 JsonOption = Annotated[

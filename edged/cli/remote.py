@@ -14,15 +14,16 @@ from typing import Self, TypeVar, cast
 import grpc
 
 from edged.cli.exits import CommandError, ExitCode
-from edged.v1 import admin_pb2_grpc, inference_pb2_grpc
+from edged.client.channel import open_channel
+from edged.client.target import Target
+from edged.v1 import access_pb2_grpc, admin_pb2_grpc, inference_pb2_grpc
 
 DEFAULT_TIMEOUT_S = 10.0
-CONNECT_TIMEOUT_S = 5.0
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _DETAILS_TRAILER = "grpc-status-details-bin"
 
 _OVERLOAD = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED})
 """With a time to try again: a full queue, and a wait that was too long."""
+_DENIED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 _TOO_LARGE = "larger than max"
 """In what gRPC says of a message that it refuses."""
 
@@ -33,23 +34,17 @@ ResponseT = TypeVar("ResponseT")
 class Connection:
     """Use as a context manager. No call is made before the first method is used."""
 
-    def __init__(self, address: str, timeout_s: float | None) -> None:
-        self.address = address
+    def __init__(self, target: Target, timeout_s: float | None) -> None:
+        self.address = target.shown
         self.timeout_s = timeout_s
         """What the user asked for; None leaves it to each call."""
         self._has_answered = False
-        self._channel = grpc.insecure_channel(
-            address,
-            options=[
-                # A proxy for the web has no business between two processes of a LAN.
-                ("grpc.enable_http_proxy", 0),
-                # Also the longest wait for a connection to be made.
-                ("grpc.min_reconnect_backoff_ms", int(CONNECT_TIMEOUT_S * 1000)),
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ],
-        )
+        self.metadata = target.metadata
+        """What every call carries."""
+        self._channel = open_channel(target)
         self.admin = admin_pb2_grpc.AdminServiceStub(self._channel)
         self.inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
+        self.access = access_pb2_grpc.AccessServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +70,7 @@ class Connection:
         """
         limit_s = usual_limit_s if self.timeout_s is None else self.timeout_s
         try:
-            response = method(request, timeout=limit_s)
+            response = method(request, timeout=limit_s, metadata=self.metadata)
         except grpc.RpcError as error:
             raise self.explain(error, limit_s) from None
         self._has_answered = True
@@ -109,6 +104,7 @@ class Connection:
         if is_from_daemon:
             is_overloaded = code in _OVERLOAD and retry_after_s is not None
             exit_code = ExitCode.OVERLOADED if is_overloaded else ExitCode.ERROR
+            exit_code = ExitCode.DENIED if code in _DENIED else exit_code
             return CommandError(f"{detail}{again}", exit_code)
         match code:
             case grpc.StatusCode.UNAVAILABLE if self._has_answered:

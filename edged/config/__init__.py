@@ -2,11 +2,11 @@
 
 from edged.config.layers import Key, Origin, SourceKind
 from edged.config.load import Flag, Loaded, load_settings
+from edged.config.server import ServerSettings
 from edged.config.settings import (
     EngineSettings,
     ModelSettings,
     SchedulerSettings,
-    ServerSettings,
     Settings,
     TierSettings,
     TiersSettings,

@@ -19,11 +19,11 @@ from pydantic_core import ErrorDetails
 from edged import places
 from edged.config import layers
 from edged.config.layers import Key, Leaf, Node, Origin, SourceKind, Table, show_key, show_value
+from edged.config.server import ServerSettings
 from edged.config.settings import (
     EngineSettings,
     ModelSettings,
     SchedulerSettings,
-    ServerSettings,
     Settings,
     TiersSettings,
     default_tables,

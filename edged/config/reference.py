@@ -12,12 +12,12 @@ from pydantic.fields import FieldInfo
 
 from edged.config.layers import Key, Origin, show_key, show_value
 from edged.config.load import Loaded, value_at
+from edged.config.server import ServerSettings
 from edged.config.settings import (
     DEFAULT_TIERS,
     EngineSettings,
     ModelSettings,
     SchedulerSettings,
-    ServerSettings,
     Settings,
     TierSettings,
     TiersSettings,

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
+from edged.config.server import ServerSettings
 from edged.config.values import (
     AUTO,
     CLOSED,
@@ -20,75 +21,18 @@ from edged.config.values import (
     PositiveSeconds,
     as_tuple,
     check_directory,
-    check_listen,
     check_policy,
-    check_socket,
     none_word,
     number_or_auto,
     rule,
 )
 from edged.core.policies import SERVING
 from edged.core.types import PrefixSharing, SloTier
-from edged.places import DEFAULT_LISTEN
 
 _MIB = 1024 * 1024
 _MOST_KV_BYTES = 2**40
 MOST_SEQUENCES = 256
 """That hold KV: llama.cpp knows no more."""
-
-
-class ServerSettings(BaseModel):
-    """[server] The daemon's front."""
-
-    model_config = CLOSED
-
-    listen: Annotated[str, AfterValidator(check_listen)] = Field(
-        default=DEFAULT_LISTEN,
-        description='TCP address for gRPC, HOST:PORT or "[IPv6]:PORT"; port 0 takes a free one; '
-        '"" turns TCP off.',
-    )
-    socket: Annotated[str, AfterValidator(check_socket)] = Field(
-        default=AUTO,
-        description='Unix socket for gRPC, an absolute path; "auto" is $RUNTIME_DIRECTORY/'
-        "edged.sock in a systemd service (/run/edged/edged.sock), else $XDG_RUNTIME_DIR/edged/"
-        'edged.sock, else a private directory under the temporary one; "" turns it off.',
-    )
-    drain_s: Annotated[float, Field(ge=0, le=86400)] = Field(
-        default=30.0,
-        description="Seconds that running requests may take to finish when the daemon stops or a "
-        "model is unloaded; then they are cancelled.",
-    )
-    max_message_bytes: Annotated[int, Field(ge=4 * _MIB, le=32 * _MIB)] = Field(
-        default=16 * _MIB, description="Largest gRPC message taken or sent, 4 to 32 MiB."
-    )
-    max_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=4096,
-        description="Most Generate calls of one tier served at once; more are refused at once.",
-    )
-    heartbeat_s: Annotated[float, Field(gt=0, le=10)] = Field(
-        default=10.0,
-        description="Seconds of silence on an answer's stream before a heartbeat, at most 10.",
-    )
-    max_backlog_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        default=8192,
-        description="Tokens that may wait for a slow reader before its request is cancelled.",
-    )
-    default_tier: Literal["interactive", "standard", "batch"] = Field(
-        default="standard",
-        description="Tier of requests that name none: interactive, standard or batch.",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least level that is logged: debug, info, warning or error."
-    )
-    log_format: Literal["auto", "console", "json"] = Field(
-        default="auto", description="console, json, or auto: console on a terminal, JSON otherwise."
-    )
-
-    @model_validator(mode="after")
-    def _listens_somewhere(self) -> Self:
-        if not self.listen and not self.socket:
-            raise rule("listen and socket are both off: expected at least one", "listen", "socket")
-        return self
 
 
 class EngineSettings(BaseModel):

@@ -14,6 +14,10 @@ AUTO = "auto"
 KvType = Literal["f16", "q8_0", "q4_0"]
 KV_TYPES: tuple[str, ...] = get_args(KvType)
 
+MAX_LISTEN_ADDRESSES = 16
+MAX_SERVICE_NAME_BYTES = 63
+"""A label of DNS."""
+
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -54,9 +58,17 @@ def scalar_as_text(value: object) -> object:
 
 
 def check_listen(value: str) -> str:
-    if value and not is_host_port(value):
+    addresses = listen_addresses(value)
+    if not all(is_host_port(address) for address in addresses):
         raise rule('expected HOST:PORT, "[IPv6]:PORT", or "" for no TCP')
+    if len(addresses) > MAX_LISTEN_ADDRESSES:
+        raise rule(f"expected at most {MAX_LISTEN_ADDRESSES} addresses")
     return value
+
+
+def listen_addresses(value: str) -> tuple[str, ...]:
+    """The single addresses of `server.listen`."""
+    return tuple(part.strip() for part in value.split(",")) if value else ()
 
 
 def check_socket(value: str) -> str:
@@ -70,6 +82,19 @@ def check_socket(value: str) -> str:
 def check_directory(value: str) -> str:
     if value != AUTO and not value.startswith("/"):
         raise rule('expected "auto" or an absolute path')
+    return value
+
+
+def check_optional_path(value: str) -> str:
+    if value and not value.startswith("/"):
+        raise rule('expected an absolute path or ""')
+    return value
+
+
+def check_service_name(value: str) -> str:
+    is_printable = value.isprintable() and value == value.strip()
+    if not is_printable or not 1 <= len(value.encode()) <= MAX_SERVICE_NAME_BYTES:
+        raise rule(f'expected "auto", or 1 to {MAX_SERVICE_NAME_BYTES} bytes of printable text')
     return value
 
 

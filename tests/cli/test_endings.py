@@ -141,7 +141,7 @@ def test_an_answer_that_takes_too_long_is_an_error(edgectl: Program, daemon: Fak
         ("run", "Hi", "--tier", "urgent"),
         ("run", "Hi", "--max-tokens", "0"),
         ("run", "Hi", "--raw", "--system", "x"),
-        ("status", "--host", "no-port"),
+        ("status", "--host", "no:port"),
         ("--host", "unix:", "status"),
     ],
 )

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from edged.cli.remote import Connection
+from edged.client.target import Plaintext, Target
+
+NOWHERE = Target("127.0.0.1:1", "127.0.0.1:1", Plaintext())
 
 
 class Stream:
@@ -38,7 +41,7 @@ class Stream:
 def connection() -> Iterator[Connection]:
     """None is made; a Ctrl-C raises, also where the tests' own shell ignores it."""
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with Connection("127.0.0.1:1", None) as connection:
+    with Connection(NOWHERE, None) as connection:
         yield connection
     signal.signal(signal.SIGINT, handler)
 

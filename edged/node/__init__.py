@@ -1,0 +1,1 @@
+"""The host and the local network around a daemon: service manager, identity, tokens, discovery."""

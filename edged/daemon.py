@@ -26,6 +26,8 @@ from edged.clock import Clock, MonotonicClock
 from edged.config import Settings
 from edged.core.types import SloTier
 from edged.log import configure_logging, get_logger
+from edged.node.host import Host
+from edged.node.service_manager import take_from
 from edged.rpc.convert import Tiers
 from edged.rpc.inference import InferenceLimits
 from edged.rpc.server import RpcServer, RpcSettings
@@ -64,6 +66,7 @@ class Daemon:
         self._drain_s = settings.server.drain_s
         self._drain_requested = asyncio.Event()
         self._drain_hurried = asyncio.Event()
+        self._service_variables = take_from(os.environ)
 
     async def serve(self) -> int:
         """The whole life of the daemon. Raises EdgedError if it cannot start."""
@@ -71,7 +74,9 @@ class Daemon:
         specs = model_specs(self._settings, os.environ)
         fleet = Fleet(specs, self._settings.default_model, self._clock)
         server = self._server(fleet)
+        host = Host(self._service_variables, fleet, self._clock)
         await server.start()
+        host.listening()
         self._log.info("listening", version=__version__, listeners=list(server.listeners))
         health = asyncio.create_task(self._keep_health(fleet, server), name="health")
         try:
@@ -80,10 +85,12 @@ class Daemon:
                     await fleet.load(name)
             await self._drain_requested.wait()
             server.set_serving(False)
+            host.draining(self._drain_s)
             await self._drain(fleet)
         finally:
             health.cancel()
             await server.stop(STOP_GRACE_S)
+            await host.close()
         self._log.info("stopped")
         return 0
 

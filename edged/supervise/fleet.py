@@ -9,7 +9,7 @@ from edged.engine.wire import Prompt
 from edged.errors import EdgedError, Reason
 from edged.supervise.handle import ModelHandle
 from edged.supervise.ledger import MemoryLedger
-from edged.supervise.model import ModelStatus, RequestRow, Stream, Submission
+from edged.supervise.model import ModelProgress, ModelStatus, RequestRow, Stream, Submission
 from edged.supervise.spec import ModelSpec
 
 SHUTTING_DOWN = "the server is shutting down"
@@ -76,6 +76,10 @@ class Fleet:
         return tuple(
             handle.status(is_default=handle.name == self._default) for handle in self._all()
         )
+
+    def progress(self) -> tuple[ModelProgress, ...]:
+        """By what the daemon's own watchdog judges it."""
+        return tuple(handle.progress() for handle in self._all())
 
     async def wait_for_change(self) -> None:
         await self._changed.wait()

@@ -19,6 +19,7 @@ from edged.supervise.journal import write_end
 from edged.supervise.keeper import EngineKeeper
 from edged.supervise.ledger import MemoryLedger
 from edged.supervise.model import (
+    ModelProgress,
     ModelState,
     ModelStatus,
     RequestRow,
@@ -145,6 +146,24 @@ class ModelHandle:
             ready=keeper.ready,
             statistics=keeper.statistics,
             num_in_flight=self.num_in_flight,
+        )
+
+    def progress(self) -> ModelProgress:
+        """Read from the engine's page itself, not from what the watch over it has seen."""
+        keeper = self._keeper
+        engine = keeper.engine
+        record = None if engine is None else engine.recorder.read()
+        return ModelProgress(
+            name=self.name,
+            state=keeper.state,
+            num_in_flight=self.num_in_flight,
+            engine_pid=None if engine is None else engine.pid,
+            has_ready_engine=keeper.ready_engine is not None,
+            num_steps_ended=None if record is None else record.num_steps_ended,
+            is_executing=record is not None and record.is_executing,
+            tokenizing_until_s=self._book.work.tokenizing_until_s,
+            stall_s=self._spec.stall_s,
+            load_timeout_s=self._spec.load_timeout_s,
         )
 
     def load(self) -> None:

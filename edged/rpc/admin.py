@@ -65,7 +65,7 @@ class AdminFront(AdminServiceServicer):
         limits: AdminLimits,
         network: NetworkLimits,
     ) -> None:
-        self.tiers = tiers
+        self._tiers = tiers
         self._models = models
         self._own = own
         self._view = view
@@ -74,6 +74,9 @@ class AdminFront(AdminServiceServicer):
         self._watching = DoorGates("watching", limits.max_watch_calls, network.max_watch_calls)
         self._unloading: dict[str, asyncio.Future[None]] = {}
         self._process = psutil.Process()
+
+    def replace_tiers(self, tiers: Tiers) -> None:
+        self._tiers = tiers
 
     async def GetStatus(
         self,
@@ -173,8 +176,18 @@ class AdminFront(AdminServiceServicer):
         request: pb.ListTiersRequest,
         context: grpc.aio.ServicerContext[pb.ListTiersRequest, pb.ListTiersResponse],
     ) -> pb.ListTiersResponse:
-        tiers = tiers_for(current_caller().grant, self.tiers)
+        tiers = tiers_for(current_caller().grant, self._tiers)
         return pb.ListTiersResponse(tiers=[to_tier(spec, tiers) for spec in tiers.specs])
+
+    async def Reload(
+        self,
+        request: pb.ReloadRequest,
+        context: grpc.aio.ServicerContext[pb.ReloadRequest, pb.ReloadResponse],
+    ) -> pb.ReloadResponse:
+        report = await self._view.reload()
+        return pb.ReloadResponse(
+            changes=report.changes, waiting=report.waiting, problems=report.problems
+        )
 
     async def Drain(
         self,

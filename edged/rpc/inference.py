@@ -61,7 +61,7 @@ class InferenceFront(InferenceServiceServicer):
         limits: InferenceLimits,
         network: NetworkLimits,
     ) -> None:
-        self.tiers = tiers
+        self._tiers = tiers
         self._models = models
         self._own = own
         self._clock = clock
@@ -76,6 +76,10 @@ class InferenceFront(InferenceServiceServicer):
         self._tokenizing = DoorGates(
             "Tokenize", limits.max_tokenize_calls, network.max_tokenize_calls
         )
+
+    def replace_tiers(self, tiers: Tiers) -> None:
+        """For requests that come from now on."""
+        self._tiers = tiers
 
     async def Generate(  # type: ignore[override]  # the stubs know no handler that writes itself
         self, request: pb.GenerateRequest, context: _GenerateContext
@@ -113,8 +117,8 @@ class InferenceFront(InferenceServiceServicer):
             now_s=self._clock.now_s(),
             counts_as=caller.counts_as,
         )
-        submission = to_submission(request, call, tiers_for(caller.grant, self.tiers))
-        check_service(caller.grant, submission.service, request.targets, self.tiers)
+        submission = to_submission(request, call, tiers_for(caller.grant, self._tiers))
+        check_service(caller.grant, submission.service, request.targets, self._tiers)
         check_model(caller.grant, request.model, self._models.status())
         if submission.deadline_s is None or has_every_tier(caller.grant):
             return submission, None

@@ -29,6 +29,7 @@ RIGHTS: Mapping[str, Right] = {
     "/edged.v1.AdminService/UnloadModel": Right.ADMIN,
     "/edged.v1.AdminService/ListTiers": Right.USE,
     "/edged.v1.AdminService/Drain": Right.ADMIN,
+    "/edged.v1.AdminService/Reload": Right.ADMIN,
     "/edged.v1.AccessService/GetIdentity": Right.USE,
     "/edged.v1.AccessService/CreateToken": Right.ADMIN,
     "/edged.v1.AccessService/ListTokens": Right.ADMIN,

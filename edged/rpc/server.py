@@ -145,24 +145,32 @@ class RpcServer:
         self._listeners = bound
         self._reminding = asyncio.create_task(self._remind(), name="reminder of warnings")
 
-    def reload(self, tiers: Tiers | None = None) -> None:
-        """Take the tokens and the certificate as their files have them now, and other tiers for
-        the requests from now on. Streams go on.
+    def reload_trust(self) -> tuple[str, ...]:
+        """Take the tokens and the certificate as their files have them now. Streams go on.
+
+        Returns:
+            What has changed, in sentences.
 
         Raises:
-            ConfigError: the tokens or the certificate cannot be used; those before still hold, and
-                so do the tiers.
+            ConfigError: the tokens or the certificate cannot be used; those before still hold.
         """
         self._trust.tokens.reload()
-        if self._certificates is not None:
-            self._certificates.identity = self._trust.identity.load(self._trust.wall())
-        if tiers is not None:
-            self._inference.tiers = tiers
-            self._admin.tiers = tiers
+        if self._certificates is None:
+            return ()
+        before = self._certificates.identity
+        self._certificates.identity = now = self._trust.identity.load(self._trust.wall())
+        if now.fingerprint == before.fingerprint:
+            return ()
+        return (f"the certificate is another: {now.fingerprint}",)
 
     def set_serving(self, serving: bool) -> None:
         """What health says of every service from now on."""
         self._health.set_serving(serving)
+
+    def replace_tiers(self, tiers: Tiers) -> None:
+        """Others for the calls that come from now on."""
+        self._inference.replace_tiers(tiers)
+        self._admin.replace_tiers(tiers)
 
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, let running ones end for `grace_s`, then cancel them; no socket file

@@ -88,13 +88,14 @@ class Daemon:
         )
         self._watch_signals(reloader)
         await server.start()
-        host.listening()
         self._log.info("listening", version=__version__, listeners=list(server.listeners))
         health = asyncio.create_task(self._keep_health(fleet, server), name="health")
         try:
             for name, model in self._settings.models.items():
                 if model.preload and not self._is_draining:
                     await fleet.load(name)
+            host.listening()
+            host.inhibit_suspend(inhibits=self._settings.server.inhibit_suspend)
             await self._drain_requested.wait()
             server.set_serving(False)
             asked_s, usual_s = self._asked_drain_s, reloader.settings.server.drain_s

@@ -138,6 +138,7 @@ class Reloader:
         configure_logging(server.log_level, server.log_format)
         parts.server.replace_tiers(Tiers(tier_specs(after), SloTier(server.default_tier)))
         parts.fleet.configure(model_specs(after, os.environ), after.default_model)
+        parts.host.inhibit_suspend(inhibits=server.inhibit_suspend)
         for name, model in after.models.items():
             if model.preload and name not in before.models:
                 parts.fleet.load_soon(name)

@@ -13,11 +13,14 @@ awake.
 
 import asyncio
 import os
+import sys
 from collections.abc import Coroutine, Mapping
 from typing import Protocol
 
 from edged.clock import Clock
 from edged.log import get_logger
+from edged.node.inhibitor import Demand, SuspendInhibitor, ways
+from edged.node.open_files import ENOUGH, few_open_files, raise_open_files
 from edged.node.service_manager import ServiceNotifier, microseconds
 from edged.node.service_status import describe, load
 from edged.node.watchdog import Watchdog, interval_s
@@ -32,7 +35,7 @@ DRAIN_MARGIN_S = 30.0
 """What stopping takes beside the running work: engines that put KV on disk, open calls."""
 
 
-class Work(Protocol):
+class Work(Demand, Protocol):
     """The daemon's models."""
 
     def status(self) -> tuple[ModelStatus, ...]: ...
@@ -53,12 +56,18 @@ class Host:
         every_s = interval_s(variables, os.getpid())
         if every_s is not None and self._notifier.is_heard:
             self._watchdog = Watchdog(every_s, work.progress, self._feed, clock)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._inhibiting: asyncio.Task[None] | None = None
         self._note = ""
         self._is_draining = False
         self._told_status = ""
         self._extended_at_s = 0.0
         self._notifier.tell_state(STATUS="starting", EXTEND_TIMEOUT_USEC=microseconds(EXTEND_S))
+        raise_open_files()
+        limit = few_open_files()
+        if limit is not None:
+            detail = f"connections will be refused beyond about so many; {ENOUGH} are enough"
+            self._log.warning("few files may be open", limit=limit, detail=detail)
 
     def listening(self) -> None:
         """Clients are answered from now on."""
@@ -67,6 +76,15 @@ class Host:
             self._begin(self._report(), "report")
         if self._watchdog is not None:
             self._begin(self._watchdog.keep(), "watchdog")
+
+    def inhibit_suspend(self, *, inhibits: bool) -> None:
+        """Whether the host is kept awake while requests run."""
+        if not inhibits and self._inhibiting is not None:
+            self._inhibiting.cancel()
+            self._inhibiting = None
+        elif inhibits and self._inhibiting is None:
+            inhibitor = SuspendInhibitor(self._work, ways(sys.platform))
+            self._inhibiting = self._begin(inhibitor.keep(), "suspend inhibitor")
 
     def reloading(self) -> None:
         """Until `reloaded`."""
@@ -89,16 +107,21 @@ class Host:
         self._notifier.tell_state(STOPPING="1", EXTEND_TIMEOUT_USEC=extended, STATUS=self._status())
 
     async def close(self) -> None:
-        for task in self._tasks:
+        """Nothing is told, and the host not kept awake, any more."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks)
         self._notifier.close()
 
     # ── Inside ───────────────────────────────────────────────────────────────────────────────────
 
-    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
-        self._tasks.append(asyncio.create_task(self._kept(work, name), name=name))
+    def _begin(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._kept(work, name), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _kept(self, work: Coroutine[None, None, None], name: str) -> None:
         """A defect here must not end the daemon; that of the watchdog ends its feeding."""

@@ -1,0 +1,89 @@
+"""Models, and the daemon's directories."""
+
+import pytest
+
+from edged.node.doctor.disk import check_directories, check_models
+from tests.node.doctor.machine import ME, Machine, found, levels
+
+MODEL = '[models.m]\npath = "/models/m.gguf"\n'
+
+
+def test_a_model_that_is_there_is_in_order(machine: Machine) -> None:
+    machine.write("/models/m.gguf", b"GGUF" + bytes(1020))
+    finding = found(check_models, machine.subject(MODEL))["disk.model"]
+    assert (finding.level, finding.text) == ("ok", "model 'm': 1 KiB")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"<html>", "is no GGUF file"),
+        (b"", "is no GGUF file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS"),
+    ],
+)
+def test_a_file_that_is_no_model_is_a_problem(machine: Machine, content: bytes, text: str) -> None:
+    machine.write("/models/m.gguf", content)
+    finding = found(check_models, machine.subject(MODEL))["disk.model"]
+    assert finding.level == "problem"
+    assert text in finding.text
+
+
+def test_a_model_that_is_missing_is_a_problem(machine: Machine) -> None:
+    finding = found(check_models, machine.subject(MODEL))["disk.model"]
+    assert finding.level == "problem"
+    assert "models.m.path" in finding.fix
+
+
+def test_a_model_that_the_user_may_not_read_is_a_problem(machine: Machine) -> None:
+    machine.write("/models/m.gguf", b"GGUF", mode=0o600)
+    finding = found(check_models, machine.subject(MODEL))["disk.model"]
+    assert (finding.level, finding.fix) == ("problem", "chmod o+r /models/m.gguf")
+
+
+def test_a_folder_without_weights_is_a_problem(machine: Machine) -> None:
+    machine.folder("/models/m")
+    subject = machine.subject('[models.m]\npath = "/models/m"\n')
+    assert levels(check_models, subject) == {"disk.model": "problem"}
+    machine.write("/models/m/model.safetensors", b"12345")
+    assert levels(check_models, subject) == {"disk.model": "ok"}
+
+
+def test_a_state_directory_that_can_be_made_is_in_order(machine: Machine) -> None:
+    subject = machine.subject('[server]\nstate_directory = "/state/edged"\n', user=ME)
+    assert levels(check_directories, subject) == {"disk.room": "ok"}
+
+
+def test_a_state_directory_that_cannot_be_written_to_is_a_problem(machine: Machine) -> None:
+    machine.folder("/state", 0o755)
+    subject = machine.subject('[server]\nstate_directory = "/state/edged"\n')
+    finding = found(check_directories, subject)["disk.directory"]
+    assert finding.level == "problem"
+    assert finding.fix.startswith("sudo install -d -o somebody -m 0700 /state/edged")
+
+
+def test_a_state_directory_that_is_a_file_is_a_problem(machine: Machine) -> None:
+    machine.write("/state")
+    subject = machine.subject('[server]\nstate_directory = "/state"\n')
+    assert levels(check_directories, subject) == {"disk.directory": "problem"}
+
+
+def test_too_little_room_for_kept_kv_is_a_warning(machine: Machine) -> None:
+    machine.folder("/state")
+    machine.folder("/cache/kv")
+    config = f"""
+    [server]
+    state_directory = "/state"
+    [engine]
+    disk_directory = "/cache/kv"
+    disk_bytes = {2**60}
+    """
+    finding = found(check_directories, machine.subject(config, user=ME))["disk.room"]
+    assert finding.level == "warning"
+    assert "1048576.0 TiB may be needed" in finding.text
+
+
+def test_the_directories_of_the_service_are_not_judged_by_a_user(machine: Machine) -> None:
+    machine.write("/etc/systemd/system/edged.service")
+    machine.folder("/var/lib/edged", 0o700)
+    assert levels(check_directories, machine.subject("[engine]\n")) == {"disk.directory": "note"}

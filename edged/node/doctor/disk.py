@@ -1,6 +1,7 @@
 """Are the models there and whole, and have the daemon's directories room?"""
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from edged.places import kv_directory
 
 _GGUF = b"GGUF"
 _POINTER = b"version https://git-lfs"
+_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # compared with
+"""From the service, by ProtectHome and PrivateTmp."""
 _LEAST_STATE_BYTES = 16 * 1024 * 1024
 """A key and some tokens are far less."""
 
@@ -58,7 +61,9 @@ def _model(subject: Subject, name: str, model: ModelSettings) -> Iterator[Findin
             f"put the model there, or correct models.{name}.path",
         )
         return
-    if not host.may("read", path):
+    if subject.is_service and (hidden := _hidden_from_service(host, model.path)):
+        yield _not_seen(name, model.path, hidden)
+    elif not host.may("read", path):
         yield problem(
             "disk.model",
             f"model {name!r}: user {host.user.name} may not read {model.path}",
@@ -68,6 +73,32 @@ def _model(subject: Subject, name: str, model: ModelSettings) -> Iterator[Findin
         yield from _folder(host, name, model)
     else:
         yield from _file(host, name, model)
+
+
+def _hidden_from_service(host: Host, path: str) -> str:
+    """Why the service, which is a user of its own in a view of its own, cannot see a file that is
+    there; "" if it can."""
+    hidden = next((one for one in _HIDDEN if path.startswith(f"{one}/")), None)
+    if hidden is not None:
+        return f"{hidden} is hidden from it"
+    own = Path(path)
+    for folder in reversed(own.parents):
+        found = host.stat(folder)
+        if found is not None and not found.st_mode & stat.S_IXOTH:
+            return f"not everybody may enter {folder}"
+    found = host.stat(own)
+    if found is not None and not found.st_mode & stat.S_IROTH:
+        return "not everybody may read it"
+    return ""
+
+
+def _not_seen(name: str, path: str, why: str) -> Finding:
+    return problem(
+        "disk.model",
+        f"model {name!r}: the service, which is a user of its own, cannot see {path}: {why}",
+        "move it where everybody may read it, as /srv/models, and correct "
+        f"models.{name}.path; or let the unit see it (systemctl edit edged: BindReadOnlyPaths=)",
+    )
 
 
 def _folder(host: Host, name: str, model: ModelSettings) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ import psutil
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.firewall import open_command
 from edged.node.doctor.host import Host, Interface
-from edged.node.doctor.subject import TOKENS_NAME, Subject
+from edged.node.doctor.subject import TOKENS_CREDENTIAL, TOKENS_NAME, Subject
 
 MDNS_GROUP, MDNS_PORT = "224.0.0.251", 5353
 HEAR_LIMIT_S = 0.7
@@ -121,6 +121,9 @@ def _tokens(subject: Subject) -> Iterator[Finding]:
     state = subject.state_directory
     assert state is not None, "there are settings"
     path = state / TOKENS_NAME
+    if subject.is_service and subject.host.exists(TOKENS_CREDENTIAL):
+        yield ok("lan.tokens", f"tokens are given by {TOKENS_CREDENTIAL}")
+        return
     make = "edgectl token create NAME"
     try:
         content = json.loads(subject.host.path(path).read_bytes())

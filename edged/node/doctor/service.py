@@ -14,6 +14,7 @@ _ASKED = (
     "SubState",
     "UnitFileState",
     "Result",
+    "ExecMainStatus",
     "NeedDaemonReload",
     "ExecStart",
 )
@@ -65,10 +66,10 @@ def _check(subject: Subject, scope: str, unit: Mapping[str, str]) -> Iterator[Fi
             )
             return
         case (_, "failed"):
-            last = _last_line(host, scope)
+            how = f"{unit.get('Result', 'unknown')}, code {unit.get('ExecMainStatus', '?')}"
             yield problem(
                 "service.failed",
-                f"{UNIT}{of} has failed ({unit.get('Result', 'unknown')}){last}",
+                f"{UNIT}{of} has failed ({how}){_last_line(host, scope)}",
                 f"{journal} tells why; then {systemctl} restart {UNIT}",
             )
         case (_, "active" | "reloading"):

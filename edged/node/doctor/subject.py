@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edged import places
 from edged.config import ModelSettings, Settings, load_settings
+from edged.config.sources import find_file
 from edged.config.values import AUTO, listen_addresses
 from edged.errors import ConfigError
 from edged.node.doctor.host import Host
@@ -18,6 +19,8 @@ from edged.node.doctor.host import Host
 UNIT = "edged.service"
 KEY_NAME, CERTIFICATE_NAME, TOKENS_NAME = "key.pem", "certificate.pem", "tokens.json"
 """In the state directory."""
+TOKENS_CREDENTIAL = "/etc/credstore/edged.tokens"
+"""Tokens that the service is given by systemd, beside those in its state directory."""
 UNIT_FOLDERS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
 SERVICE_ENVIRON: Mapping[str, str] = {
     "RUNTIME_DIRECTORY": "/run/edged",
@@ -149,8 +152,8 @@ def examined(
     settings: Settings | None = None
     file, problems = config_file, tuple[str, ...]()
     try:
-        loaded = load_settings((), host.environ, config_file, candidates=_candidates(host))
-        settings, file = loaded.settings, loaded.file
+        file = find_file(config_file, host.environ, _candidates(host))
+        settings = load_settings((), host.environ, file, candidates=()).settings
     except ConfigError as error:
         problems = tuple(error.detail.splitlines())
     is_service = file == host.path(places.SYSTEM_CONFIG_FILE) and _has_unit(host)

@@ -6,8 +6,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from edged.node.doctor.finding import Finding, note, ok, problem
-from edged.node.doctor.host import shown_mode, user_name
+from edged.node.doctor.finding import Finding, note, ok, problem, warning
+from edged.node.doctor.host import group_name, shown_mode, user_name
 from edged.node.doctor.subject import Refused, Running, Subject
 from edged.places import MAX_SOCKET_PATH_BYTES
 
@@ -108,12 +108,18 @@ def _to_be_made(subject: Subject, directory: Path) -> Iterator[Finding]:
 def _file(subject: Subject, path: Path) -> Iterator[Finding]:
     try:
         mode = subject.host.path(path).lstat().st_mode
+    except PermissionError:
+        yield _not_allowed(subject, path.parent)
+        return
     except OSError:
         return
     if not stat.S_ISSOCK(mode):
         yield problem(
             "socket.file", f"{path} exists and is no socket", f"move it away: mv {path} {path}.old"
         )
+        return
+    if not subject.host.may("write", subject.host.path(path)):
+        yield _not_allowed(subject, path)
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_CONNECT_LIMIT_S)
@@ -125,9 +131,6 @@ def _file(subject: Subject, path: Path) -> Iterator[Finding]:
                 f"{path} was left behind by a daemon that was killed",
                 "nothing: the next daemon removes it",
             )
-            return
-        except PermissionError:
-            yield _not_allowed(subject, path)
             return
         except OSError as error:
             yield note("socket.file", f"{path}: {error.strerror or error}")
@@ -143,9 +146,11 @@ def _file(subject: Subject, path: Path) -> Iterator[Finding]:
 
 
 def _not_allowed(subject: Subject, path: Path) -> Finding:
-    name = subject.host.user.name
-    return problem(
+    """It works, for others."""
+    name, found = subject.host.user.name, subject.host.stat(path)
+    group = "edged" if found is None else group_name(found.st_gid)
+    return warning(
         "socket.access",
-        f"user {name} may not connect to {path}",
-        f"sudo usermod -aG $(stat -c %G {path}) {name}, then log in again",
+        f"user {name} may not use {path}, which is for those in group {group}",
+        f"sudo usermod -aG {group} {name}, then log in again",
     )

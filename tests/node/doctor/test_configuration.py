@@ -36,3 +36,4 @@ def test_the_service_s_directories_are_meant_where_the_service_is_installed(
     subject = machine.subject("[engine]\n")
     assert subject.state_directory == Path("/var/lib/edged")
     assert subject.socket == Path("/run/edged/edged.sock")
+    assert machine.subject("[engine]\nwrong = 1\n").is_service

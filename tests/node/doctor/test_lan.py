@@ -54,6 +54,12 @@ def test_a_token_counts_until_it_is_revoked(
     assert levels(check_settings, machine.subject(CONFIG)) == {"lan.tokens": level}
 
 
+def test_tokens_that_the_service_is_given_count(machine: Machine) -> None:
+    machine.write("/etc/systemd/system/edged.service")
+    machine.write("/etc/credstore/edged.tokens", mode=0o600)
+    assert levels(check_settings, machine.subject(CONFIG)) == {"lan.tokens": "ok"}
+
+
 @pytest.mark.parametrize("content", ["text", "[]", '{"tokens": 5}', '{"tokens": [1]}', "{}"])
 def test_a_file_that_has_no_tokens_is_a_problem(machine: Machine, content: str) -> None:
     machine.write("/state/tokens.json", content)

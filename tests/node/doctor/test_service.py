@@ -47,11 +47,13 @@ def test_a_service_that_runs_this_version_is_in_order(machine: Machine) -> None:
 
 
 def test_a_service_that_failed_comes_with_its_last_line(machine: Machine) -> None:
-    unit(machine, ActiveState="failed", Result="exit-code")
+    unit(machine, ActiveState="failed", Result="exit-code", ExecMainStatus="78")
     machine.command("journalctl", '[ "$1 $2" = "-u edged.service" ] && echo "cannot listen"')
     finding = found(check, machine.subject())["service.failed"]
     assert finding.level == "problem"
-    assert finding.text == ("edged.service has failed (exit-code); its last line: cannot listen")
+    assert finding.text == (
+        "edged.service has failed (exit-code, code 78); its last line: cannot listen"
+    )
     assert "journalctl -u edged.service" in finding.fix
 
 

@@ -93,6 +93,17 @@ def test_a_socket_on_which_something_else_listens_is_a_problem(machine: Machine)
         assert levels(check, machine.subject(CONFIG, user=ME))["socket.taken"] == "problem"
 
 
+def test_a_socket_of_a_group_comes_with_the_command_to_join_it(machine: Machine) -> None:
+    machine.write("/etc/systemd/system/edged.service")
+    machine.folder("/run/e", 0o755)
+    with listening(machine.root / "run/e/s"):
+        (machine.root / "run/e/s").chmod(0o660)
+        finding = found(check, machine.subject(CONFIG))["socket.access"]
+    assert finding.level == "warning"
+    assert finding.fix.startswith("sudo usermod -aG ")
+    assert finding.fix.endswith(" somebody, then log in again")
+
+
 def test_a_path_that_is_too_long_is_a_problem(machine: Machine) -> None:
     machine.environ["XDG_RUNTIME_DIR"] = f"/{'x' * 100}"
     finding = found(check, machine.subject())["socket.long"]

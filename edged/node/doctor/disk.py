@@ -8,7 +8,7 @@ from pathlib import Path
 from edged.config import ModelSettings
 from edged.config.values import AUTO
 from edged.embedded import EMBEDDED
-from edged.node.doctor.finding import Finding, note, ok, problem, warning
+from edged.node.doctor.finding import Finding, Level, note, ok, problem, warning
 from edged.node.doctor.host import Host
 from edged.node.doctor.memory import shown_bytes, size_of
 from edged.node.doctor.subject import Subject
@@ -31,7 +31,9 @@ def check_models(subject: Subject) -> Iterator[Finding]:
 def check_directories(subject: Subject) -> Iterator[Finding]:
     state = subject.state_directory
     if state is not None:
-        yield from _room(subject, state, "the state directory", _LEAST_STATE_BYTES)
+        # On loopback alone there is neither a key nor need for a token.
+        level = Level.PROBLEM if subject.network_listens else Level.NOTE
+        yield from _room(subject, state, "the state directory", _LEAST_STATE_BYTES, level)
     wanted: dict[Path, int] = {}
     for model in subject.models.values():
         given = model.engine.disk_directory
@@ -39,7 +41,8 @@ def check_directories(subject: Subject) -> Iterator[Finding]:
         if model.engine.disk_bytes:
             wanted[directory] = wanted.get(directory, 0) + model.engine.disk_bytes
     for directory, num_bytes in wanted.items():
-        yield from _room(subject, directory, "the directory of kept KV", num_bytes)
+        what = "the directory of kept KV"
+        yield from _room(subject, directory, what, num_bytes, Level.WARNING)
 
 
 def _model(subject: Subject, name: str, model: ModelSettings) -> Iterator[Finding]:
@@ -131,15 +134,20 @@ def _file(host: Host, name: str, model: ModelSettings) -> Iterator[Finding]:
         yield ok("disk.model", f"model {name!r}: {shown_bytes(size_of(host, model) or 0)}")
 
 
-def _room(subject: Subject, directory: Path, what: str, num_bytes: int) -> Iterator[Finding]:
-    """Whether it is there or can be made, may be written to, and has so much left."""
+def _room(
+    subject: Subject, directory: Path, what: str, num_bytes: int, level: Level
+) -> Iterator[Finding]:
+    """Whether it is there or can be made, may be written to, and has so much left; `level` is what
+    it is if not."""
     host = subject.host
     there = directory
     while not host.exists(there) and there != there.parent:
         there = there.parent
     path = host.path(there)
     if not path.is_dir():
-        yield problem("disk.directory", f"{what}: {there} is no directory", f"move it: {there}")
+        yield Finding(
+            "disk.directory", level, f"{what}: {there} is no directory", f"move it: {there}"
+        )
         return
     if not host.may("write", path):
         if subject.is_service:
@@ -150,8 +158,9 @@ def _room(subject: Subject, directory: Path, what: str, num_bytes: int) -> Itera
             )
             return
         made = "" if there == directory else f" does not exist, and {there}"
-        yield problem(
+        yield Finding(
             "disk.directory",
+            level,
             f"{what}: {directory}{made} may not be written to by user {host.user.name}",
             f"sudo install -d -o {host.user.name} -m 0700 {directory}; if the disk is read-only, "
             "name another one",

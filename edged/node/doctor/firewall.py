@@ -14,7 +14,11 @@ from edged.node.doctor.subject import Subject
 
 Protocol = Literal["tcp", "udp"]
 _MDNS_PORT = 5353
-_ENDS_IN_DROP = re.compile(r"type filter hook input [^}]*?policy drop", re.DOTALL)
+_TABLE_OR_CHAIN = re.compile(
+    r"^table (?P<table>\w+ \S+) \{|^\s*chain (?P<chain>\S+) \{\s*"
+    r"type filter hook input [^;]*;\s*policy (?P<policy>\w+)",
+    re.MULTILINE,
+)
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -45,10 +49,10 @@ def open_command(host: Host, protocol: Protocol, port: int) -> str:
     if host.which("firewall-cmd"):
         add = f"sudo firewall-cmd --add-port={port}/{protocol}"
         return f"{add} && sudo firewall-cmd --runtime-to-permanent"
-    if host.which("nft"):
-        return f"sudo nft insert rule inet filter input {protocol} dport {port} accept"
-    if host.which("iptables"):
+    if _iptables_drops(host):
         return f"sudo iptables -I INPUT -p {protocol} --dport {port} -j ACCEPT"
+    for chain in _input_chains(host):
+        return f"sudo nft insert rule {chain} {protocol} dport {port} accept"
     return f"let the firewall accept {protocol.upper()} port {port}"
 
 
@@ -92,20 +96,40 @@ def _firewalld(host: Host, ports: list[tuple[Protocol, int]]) -> Iterator[Findin
 
 
 def _rules(host: Host, ports: list[tuple[Protocol, int]]) -> Iterator[Finding]:
-    nft, iptables = host.run("nft", "list", "ruleset"), host.run("iptables", "-S", "INPUT")
     drops = []
-    if nft is not None and nft.code == 0 and _ENDS_IN_DROP.search(nft.output):
-        drops.append(("nftables", nft.output))
-    if iptables is not None and iptables.code == 0 and "-P INPUT DROP" in iptables.output:
-        drops.append(("iptables", iptables.output))
+    if rules := _iptables_drops(host):
+        drops.append(("iptables", rules))
+    elif any(policy == "drop" for policy in _input_chains(host).values()):
+        # What iptables drops may be shown by nft too.
+        drops.append(("nftables", _ruleset(host)))
     if not drops:
-        seen = [one for one in (nft, iptables) if one is not None and one.code == 0]
-        text = "no firewall of this host drops by default" if seen else "no firewall was found here"
-        yield ok("lan.firewall", text)
+        yield ok("lan.firewall", "no firewall that drops by default was seen")
     for name, rules in drops:
         for protocol, port in ports:
             named = re.search(rf"\b(dport|dports)\b[^\n]*\b{port}\b", rules) is not None
             yield _told(host, name, protocol, port, is_open=named)
+
+
+def _iptables_drops(host: Host) -> str:
+    """The rules for what comes in, if what none of them names is dropped."""
+    told = host.run("iptables", "-S", "INPUT")
+    return told.output if told is not None and "-P INPUT DROP" in told.output else ""
+
+
+def _ruleset(host: Host) -> str:
+    told = host.run("nft", "list", "ruleset")
+    return told.output if told is not None and told.code == 0 else ""
+
+
+def _input_chains(host: Host) -> dict[str, str]:
+    """The chains of nftables that all that comes in passes, as nft names them, and what is done
+    with what none of their rules names."""
+    chains, table = {}, ""
+    for found in _TABLE_OR_CHAIN.finditer(_ruleset(host)):
+        table = found["table"] or table
+        if found["chain"]:
+            chains[f"{table} {found['chain']}"] = found["policy"]
+    return chains
 
 
 def _told(host: Host, firewall: str, protocol: Protocol, port: int, *, is_open: bool) -> Finding:

@@ -74,6 +74,7 @@ def check_multicast(subject: Subject) -> Iterator[Finding]:
     if not usable:
         return
     yield from probe(subject.host, usable, MDNS_PORT)
+    yield from _route(usable[0])
     if sharing := _holders(MDNS_PORT):
         yield ok("lan.shared", f"UDP port {MDNS_PORT} is shared with {', '.join(sharing)}")
 
@@ -152,6 +153,20 @@ def _of_network(host: Host) -> list[Interface]:
     return [one for one in host.interfaces if one.is_up and one.ipv4 and not one.is_loopback]
 
 
+def _route(interface: Interface) -> Iterator[Finding]:
+    """edged names the interface; not every program that looks for it does."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asks_nobody:
+        try:
+            asks_nobody.connect((MDNS_GROUP, MDNS_PORT))
+        except OSError:
+            yield note(
+                "lan.route",
+                "the system has no route for multicast: edged does without, other programs of "
+                "this host that look for services may not",
+                f"sudo ip route add 224.0.0.0/4 dev {interface.name}",
+            )
+
+
 def _listener(port: int) -> socket.socket:
     """Of a port that is shared, as responders share it.
 
@@ -177,9 +192,9 @@ def _question() -> bytes:
 
 
 def _not_sent(host: Host, interface: Interface, port: int, error: OSError) -> Finding:
-    if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
+    if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
         return warning(
-            "lan.route",
+            "lan.multicast",
             f"there is no route for multicast on {interface.name}",
             f"sudo ip route add 224.0.0.0/4 dev {interface.name}",
         )
@@ -187,7 +202,7 @@ def _not_sent(host: Host, interface: Interface, port: int, error: OSError) -> Fi
         return warning(
             "lan.multicast",
             f"this host does not let multicast out of {interface.name}: a firewall refuses it",
-            open_command(host, "udp", port),
+            f"let the firewall send to {MDNS_GROUP}, UDP port {port}",
         )
     return warning(
         "lan.multicast",

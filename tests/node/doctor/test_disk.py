@@ -54,18 +54,21 @@ def test_a_state_directory_that_can_be_made_is_in_order(machine: Machine) -> Non
     assert levels(check_directories, subject) == {"disk.room": "ok"}
 
 
-def test_a_state_directory_that_cannot_be_written_to_is_a_problem(machine: Machine) -> None:
+@pytest.mark.parametrize(("listen", "level"), [("127.0.0.1:0", "note"), ("0.0.0.0:0", "problem")])
+def test_a_state_directory_that_cannot_be_made_is_a_problem_where_a_key_is_needed(
+    machine: Machine, listen: str, level: str
+) -> None:
     machine.folder("/state", 0o755)
-    subject = machine.subject('[server]\nstate_directory = "/state/edged"\n')
-    finding = found(check_directories, subject)["disk.directory"]
-    assert finding.level == "problem"
+    config = f'[server]\nstate_directory = "/state/edged"\nlisten = "{listen}"\n'
+    finding = found(check_directories, machine.subject(config))["disk.directory"]
+    assert finding.level == level
     assert finding.fix.startswith("sudo install -d -o somebody -m 0700 /state/edged")
 
 
 def test_a_state_directory_that_is_a_file_is_a_problem(machine: Machine) -> None:
     machine.write("/state")
-    subject = machine.subject('[server]\nstate_directory = "/state"\n')
-    assert levels(check_directories, subject) == {"disk.directory": "problem"}
+    config = '[server]\nstate_directory = "/state"\nlisten = "0.0.0.0:0"\n'
+    assert levels(check_directories, machine.subject(config)) == {"disk.directory": "problem"}
 
 
 def test_too_little_room_for_kept_kv_is_a_warning(machine: Machine) -> None:

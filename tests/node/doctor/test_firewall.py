@@ -95,6 +95,15 @@ def test_a_chain_of_nftables_that_drops_has_to_name_the_ports(
     assert levels(check, subject(machine)) == expected
 
 
+def test_the_command_for_nftables_names_the_chain_that_there_is(machine: Machine) -> None:
+    head = "type filter hook input priority filter; policy drop;"
+    chain = f"table inet mine {{\n\tchain in {{\n\t\t{head}\n\t}}\n}}"
+    machine.command("nft", f"printf '%s' '{chain}'")
+    assert open_command(machine.host(), "udp", 5353) == (
+        "sudo nft insert rule inet mine in udp dport 5353 accept"
+    )
+
+
 def test_iptables_that_drops_has_to_name_the_ports(machine: Machine) -> None:
     machine.command("iptables", "printf '%s\n' '-P INPUT DROP'")
     finding = found(check, subject(machine))["lan.firewall"]

@@ -95,7 +95,7 @@ def test_the_directories_of_the_service_are_not_judged_by_a_user(machine: Machin
 @pytest.mark.parametrize(
     ("path", "mode", "text"),
     [
-        ("/home/me/m.gguf", 0o644, "/home is hidden from it"),
+        ("/run/user/7/m.gguf", 0o644, "/run/user is hidden from it"),
         ("/srv/m.gguf", 0o640, "not everybody may read it"),
         ("/srv/closed/m.gguf", 0o644, "not everybody may enter /srv/closed"),
     ],

@@ -181,4 +181,6 @@ def _running(at: str, status: "admin_pb2.Status") -> "Answer":
         for model in status.models
     )
     state = enum_name(admin_pb2.DaemonState.DESCRIPTOR, status.state)
-    return Running(at, status.version, state, tuple(status.listeners), models)
+    return Running(
+        at, status.version, state, tuple(status.listeners), models, tuple(status.warnings)
+    )

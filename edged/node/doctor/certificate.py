@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
-from edged.node.doctor.subject import CERTIFICATE_NAME, KEY_NAME, Subject
+from edged.node.doctor.subject import Subject
+from edged.node.identity import CERTIFICATE_FILE, KEY_FILE
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -22,8 +23,8 @@ def check(subject: Subject) -> Iterator[Finding]:
     if subject.settings.server.insecure:
         return
     own = subject.settings.server.tls_certificate
-    path = Path(own) if own else state / CERTIFICATE_NAME
-    key = Path(subject.settings.server.tls_key) if own else state / KEY_NAME
+    path = Path(own) if own else state / CERTIFICATE_FILE
+    key = Path(subject.settings.server.tls_key) if own else state / KEY_FILE
     try:
         certificate_pem = subject.host.path(path).read_bytes()
     except FileNotFoundError:

@@ -34,6 +34,8 @@ def _running(subject: Subject, running: Running) -> Iterator[Finding]:
         )
     else:
         yield ok("daemon.running", f"edged {running.version} at {running.at} is {running.state}")
+    for sentence in running.warnings:
+        yield warning("daemon.warning", sentence, "correct what it names, and restart the daemon")
     for model in running.models:
         yield from _model(model)
 

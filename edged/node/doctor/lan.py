@@ -6,7 +6,6 @@ switch or an access point stops cannot be seen from one host.
 """
 
 import errno
-import json
 import os
 import secrets
 import select
@@ -18,10 +17,13 @@ from contextlib import ExitStack
 
 import psutil
 
+from edged.errors import ConfigError
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.firewall import open_command
 from edged.node.doctor.host import Host, Interface
-from edged.node.doctor.subject import TOKENS_CREDENTIAL, TOKENS_NAME, Subject
+from edged.node.doctor.subject import TOKENS_CREDENTIAL, Subject
+from edged.node.token_file import read_tokens
+from edged.node.tokens import TOKENS_FILE
 
 MDNS_GROUP, MDNS_PORT = "224.0.0.251", 5353
 HEAR_LIMIT_S = 0.7
@@ -121,22 +123,20 @@ def hears(host: Host, listener: socket.socket, interface: Interface, port: int) 
 def _tokens(subject: Subject) -> Iterator[Finding]:
     state = subject.state_directory
     assert state is not None, "there are settings"
-    path = state / TOKENS_NAME
+    path = state / TOKENS_FILE
     if subject.is_service and subject.host.exists(TOKENS_CREDENTIAL):
         yield ok("lan.tokens", f"tokens are given by {TOKENS_CREDENTIAL}")
         return
-    make = "edgectl token create NAME"
-    try:
-        content = json.loads(subject.host.path(path).read_bytes())
-        tokens = content["tokens"]
-        num_valid = sum(token.get("revoked_s") is None for token in tokens)
-    except FileNotFoundError:
-        num_valid = 0
-    except OSError as error:
-        yield note("lan.tokens", f"{path} cannot be read: {error.strerror}", "sudo edgectl doctor")
+    make = f"edgectl token create NAME --file {path}"
+    own = subject.host.path(path)
+    if own.exists() and not subject.host.may("read", own):
+        name = subject.host.user.name
+        yield note("lan.tokens", f"{path} may not be read by {name}", "sudo edgectl doctor")
         return
-    except (ValueError, KeyError, TypeError, AttributeError):
-        yield problem("lan.tokens", f"{path} is no file of tokens", f"move it away, then {make}")
+    try:
+        num_valid = sum(token.is_valid for token in read_tokens(own))
+    except ConfigError as error:
+        yield problem("lan.tokens", error.detail, f"move it away, then {make}")
         return
     if num_valid:
         yield ok("lan.tokens", f"{num_valid} token(s)")

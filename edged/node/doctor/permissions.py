@@ -7,7 +7,9 @@ from pathlib import Path
 
 from edged.node.doctor.finding import Finding, note, ok, problem
 from edged.node.doctor.host import shown_mode, user_name
-from edged.node.doctor.subject import CERTIFICATE_NAME, KEY_NAME, TOKENS_NAME, Subject
+from edged.node.doctor.subject import Subject
+from edged.node.identity import CERTIFICATE_FILE, KEY_FILE
+from edged.node.tokens import TOKENS_FILE
 from edged.places import peers_file
 
 _NOBODY_ELSE, _GROUP_MAY_READ, _OTHERS_MAY_READ = 0o077, 0o037, 0o022
@@ -36,7 +38,7 @@ def _wanted(subject: Subject) -> Iterator[_Wanted]:
     state = subject.state_directory
     if state is not None:
         yield _Wanted(state, "the state directory", _OTHERS_MAY_READ, "0700", of_daemon=True)
-        tokens, key, certificate = (state / n for n in (TOKENS_NAME, KEY_NAME, CERTIFICATE_NAME))
+        tokens, key, certificate = (state / n for n in (TOKENS_FILE, KEY_FILE, CERTIFICATE_FILE))
         yield _Wanted(tokens, "the file of tokens", _NOBODY_ELSE, "0600", of_daemon=True)
         yield _Wanted(key, "the daemon's private key", _NOBODY_ELSE, "0600", of_daemon=True)
         yield _Wanted(

@@ -17,8 +17,6 @@ from edged.errors import ConfigError
 from edged.node.doctor.host import Host
 
 UNIT = "edged.service"
-KEY_NAME, CERTIFICATE_NAME, TOKENS_NAME = "key.pem", "certificate.pem", "tokens.json"
-"""In the state directory."""
 TOKENS_CREDENTIAL = "/etc/credstore/edged.tokens"
 """Tokens that the service is given by systemd, beside those in its state directory."""
 UNIT_FOLDERS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
@@ -65,6 +63,7 @@ class Running:
     state: str
     listeners: tuple[str, ...] = ()
     models: tuple[ModelSeen, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 Answer = Silent | Refused | Running

@@ -89,6 +89,11 @@ def test_a_daemon_of_another_version_is_a_warning(machine: Machine) -> None:
     assert levels(daemon.check, subject) == {"daemon.version": "warning"}
 
 
+def test_what_a_daemon_warns_of_is_told(machine: Machine) -> None:
+    subject = asked(machine, Running("here", VERSION, "ready", warnings=("it is insecure",)))
+    assert found(daemon.check, subject)["daemon.warning"].text == "it is insecure"
+
+
 def test_what_a_daemon_says_of_its_models_is_told(machine: Machine) -> None:
     models = (
         ModelSeen("broken", "failed", failure="it is no GGUF file"),

@@ -1,6 +1,5 @@
 """Whether others can find the daemon; multicast with real sockets, on loopback."""
 
-import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,9 @@ import pytest
 
 from edged.node.doctor.host import Interface
 from edged.node.doctor.lan import check_interfaces, check_multicast, check_settings, hears, probe
-from tests.node.doctor.machine import Machine, found, levels
+from edged.node.grant import Grant
+from edged.node.tokens import TOKENS_FILE, TokenStore
+from tests.node.doctor.machine import ME, NOW_S, Machine, found, levels
 
 CONFIG = '[server]\nlisten = "0.0.0.0:7411"\nstate_directory = "/state"\n'
 
@@ -42,16 +43,24 @@ def test_discovery_on_loopback_alone_tells_nobody(machine: Machine) -> None:
 
 def test_a_network_listener_without_tokens_is_a_problem(machine: Machine) -> None:
     finding = found(check_settings, machine.subject(CONFIG))["lan.tokens"]
-    assert (finding.level, finding.fix) == ("problem", "edgectl token create NAME")
+    assert (finding.level, finding.fix) == (
+        "problem",
+        "edgectl token create NAME --file /state/tokens.json",
+    )
 
 
-@pytest.mark.parametrize(("revoked_s", "level"), [(None, "ok"), (5.0, "problem")])
-def test_a_token_counts_until_it_is_revoked(
-    machine: Machine, revoked_s: float | None, level: str
-) -> None:
-    tokens = {"tokens": [{"token_id": "00000001", "revoked_s": revoked_s}]}
-    machine.write("/state/tokens.json", json.dumps(tokens))
-    assert levels(check_settings, machine.subject(CONFIG)) == {"lan.tokens": level}
+def test_a_token_counts_until_it_is_revoked(machine: Machine) -> None:
+    store = TokenStore(machine.folder("/state", 0o700) / TOKENS_FILE)
+    store.create(Grant("laptop"), NOW_S)
+    subject = machine.subject(CONFIG, user=ME)
+    assert levels(check_settings, subject) == {"lan.tokens": "ok"}
+    store.revoke("laptop", NOW_S)
+    assert levels(check_settings, subject) == {"lan.tokens": "problem"}
+
+
+def test_tokens_that_this_user_may_not_read_are_a_note(machine: Machine) -> None:
+    machine.write("/state/tokens.json", "{}", mode=0o600)
+    assert levels(check_settings, machine.subject(CONFIG)) == {"lan.tokens": "note"}
 
 
 def test_tokens_that_the_service_is_given_count(machine: Machine) -> None:

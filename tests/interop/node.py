@@ -37,7 +37,7 @@ class Node:
     packages: Path
 
     @asynccontextmanager
-    async def running(self, *arguments: str) -> AsyncIterator["Running"]:
+    async def running(self, *arguments: str, **environ: str) -> AsyncIterator["Running"]:
         """`node` with arguments, in the root of the tree; it is killed if it has not ended."""
         process = await asyncio.create_subprocess_exec(
             self.program,
@@ -46,7 +46,7 @@ class Node:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=ROOT,
-            env={"PATH": os.environ["PATH"], "NODE_PATH": str(self.packages)},
+            env={"PATH": os.environ["PATH"], "NODE_PATH": str(self.packages), **environ},
             limit=2**20,
         )
         try:

@@ -54,11 +54,11 @@ class Daemon:
     asked_drains_s: list[float | None] = field(default_factory=list)
     reload_report: ReloadReport = field(default_factory=ReloadReport)
     num_reloads: int = 0
+    warnings: tuple[str, ...] = ()
 
     async def reload(self) -> ReloadReport:
         self.num_reloads += 1
         return self.reload_report
-    warnings: tuple[str, ...] = ()
 
     def view(self, started_s: float) -> DaemonView:
         return DaemonView(

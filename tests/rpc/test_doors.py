@@ -276,8 +276,9 @@ async def test_a_reload_takes_another_certificate_and_streams_go_on(tmp_path: Pa
         new = IdentitySource(tmp_path, "desk").load(NOW_S)
         (state / "key.pem").write_bytes(new.key_pem)
         (state / "certificate.pem").write_bytes(new.certificate_pem)
-        front.server.reload()
+        assert front.server.reload_trust() == (f"the certificate is another: {new.fingerprint}",)
         assert front.server.identity == new
+        assert front.server.reload_trust() == ()
         async with front.open() as channel, open_channel(front.target, before) as stale:
             for one, code in ((channel, grpc.StatusCode.OK), (stale, grpc.StatusCode.UNAVAILABLE)):
                 check = one.unary_unary("/grpc.health.v1.Health/Check")
@@ -290,18 +291,13 @@ async def test_a_reload_that_fails_changes_nothing() -> None:
     async with running_front(NETWORK, LAPTOP) as front:
         before = front.server.identity
         (front.trust.tokens.path.parent / "key.pem").write_text("nonsense")
-        tiers = replace(TIERS, default=SloTier.BATCH)
         with pytest.raises(ConfigError, match=r"key\.pem"):
-            front.server.reload(tiers)
+            front.server.reload_trust()
         assert front.server.identity == before
-        listed = await front.admin.ListTiers(
-            admin_pb2.ListTiersRequest(), metadata=front.bearer("laptop")
-        )
-        assert [one.tier for one in listed.tiers if one.is_default] == [pb.TIER_STANDARD]
 
 
-async def test_a_reload_takes_other_tiers(front: Front) -> None:
-    front.server.reload(replace(TIERS, default=SloTier.BATCH))
+async def test_other_tiers_hold_from_now_on(front: Front) -> None:
+    front.server.replace_tiers(replace(TIERS, default=SloTier.BATCH))
     listed = await front.admin.ListTiers(admin_pb2.ListTiersRequest())
     assert [one.tier for one in listed.tiers if one.is_default] == [pb.TIER_BATCH]
     call = front.inference.Generate(text_request())
@@ -331,6 +327,6 @@ async def test_a_certificate_that_is_not_valid_is_warned_of() -> None:
         for name in ("key.pem", "certificate.pem"):
             (state / name).unlink()
         IdentitySource(state, "desk").load(0.0)  # of a host whose clock was at its beginning
-        front.server.reload()
+        front.server.reload_trust()
         [warning] = front.server.warnings
         assert "expired on 1989-12-27" in warning

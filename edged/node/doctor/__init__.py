@@ -1,0 +1,1 @@
+"""What is wrong with this host for a daemon, each with the fix."""

@@ -1,0 +1,157 @@
+"""Can the daemon listen on each address of `server.listen`, or who has it?
+
+An address is tried as the daemon tries it: it is bound, and let go at once.
+"""
+
+import errno
+import socket
+from collections.abc import Iterator
+
+import psutil
+
+from edged.config.values import listen_addresses
+from edged.node.doctor.finding import Finding, note, ok, problem, warning
+from edged.node.doctor.host import Host
+from edged.node.doctor.subject import Refused, Running, Subject
+
+_ANY = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with, not bound
+
+
+def check(subject: Subject) -> Iterator[Finding]:
+    if subject.settings is None:
+        return
+    if not subject.listens:
+        yield ok("listen.off", "server.listen is off")
+    for listen in listen_addresses(subject.settings.server.listen):
+        yield from _check(subject, listen)
+    if subject.network_listens and subject.settings.server.insecure:
+        yield warning(
+            "listen.insecure",
+            f"server.insecure: whoever reaches {', '.join(subject.network_listens)} may use the "
+            "models, and whoever is on the way can read and change all that is said",
+            "remove server.insecure, and make tokens with `edgectl token create NAME`",
+        )
+
+
+def _check(subject: Subject, listen: str) -> Iterator[Finding]:
+    host, _, port_text = listen.rpartition(":")
+    port = int(port_text)
+    if port == 0:
+        yield note(
+            "listen.free",
+            f"{listen} takes another port at each start, which clients have to look for",
+            "name a port in server.listen",
+        )
+        return
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        yield problem(
+            "listen.name",
+            f"{listen}: {host} has no address: {why}",
+            "name an address of this host in server.listen",
+        )
+        return
+    elsewhere: list[str] = []
+    num_usable = 0
+    for family, _, _, _, address in dict.fromkeys(found):
+        try:
+            _try_bind(family, address)
+        except OSError as error:
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                elsewhere.append(str(address[0]))
+                continue
+            num_usable += 1
+            yield from _unusable(subject, listen, str(address[0]), port, error)
+        else:
+            num_usable += 1
+            yield ok("listen.free", f"{listen} is free")
+    if not num_usable:
+        own = ", ".join(_own_addresses(subject.host))
+        yield problem(
+            "listen.elsewhere",
+            f"{listen}: {' and '.join(elsewhere)} is no address of this host",
+            f"name one of its own in server.listen ({own}), or 0.0.0.0 for all of them",
+        )
+
+
+def _try_bind(family: int, address: tuple[object, ...]) -> None:
+    """Raises OSError: the host's own reason."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+
+
+def _unusable(
+    subject: Subject, listen: str, address: str, port: int, error: OSError
+) -> Iterator[Finding]:
+    match error.errno:
+        case errno.EADDRINUSE:
+            yield from _taken(subject, listen, address, port)
+        case errno.EACCES:
+            yield _privileged(subject, listen, port)
+        case _:
+            yield problem("listen.failed", f"{listen}: {error.strerror}", "name another address")
+
+
+def _taken(subject: Subject, listen: str, address: str, port: int) -> Iterator[Finding]:
+    shown = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    usual = subject.ask_usual()
+    if isinstance(usual, Running) and {shown, listen} & set(usual.listeners):
+        yield ok("listen.served", f"{listen}: the daemon that answers listens there")
+        return
+    asked = f"127.0.0.1:{port}" if address == "0.0.0.0" else shown  # noqa: S104  # compared with
+    asked = f"[::1]:{port}" if address == "::" else asked
+    if isinstance(answer := subject.ask_at(asked), Running | Refused):
+        version = f" {answer.version}" if isinstance(answer, Running) else ""
+        yield ok("listen.served", f"{listen}: an edged{version} listens there already")
+        return
+    who, stop = _holder(address, port)
+    yield problem(
+        "listen.taken",
+        f"{listen} is taken by {who}",
+        f"{stop}, or name another address in server.listen",
+    )
+
+
+def _holder(address: str, port: int) -> tuple[str, str]:
+    """Who listens there, and how to stop it."""
+    look = f"`sudo ss -ltnp 'sport = :{port}'` names it: stop it"
+    try:
+        connections = psutil.net_connections("tcp")
+    except (psutil.Error, OSError):
+        return "another process", look
+    for one in connections:
+        if one.status != psutil.CONN_LISTEN or not one.laddr or one.laddr.port != port:
+            continue
+        if address not in _ANY and one.laddr.ip not in (address, *_ANY):
+            continue
+        if one.pid is None:
+            return "a process of another user", look
+        try:
+            return (
+                f"{psutil.Process(one.pid).name()} (process {one.pid})",
+                f"stop process {one.pid}",
+            )
+        except psutil.Error:
+            return f"process {one.pid}", f"stop process {one.pid}"
+    return "another process", look
+
+
+def _privileged(subject: Subject, listen: str, port: int) -> Finding:
+    least = subject.host.read("/proc/sys/net/ipv4/ip_unprivileged_port_start") or "1024"
+    text = f"{listen}: user {subject.host.user.name} may not listen on port {port}"
+    if port < int(least):
+        return problem(
+            "listen.privileged",
+            f"{text}, which is below {least}",
+            f"name a port from {least} on in server.listen; in a unit of systemd, "
+            "AmbientCapabilities=CAP_NET_BIND_SERVICE allows it",
+        )
+    return problem("listen.privileged", text, "look for a security module that forbids it")
+
+
+def _own_addresses(host: Host) -> list[str]:
+    up = [one for one in host.interfaces if one.is_up]
+    return [address for one in up for address in one.ipv4] or ["127.0.0.1"]

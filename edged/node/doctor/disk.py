@@ -1,0 +1,193 @@
+"""Are the models there and whole, and have the daemon's directories room?"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from edged.config import ModelSettings
+from edged.config.values import AUTO
+from edged.embedded import EMBEDDED
+from edged.node.doctor.finding import Finding, Level, note, ok, problem, warning
+from edged.node.doctor.host import Host
+from edged.node.doctor.memory import shown_bytes, size_of
+from edged.node.doctor.subject import Subject
+from edged.places import kv_directory
+
+_GGUF = b"GGUF"
+_POINTER = b"version https://git-lfs"
+_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # compared with
+"""From the service, by ProtectHome and PrivateTmp."""
+_LEAST_STATE_BYTES = 16 * 1024 * 1024
+"""A key and some tokens are far less."""
+
+
+def check_models(subject: Subject) -> Iterator[Finding]:
+    for name, model in subject.models.items():
+        if model.path != EMBEDDED and subject.backend_of(model) in ("llama_cpp", "mlx"):
+            yield from _model(subject, name, model)
+
+
+def check_directories(subject: Subject) -> Iterator[Finding]:
+    state = subject.state_directory
+    if state is not None:
+        # On loopback alone there is neither a key nor need for a token.
+        level = Level.PROBLEM if subject.network_listens else Level.NOTE
+        yield from _room(subject, state, "the state directory", _LEAST_STATE_BYTES, level)
+    wanted: dict[Path, int] = {}
+    for model in subject.models.values():
+        given = model.engine.disk_directory
+        directory = kv_directory(subject.environ) if given == AUTO else Path(given)
+        if model.engine.disk_bytes:
+            wanted[directory] = wanted.get(directory, 0) + model.engine.disk_bytes
+    for directory, num_bytes in wanted.items():
+        what = "the directory of kept KV"
+        yield from _room(subject, directory, what, num_bytes, Level.WARNING)
+
+
+def _model(subject: Subject, name: str, model: ModelSettings) -> Iterator[Finding]:
+    host = subject.host
+    path = host.path(model.path)
+    try:
+        path.stat()
+    except PermissionError:
+        yield problem(
+            "disk.model",
+            f"model {name!r}: user {host.user.name} may not go to {model.path}",
+            "let it into every directory on the way (chmod o+x), or move the model",
+        )
+        return
+    except OSError as error:
+        yield problem(
+            "disk.model",
+            f"model {name!r}: {model.path}: {error.strerror}",
+            f"put the model there, or correct models.{name}.path",
+        )
+        return
+    if subject.is_service and (hidden := _hidden_from_service(host, model.path)):
+        yield _not_seen(name, model.path, hidden)
+    elif not host.may("read", path):
+        yield problem(
+            "disk.model",
+            f"model {name!r}: user {host.user.name} may not read {model.path}",
+            f"chmod o+r {model.path}",
+        )
+    elif path.is_dir():
+        yield from _folder(host, name, model)
+    else:
+        yield from _file(host, name, model)
+
+
+def _hidden_from_service(host: Host, path: str) -> str:
+    """Why the service, which is a user of its own in a view of its own, cannot see a file that is
+    there; "" if it can."""
+    hidden = next((one for one in _HIDDEN if path.startswith(f"{one}/")), None)
+    if hidden is not None:
+        return f"{hidden} is hidden from it"
+    own = Path(path)
+    for folder in reversed(own.parents):
+        found = host.stat(folder)
+        if found is not None and not found.st_mode & stat.S_IXOTH:
+            return f"not everybody may enter {folder}"
+    found = host.stat(own)
+    if found is not None and not found.st_mode & stat.S_IROTH:
+        return "not everybody may read it"
+    return ""
+
+
+def _not_seen(name: str, path: str, why: str) -> Finding:
+    return problem(
+        "disk.model",
+        f"model {name!r}: the service, which is a user of its own, cannot see {path}: {why}",
+        "move it where everybody may read it, as /srv/models, and correct "
+        f"models.{name}.path; or let the unit see it (systemctl edit edged: BindReadOnlyPaths=)",
+    )
+
+
+def _folder(host: Host, name: str, model: ModelSettings) -> Iterator[Finding]:
+    if not size_of(host, model):
+        yield problem(
+            "disk.model",
+            f"model {name!r}: there is no .safetensors file in {model.path}",
+            f"download the model whole, or correct models.{name}.path",
+        )
+    else:
+        yield ok("disk.model", f"model {name!r}: {shown_bytes(size_of(host, model) or 0)}")
+
+
+def _file(host: Host, name: str, model: ModelSettings) -> Iterator[Finding]:
+    with host.path(model.path).open("rb") as file:
+        begins = file.read(len(_POINTER))
+    if begins == _POINTER:
+        yield problem(
+            "disk.model",
+            f"model {name!r}: {model.path} is a pointer of Git LFS, not the model",
+            "git lfs pull, in the repository that it is from",
+        )
+    elif not begins.startswith(_GGUF):
+        yield problem(
+            "disk.model",
+            f"model {name!r}: {model.path} is no GGUF file",
+            f"download it again, or correct models.{name}.path",
+        )
+    else:
+        yield ok("disk.model", f"model {name!r}: {shown_bytes(size_of(host, model) or 0)}")
+
+
+def _room(
+    subject: Subject, directory: Path, what: str, num_bytes: int, level: Level
+) -> Iterator[Finding]:
+    """Whether it is there or can be made, may be written to, and has so much left; `level` is what
+    it is if not."""
+    host = subject.host
+    there = directory
+    while not host.exists(there) and there != there.parent:
+        there = there.parent
+    path = host.path(there)
+    if not path.is_dir():
+        yield Finding(
+            "disk.directory", level, f"{what}: {there} is no directory", f"move it: {there}"
+        )
+        return
+    if not host.may("write", path):
+        if subject.is_service:
+            yield note(
+                "disk.directory",
+                f"{what}, {directory}, is the service's, and not to be seen by {host.user.name}",
+                "sudo edgectl doctor",
+            )
+            return
+        made = "" if there == directory else f" does not exist, and {there}"
+        yield Finding(
+            "disk.directory",
+            level,
+            f"{what}: {directory}{made} may not be written to by user {host.user.name}",
+            f"sudo install -d -o {host.user.name} -m 0700 {directory}; if the disk is read-only, "
+            "name another one",
+        )
+        return
+    yield _free(path, directory, what, num_bytes)
+
+
+def _free(path: Path, directory: Path, what: str, num_bytes: int) -> Finding:
+    found = os.statvfs(path)
+    free_bytes = found.f_bavail * found.f_frsize
+    used_bytes = sum(file.stat().st_size for file in _files(path)) if path.name == "kv" else 0
+    if found.f_files and not found.f_favail:
+        return warning(
+            "disk.room",
+            f"{what}, {directory}: the disk can hold no more files",
+            f"remove some; `du --inodes -x {directory}` helps to find them",
+        )
+    if free_bytes + used_bytes < num_bytes:
+        return warning(
+            "disk.room",
+            f"{what}, {directory}, has {shown_bytes(free_bytes)} left, and "
+            f"{shown_bytes(num_bytes)} may be needed",
+            "make room, name another directory, or lower engine.disk_bytes",
+        )
+    return ok("disk.room", f"{what}, {directory}, has {shown_bytes(free_bytes)} left")
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file()]

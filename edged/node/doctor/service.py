@@ -1,0 +1,159 @@
+"""Is edged a service of this host, does it run, and is it this edged?"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+from edged.node.doctor.finding import Finding, note, ok, problem, warning
+from edged.node.doctor.host import Host
+from edged.node.doctor.subject import UNIT, Subject
+
+_ASKED = (
+    "LoadState",
+    "ActiveState",
+    "SubState",
+    "UnitFileState",
+    "Result",
+    "ExecMainStatus",
+    "NeedDaemonReload",
+    "ExecStart",
+)
+_PROGRAM = re.compile(r"\bpath=(\S+)")
+_SHOWN_CHARACTERS = 200
+
+
+def check(subject: Subject) -> Iterator[Finding]:
+    host = subject.host
+    if host.system == "darwin":
+        yield from _launchd(host)
+        return
+    if not host.exists("/run/systemd/system"):
+        yield ok("service.none", "systemd does not run here")
+        return
+    found = False
+    for scope in ("--system", "--user"):
+        unit = _unit(host, scope)
+        if unit.get("LoadState", "not-found") == "not-found":
+            continue
+        found = True
+        yield from _check(subject, scope, unit)
+    if not found:
+        yield ok("service.none", f"there is no {UNIT}: edged is no service of this host")
+
+
+def _unit(host: Host, scope: str) -> Mapping[str, str]:
+    """What systemd says of the unit; nothing where it does not answer, as without a session."""
+    told = host.run("systemctl", scope, "show", UNIT, f"--property={','.join(_ASKED)}")
+    lines = told.output.splitlines() if told is not None and told.code == 0 else []
+    return dict(line.partition("=")[::2] for line in lines)
+
+
+def _check(subject: Subject, scope: str, unit: Mapping[str, str]) -> Iterator[Finding]:
+    host = subject.host
+    is_system = scope == "--system"
+    systemctl = "sudo systemctl" if is_system else "systemctl --user"
+    journal = f"journalctl {'-u' if is_system else '--user-unit'} {UNIT}"
+    of = "" if is_system else f" of user {host.user.name}"
+    match unit["LoadState"], unit.get("ActiveState"):
+        case ("masked", _):
+            yield note("service.masked", f"{UNIT}{of} is masked", f"{systemctl} unmask {UNIT}")
+            return
+        case (state, _) if state != "loaded":
+            yield problem(
+                "service.unit",
+                f"{UNIT}{of} cannot be read ({state})",
+                f"{systemctl} status {UNIT} tells why",
+            )
+            return
+        case (_, "failed"):
+            how = f"{unit.get('Result', 'unknown')}, code {unit.get('ExecMainStatus', '?')}"
+            yield problem(
+                "service.failed",
+                f"{UNIT}{of} has failed ({how}){_last_line(host, scope)}",
+                f"{journal} tells why; then {systemctl} restart {UNIT}",
+            )
+        case (_, "active" | "reloading"):
+            yield ok("service.active", f"{UNIT}{of} is active ({unit.get('SubState', '')})")
+        case (_, state):
+            yield note("service.inactive", f"{UNIT}{of} is {state}", f"{systemctl} start {UNIT}")
+    if unit.get("UnitFileState") == "disabled":
+        yield note(
+            "service.disabled",
+            f"{UNIT}{of} does not start with the {'host' if is_system else 'session'}",
+            f"{systemctl} enable {UNIT}",
+        )
+    if unit.get("NeedDaemonReload") == "yes":
+        yield warning(
+            "service.changed",
+            f"{UNIT}{of} was changed, and systemd goes by what it was",
+            f"{systemctl} daemon-reload && {systemctl} restart {UNIT}",
+        )
+    yield from _program(subject, of, systemctl, unit.get("ExecStart", ""))
+    if not is_system:
+        yield from _linger(host)
+
+
+def _last_line(host: Host, scope: str) -> str:
+    which = "-u" if scope == "--system" else "--user-unit"
+    told = host.run("journalctl", which, UNIT, "-n", "1", "-o", "cat", "--no-pager", "-q")
+    if told is None or not told.output:
+        return ""
+    return f"; its last line: {told.output.splitlines()[-1][:_SHOWN_CHARACTERS]}"
+
+
+def _program(subject: Subject, of: str, systemctl: str, exec_start: str) -> Iterator[Finding]:
+    """Whether what the unit starts is there, and of this version."""
+    named = _PROGRAM.search(exec_start)
+    if named is None:
+        return
+    program = named[1]
+    if not subject.host.exists(program):
+        yield problem(
+            "service.program",
+            f"{UNIT}{of} starts {program}, which is not there",
+            f"install edged again, or correct the unit and {systemctl} daemon-reload",
+        )
+        return
+    told = subject.host.run(str(subject.host.path(program)), "version", "--json")
+    try:
+        version = json.loads(told.output)["version"] if told is not None else None
+    except (ValueError, KeyError, TypeError):
+        version = None
+    if version is None:
+        yield note("service.version", f"the version of {program} cannot be asked for")
+    elif version != subject.version:
+        yield warning(
+            "service.version",
+            f"{UNIT}{of} starts edged {version}, and this edgectl is of {subject.version}",
+            f"install one of them again, or use the edgectl that is beside {program}",
+        )
+    else:
+        yield ok("service.version", f"{program} is edged {version}")
+
+
+def _linger(host: Host) -> Iterator[Finding]:
+    name = host.user.name
+    if not host.exists(f"/var/lib/systemd/linger/{name}"):
+        yield note(
+            "service.linger",
+            f"{UNIT} of user {name} ends when {name} logs out, and begins at the next login",
+            f"sudo loginctl enable-linger {name}",
+        )
+
+
+def _launchd(host: Host) -> Iterator[Finding]:
+    home = host.environ.get("HOME", "")
+    files = [
+        *host.glob(f"{home}/Library/LaunchAgents", "*edged*.plist"),
+        *host.glob("/Library/LaunchDaemons", "*edged*.plist"),
+    ]
+    for file in files:
+        told = host.run("launchctl", "list", file.stem)
+        if told is not None and told.code == 0:
+            yield ok("service.active", f"{file.stem} is loaded")
+        else:
+            yield note(
+                "service.inactive", f"{file.stem} is not loaded", f"launchctl load -w {file}"
+            )
+    if not files:
+        yield ok("service.none", "edged is no service of this host")

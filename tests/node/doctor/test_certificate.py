@@ -1,0 +1,94 @@
+"""The certificate that other hosts are shown."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from edged.node.doctor.certificate import check
+from tests.node.doctor.machine import NOW_S, Machine, found, levels
+
+CONFIG = '[server]\nlisten = "0.0.0.0:7411"\nstate_directory = "/state"\n'
+OWN = f'{CONFIG}tls_certificate = "/c.pem"\ntls_key = "/k.pem"\n'
+
+
+def key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def as_pem(private: ec.EllipticCurvePrivateKey) -> bytes:
+    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def certificate(private: ec.EllipticCurvePrivateKey, begins_days: int, ends_days: int) -> bytes:
+    """Valid between days from now."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edged")])
+    now = datetime.fromtimestamp(NOW_S, UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(1)
+        .not_valid_before(now + timedelta(days=begins_days))
+        .not_valid_after(now + timedelta(days=ends_days))
+        .sign(private, hashes.SHA256())
+    )
+    return made.public_bytes(Encoding.PEM)
+
+
+@pytest.mark.parametrize(
+    ("begins_days", "ends_days", "expected"),
+    [
+        (-1, 365, {"certificate.valid": "ok"}),
+        (-365, 29, {"certificate.soon": "warning"}),
+        (-365, -1, {"certificate.expired": "problem"}),
+        (1, 365, {"certificate.early": "problem"}),
+    ],
+)
+def test_its_time_is_looked_at(
+    machine: Machine, begins_days: int, ends_days: int, expected: dict[str, str]
+) -> None:
+    private = key()
+    machine.write("/state/key.pem", as_pem(private))
+    machine.write("/state/certificate.pem", certificate(private, begins_days, ends_days))
+    assert levels(check, machine.subject(CONFIG)) == expected
+
+
+def test_a_key_of_another_certificate_is_a_problem(machine: Machine) -> None:
+    machine.write("/c.pem", certificate(key(), -1, 365))
+    machine.write("/k.pem", as_pem(key()))
+    finding = found(check, machine.subject(OWN))["certificate.key"]
+    assert (finding.level, finding.text) == ("problem", "/k.pem is not the key of /c.pem")
+
+
+@pytest.mark.parametrize("content", [None, b"text"])
+def test_without_a_key_it_is_a_problem(machine: Machine, content: bytes | None) -> None:
+    machine.write("/c.pem", certificate(key(), -1, 365))
+    if content is not None:
+        machine.write("/k.pem", content)
+    assert levels(check, machine.subject(OWN))["certificate.key"] == "problem"
+
+
+def test_a_file_that_is_no_certificate_is_a_problem(machine: Machine) -> None:
+    machine.write("/c.pem", "text")
+    assert levels(check, machine.subject(OWN)) == {"certificate.damaged": "problem"}
+
+
+def test_the_operator_s_certificate_has_to_be_there(machine: Machine) -> None:
+    assert levels(check, machine.subject(OWN)) == {"certificate.missing": "problem"}
+
+
+def test_the_daemon_s_own_is_made_at_its_first_start(machine: Machine) -> None:
+    assert levels(check, machine.subject(CONFIG)) == {"certificate.none": "ok"}
+
+
+@pytest.mark.parametrize(
+    "config", ["[engine]\n", '[server]\nlisten = "0.0.0.0:7411"\ninsecure = true\n']
+)
+def test_without_tls_there_is_nothing_to_look_at(machine: Machine, config: str) -> None:
+    assert levels(check, machine.subject(config)) == {}

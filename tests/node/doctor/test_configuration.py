@@ -1,0 +1,39 @@
+"""The configuration, and whose service it is."""
+
+from pathlib import Path
+
+from edged.node.doctor.configuration import check
+from tests.node.doctor.machine import Machine, found, levels
+
+
+def test_each_mistake_is_a_problem(machine: Machine) -> None:
+    subject = machine.subject("[engine]\nkv_tpye = 1\n")
+    finding = found(check, subject)["configuration.wrong"]
+    assert finding.level == "problem"
+    assert "did you mean engine.kv_type" in finding.text
+
+
+def test_without_a_file_it_is_the_defaults(machine: Machine) -> None:
+    text = found(check, machine.subject())["configuration.read"].text
+    assert text == "no file, so the defaults: 1 model(s): embedded"
+
+
+def test_a_file_that_everybody_may_write_to_is_a_warning(machine: Machine) -> None:
+    subject = machine.subject("[engine]\n")
+    assert levels(check, subject) == {"configuration.read": "ok"}
+    (machine.root / "etc/edged/config.toml").chmod(0o666)
+    finding = found(check, subject)["configuration.writable"]
+    assert finding.level == "warning"
+    assert finding.fix.startswith("chmod o-w ")
+
+
+def test_the_service_s_directories_are_meant_where_the_service_is_installed(
+    machine: Machine,
+) -> None:
+    machine.environ["XDG_STATE_HOME"] = "/mine"
+    assert machine.subject("[engine]\n").state_directory == Path("/mine/edged")
+    machine.write("/etc/systemd/system/edged.service")
+    subject = machine.subject("[engine]\n")
+    assert subject.state_directory == Path("/var/lib/edged")
+    assert subject.socket == Path("/run/edged/edged.sock")
+    assert machine.subject("[engine]\nwrong = 1\n").is_service

@@ -1,0 +1,129 @@
+"""Whether others can find the daemon; multicast with real sockets, on loopback."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from edged.node.doctor.host import Interface
+from edged.node.doctor.lan import check_interfaces, check_multicast, check_settings, hears, probe
+from edged.node.grant import Grant
+from edged.node.tokens import TOKENS_FILE, TokenStore
+from tests.node.doctor.machine import ME, NOW_S, Machine, found, levels
+
+CONFIG = '[server]\nlisten = "0.0.0.0:7411"\nstate_directory = "/state"\n'
+
+
+def interface(**changes: object) -> Interface:
+    usual: dict[str, object] = {
+        "name": "lan0",
+        "is_up": True,
+        "is_loopback": False,
+        "has_multicast": True,
+        "ipv4": ("127.0.0.1",),
+    }
+    return Interface(**{**usual, **changes})  # type: ignore[arg-type]  # fields by name
+
+
+@contextmanager
+def udp_port(*, shared: bool) -> Iterator[tuple[socket.socket, int]]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind(("", 0))
+        yield made, made.getsockname()[1]
+
+
+def test_discovery_on_loopback_alone_tells_nobody(machine: Machine) -> None:
+    subject = machine.subject("[server]\ndiscovery = true\n")
+    assert levels(check_settings, subject) == {"lan.unreachable": "warning"}
+
+
+def test_a_network_listener_without_tokens_is_a_problem(machine: Machine) -> None:
+    finding = found(check_settings, machine.subject(CONFIG))["lan.tokens"]
+    assert (finding.level, finding.fix) == (
+        "problem",
+        "edgectl token create NAME --file /state/tokens.json",
+    )
+
+
+def test_a_token_counts_until_it_is_revoked(machine: Machine) -> None:
+    store = TokenStore(machine.folder("/state", 0o700) / TOKENS_FILE)
+    store.create(Grant("laptop"), NOW_S)
+    subject = machine.subject(CONFIG, user=ME)
+    assert levels(check_settings, subject) == {"lan.tokens": "ok"}
+    store.revoke("laptop", NOW_S)
+    assert levels(check_settings, subject) == {"lan.tokens": "problem"}
+
+
+def test_tokens_that_this_user_may_not_read_are_a_note(machine: Machine) -> None:
+    machine.write("/state/tokens.json", "{}", mode=0o600)
+    assert levels(check_settings, machine.subject(CONFIG)) == {"lan.tokens": "note"}
+
+
+def test_tokens_that_the_service_is_given_count(machine: Machine) -> None:
+    machine.write("/etc/systemd/system/edged.service")
+    machine.write("/etc/credstore/edged.tokens", mode=0o600)
+    assert levels(check_settings, machine.subject(CONFIG)) == {"lan.tokens": "ok"}
+
+
+@pytest.mark.parametrize("content", ["text", "[]", '{"tokens": 5}', '{"tokens": [1]}', "{}"])
+def test_a_file_that_has_no_tokens_is_a_problem(machine: Machine, content: str) -> None:
+    machine.write("/state/tokens.json", content)
+    finding = found(check_settings, machine.subject(CONFIG))["lan.tokens"]
+    assert "is no file of tokens" in finding.text
+
+
+def test_nothing_is_asked_of_a_host_that_uses_no_lan(machine: Machine) -> None:
+    subject = machine.subject(interfaces=(interface(),))
+    for check in (check_settings, check_interfaces, check_multicast):
+        assert levels(check, subject) == {}
+
+
+def test_a_host_without_a_network_is_a_problem(machine: Machine) -> None:
+    down = (interface(is_up=False), interface(is_loopback=True), interface(ipv4=()))
+    subject = machine.subject(lan=True, interfaces=down)
+    assert levels(check_interfaces, subject) == {"lan.interfaces": "problem"}
+    assert levels(check_multicast, subject) == {}
+
+
+def test_an_interface_without_multicast_is_a_warning(machine: Machine) -> None:
+    subject = machine.subject(lan=True, interfaces=(interface(has_multicast=False),))
+    finding = found(check_interfaces, subject)["lan.flag"]
+    assert (finding.level, finding.fix) == (
+        "warning",
+        "sudo ip link set dev lan0 multicast on",
+    )
+
+
+def test_multicast_that_comes_back_is_in_order(machine: Machine) -> None:
+    with udp_port(shared=True) as (_other, port):
+        [finding] = probe(machine.host(), [interface()], port)
+    assert (finding.check, finding.level) == ("lan.multicast", "ok"), finding.text
+
+
+def test_multicast_that_does_not_come_back_comes_with_the_firewall_s_command(
+    machine: Machine,
+) -> None:
+    machine.command("firewall-cmd", "")
+    with udp_port(shared=True) as (deaf, _), udp_port(shared=True) as (_, port):
+        finding = hears(machine.host(), deaf, interface(), port)
+    assert finding.level == "warning"
+    assert "does not come back on lan0" in finding.text
+    assert finding.fix.startswith(f"sudo firewall-cmd --add-port={port}/udp")
+
+
+def test_a_port_that_is_not_shared_is_a_warning(machine: Machine) -> None:
+    with udp_port(shared=False) as (_, port):
+        [finding] = probe(machine.host(), [interface()], port)
+    assert (finding.check, finding.level) == ("lan.port", "warning")
+    assert f"UDP port {port} is held by" in finding.text
+
+
+def test_an_address_that_went_away_is_a_warning(machine: Machine) -> None:
+    with udp_port(shared=True) as (_, port):
+        [finding] = probe(machine.host(), [interface(ipv4=("198.51.100.1",))], port)
+    assert (finding.check, finding.level) == ("lan.multicast", "warning")
+    assert "198.51.100.1" in finding.text

@@ -34,6 +34,28 @@ def read_private(path: Path, max_bytes: int) -> bytes | None:
         ConfigError: it cannot be read, is no file or too large, belongs to another user, or others
             may write to it.
     """
+    found = read_with_mode(path, max_bytes)
+    if found is None:
+        return None
+    content, status = found
+    if os.geteuid() and status.st_uid not in (os.geteuid(), 0):
+        raise ConfigError(
+            f"{path} belongs to user {status.st_uid}; expected {os.geteuid()} or root"
+        )
+    if status.st_mode & 0o022:
+        raise ConfigError(
+            f"others may write to {path} (mode {stat.S_IMODE(status.st_mode):04o}); run "
+            f"`chmod go-w {path}` if its content is still what it should be"
+        )
+    return content
+
+
+def read_with_mode(path: Path, max_bytes: int) -> tuple[bytes, os.stat_result] | None:
+    """The content of a file, and whose it is; None if there is none.
+
+    Raises:
+        ConfigError: it cannot be read, is no file or too large.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -41,25 +63,16 @@ def read_private(path: Path, max_bytes: int) -> bytes | None:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise ConfigError(f"{path} is no file")
-        if os.geteuid() and found.st_uid not in (os.geteuid(), 0):
-            raise ConfigError(
-                f"{path} belongs to user {found.st_uid}; expected {os.geteuid()} or root"
-            )
-        if found.st_mode & 0o022:
-            raise ConfigError(
-                f"others may write to {path} (mode {stat.S_IMODE(found.st_mode):04o}); run "
-                f"`chmod go-w {path}` if its content is still what it should be"
-            )
         try:
             content = file.read(max_bytes + 1)
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     if len(content) > max_bytes:
         raise ConfigError(f"{path} has over {max_bytes} bytes, the most it may have")
-    return content
+    return content, status
 
 
 def make_state_directory(directory: Path) -> None:

@@ -9,8 +9,8 @@ pairing that was given up still is one of the few that may begin while an admini
 
 | a pairing | until | for at most |
 |---|---|---|
-| has begun | its client has shown its nonce | `GO_ON_S` |
-| has a code | an administrator has answered, or its client has left | `ANSWER_S` |
+| has begun | its client has shown its nonce | `go_on_s` |
+| has a code | an administrator has answered, or its client has left | `answer_s` |
 
 A pure state machine: the moment is handed in, nothing here waits.
 """
@@ -27,18 +27,25 @@ from edged.node.grant import is_grant_name
 
 NONCE_BYTES = 32
 CODE_DIGITS = 6
-GO_ON_S = 10.0
-ANSWER_S = 120.0
-MAX_WAITING = 8
-MAX_TRIES = 32
-"""Pairings that may begin while one administrator watches: one of the codes of somebody in the
-middle is right by chance with a probability of at most so many in a million."""
 
 _DOMAIN = b"edged pairing 1"
 _NAME_RULE = "1 to 32 characters out of A-Z a-z 0-9 . _ -"
 
 Draw = Callable[[int], bytes]
 """So many random bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairingLimits:
+    go_on_s: float = 10.0
+    answer_s: float = 120.0
+    max_waiting: int = 8
+    max_tries: int = 32
+    """Pairings that may begin while one administrator watches: one of the codes of somebody in the
+    middle is right by chance with a probability of at most so many in a million."""
+
+
+_USUAL_LIMITS = PairingLimits()
 
 
 def commitment_to(nonce: bytes) -> bytes:
@@ -104,34 +111,37 @@ class Pairing:
 class Pairings:
     """The daemon's side. Those that have expired are gone from every answer."""
 
-    def __init__(self, certificate_sha256: bytes, draw: Draw = secrets.token_bytes) -> None:
-        self._certificate_sha256 = certificate_sha256
+    def __init__(
+        self, limits: PairingLimits = _USUAL_LIMITS, draw: Draw = secrets.token_bytes
+    ) -> None:
+        self._limits = limits
         self._draw = draw
-        self._is_open = False
+        self._certificate_sha256: bytes | None = None
+        """Of the daemon's certificate while somebody watches."""
         self._num_tries = 0
         self._waiting: dict[str, Pairing] = {}
 
     @property
     def is_spent(self) -> bool:
         """Whether no further one may begin until it is opened again."""
-        return self._num_tries >= MAX_TRIES
+        return self._num_tries >= self._limits.max_tries
 
-    def open(self) -> None:
-        """An administrator watches.
+    def open(self, certificate_sha256: bytes) -> None:
+        """An administrator watches, and the daemon shows this certificate.
 
         Raises:
             EdgedError: PAIRING_CLOSED; another one does.
         """
-        if self._is_open:
+        if self._certificate_sha256 is not None:
             raise EdgedError(
                 Reason.PAIRING_CLOSED, "another administrator waits for pairings already"
             )
-        self._is_open = True
+        self._certificate_sha256 = certificate_sha256
         self._num_tries = 0
 
     def close(self) -> None:
         """Nobody watches any more: all that wait are gone."""
-        self._is_open = False
+        self._certificate_sha256 = None
         self._waiting.clear()
 
     def waiting(self, now_s: float) -> tuple[Pairing, ...]:
@@ -164,7 +174,7 @@ class Pairings:
             address=address,
             commitment=commitment,
             nonce=self._draw(NONCE_BYTES),
-            expires_s=now_s + GO_ON_S,
+            expires_s=now_s + self._limits.go_on_s,
         )
         self._waiting[pairing.pairing_id] = pairing
         return pairing
@@ -184,13 +194,14 @@ class Pairings:
         if len(nonce) != NONCE_BYTES or not is_committed_to:
             del self._waiting[pairing_id]
             _refuse("the nonce is not the one that was committed to")
+        assert self._certificate_sha256 is not None, "nothing waits while nobody watches"
         code = code_of(
             self._certificate_sha256,
             client_nonce=nonce,
             daemon_nonce=pairing.nonce,
             name=pairing.name,
         )
-        shown = replace(pairing, code=code, expires_s=now_s + ANSWER_S)
+        shown = replace(pairing, code=code, expires_s=now_s + self._limits.answer_s)
         self._waiting[pairing_id] = shown
         return shown
 
@@ -215,7 +226,7 @@ class Pairings:
 
     def _check_room(self, address: str, now_s: float) -> None:
         self._drop_expired(now_s)
-        if not self._is_open:
+        if self._certificate_sha256 is None:
             raise EdgedError(
                 Reason.PAIRING_CLOSED,
                 "nobody waits for a pairing: run `edgectl pair` on the daemon's machine, then "
@@ -229,7 +240,7 @@ class Pairings:
             )
         if any(one.address == address for one in self._waiting.values()):
             _refuse("a pairing from this address waits already; answer it, or let its time run out")
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) >= self._limits.max_waiting:
             first_s = self.next_expiry_s()
             assert first_s is not None
             raise EdgedError(

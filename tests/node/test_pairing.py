@@ -7,18 +7,16 @@ import pytest
 
 from edged.errors import EdgedError, Reason
 from edged.node.pairing import (
-    ANSWER_S,
-    GO_ON_S,
-    MAX_TRIES,
-    MAX_WAITING,
     NONCE_BYTES,
     Pairing,
+    PairingLimits,
     Pairings,
     Proposal,
     code_of,
     commitment_to,
 )
 
+LIMITS = PairingLimits()
 CERTIFICATE = hashlib.sha256(b"the daemon's").digest()
 NONCE = b"n" * NONCE_BYTES
 
@@ -34,8 +32,8 @@ def drawn() -> Iterator[bytes]:
 @pytest.fixture
 def pairings() -> Pairings:
     values = drawn()
-    opened = Pairings(CERTIFICATE, lambda size: next(values)[:size])
-    opened.open()
+    opened = Pairings(LIMITS, lambda size: next(values)[:size])
+    opened.open(CERTIFICATE)
     return opened
 
 
@@ -132,15 +130,15 @@ def test_somebody_in_the_middle_cannot_choose_a_nonce_after_the_commitment(
 
 
 def test_whoever_tries_again_and_again_has_few_tries(pairings: Pairings) -> None:
-    for number in range(MAX_TRIES):
+    for number in range(LIMITS.max_tries):
         assert not pairings.is_spent
         begun = begin(pairings, f"192.0.2.{number}")
         pairings.drop(begun.pairing_id)  # its client has left, as the code was not the right one
     assert pairings.is_spent
-    with refused(Reason.PAIRING_CLOSED, f"{MAX_TRIES} pairings have begun"):
+    with refused(Reason.PAIRING_CLOSED, f"{LIMITS.max_tries} pairings have begun"):
         begin(pairings)
     pairings.close()
-    pairings.open()
+    pairings.open(CERTIFICATE)
     begin(pairings)
 
 
@@ -148,10 +146,10 @@ def test_whoever_tries_again_and_again_has_few_tries(pairings: Pairings) -> None
 
 
 def test_nothing_begins_unless_an_administrator_watches() -> None:
-    pairings = Pairings(CERTIFICATE)
+    pairings = Pairings()
     with refused(Reason.PAIRING_CLOSED, "edgectl pair"):
         begin(pairings)
-    pairings.open()
+    pairings.open(CERTIFICATE)
     begin(pairings)
     pairings.close()
     with refused(Reason.PAIRING_CLOSED):
@@ -162,14 +160,14 @@ def test_what_waits_is_gone_when_the_administrator_leaves(pairings: Pairings) ->
     waits = shown(pairings)
     pairings.close()
     assert pairings.waiting(0.0) == ()
-    pairings.open()
+    pairings.open(CERTIFICATE)
     with refused(Reason.PAIRING_CLOSED):
         pairings.shown(waits.pairing_id, 0.0)
 
 
 def test_one_administrator_watches_at_a_time(pairings: Pairings) -> None:
     with refused(Reason.PAIRING_CLOSED, "another administrator"):
-        pairings.open()
+        pairings.open(CERTIFICATE)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "x" * 33, "naïve", "a\n", "../x"])
@@ -205,24 +203,24 @@ def test_one_address_has_one_pairing(pairings: Pairings) -> None:
 
 
 def test_so_many_may_wait_and_the_next_is_told_when_to_come_again(pairings: Pairings) -> None:
-    for number in range(MAX_WAITING):
+    for number in range(LIMITS.max_waiting):
         shown(pairings, f"192.0.2.{number}", now_s=float(number))
     with refused(Reason.QUEUE_FULL) as raised:
         begin(pairings, "192.0.2.99", now_s=20.0)
-    assert raised.value.retry_after_s == ANSWER_S - 20.0
-    begin(pairings, "192.0.2.99", now_s=ANSWER_S)
+    assert raised.value.retry_after_s == LIMITS.answer_s - 20.0
+    begin(pairings, "192.0.2.99", now_s=LIMITS.answer_s)
 
 
 def test_a_client_that_does_not_go_on_is_soon_forgotten(pairings: Pairings) -> None:
     begun = begin(pairings)
-    assert pairings.next_expiry_s() == GO_ON_S
+    assert pairings.next_expiry_s() == LIMITS.go_on_s
     with refused(Reason.PAIRING_REFUSED):
-        pairings.go_on(begun.pairing_id, NONCE, "192.0.2.1", GO_ON_S)
+        pairings.go_on(begun.pairing_id, NONCE, "192.0.2.1", LIMITS.go_on_s)
 
 
 def test_an_administrator_has_a_time_to_answer(pairings: Pairings) -> None:
     waits = shown(pairings, now_s=5.0)
-    last_s = 5.0 + ANSWER_S
+    last_s = 5.0 + LIMITS.answer_s
     assert pairings.next_expiry_s() == last_s
     assert pairings.shown(waits.pairing_id, last_s - 0.1) == waits
     with refused(Reason.PAIRING_CLOSED, "time is up"):

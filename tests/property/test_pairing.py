@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edged.errors import EdgedError, Reason
-from edged.node.pairing import ANSWER_S, GO_ON_S, MAX_TRIES, MAX_WAITING, Pairings, Proposal
+from edged.node.pairing import PairingLimits, Pairings, Proposal
 
 ADDRESSES = st.sampled_from([f"192.0.2.{number}" for number in range(12)])
 PLACES = st.integers(0, 50)
+LIMITS = PairingLimits(max_waiting=3, max_tries=9)  # so that they are met
 CERTIFICATE = b"c" * 32
 
 
@@ -38,9 +39,9 @@ class Reference:
 
     def waits(self, one: Past) -> bool:
         in_time = (
-            self.now_s < one.begun_s + GO_ON_S
+            self.now_s < one.begun_s + LIMITS.go_on_s
             if one.shown_s is None
-            else self.now_s < one.shown_s + ANSWER_S
+            else self.now_s < one.shown_s + LIMITS.answer_s
         )
         return self.is_open and one.window == self.window and not one.is_over and in_time
 
@@ -49,26 +50,33 @@ class Reference:
         return [one for one in self.past if self.waits(one)]
 
     def refusal(self, address: str) -> Reason | None:
-        if not self.is_open or sum(one.window == self.window for one in self.past) >= MAX_TRIES:
+        if (
+            not self.is_open
+            or sum(one.window == self.window for one in self.past) >= LIMITS.max_tries
+        ):
             return Reason.PAIRING_CLOSED
         if address in {one.address for one in self.waiting}:
             return Reason.PAIRING_REFUSED
-        return Reason.QUEUE_FULL if len(self.waiting) >= MAX_WAITING else None
+        return Reason.QUEUE_FULL if len(self.waiting) >= LIMITS.max_waiting else None
 
 
 class PairingMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.pairings = Pairings(CERTIFICATE)
+        self.pairings = Pairings(LIMITS)
         self.reference = Reference()
 
-    @rule(seconds=st.sampled_from([0.0, 1.0, GO_ON_S - 1, GO_ON_S, ANSWER_S - 1, ANSWER_S]))
+    @rule(
+        seconds=st.sampled_from(
+            [0.0, 1.0, LIMITS.go_on_s - 1, LIMITS.go_on_s, LIMITS.answer_s - 1, LIMITS.answer_s]
+        )
+    )
     def time_passes(self, seconds: float) -> None:
         self.reference.now_s += seconds
 
     @rule()
     def open(self) -> None:
-        assert reason_of(self.pairings.open) == (
+        assert reason_of(lambda: self.pairings.open(CERTIFICATE)) == (
             Reason.PAIRING_CLOSED if self.reference.is_open else None
         )
         if not self.reference.is_open:
@@ -140,7 +148,7 @@ class PairingMachine(RuleBasedStateMachine):
         assert {(one.pairing_id, one.address, one.code) for one in found} == {
             (one.pairing_id, one.address, one.code) for one in self.reference.waiting
         }
-        assert len(found) <= MAX_WAITING
+        assert len(found) <= LIMITS.max_waiting
 
     def _one(self, place: int) -> Past:
         past = self.reference.past

@@ -1,4 +1,4 @@
-"""An AccessService that says what a test tells it to, over TLS and over a unix socket, in threads."""
+"""An AccessService that says what a test tells it to, over TLS and a unix socket, in threads."""
 
 import hashlib
 import threading
@@ -50,6 +50,8 @@ class FakeAccess:
         self.accepts = True
         self.holds = False
         """FinishPairing waits until its client has left."""
+        self.went_on = threading.Event()
+        """FinishPairing was called."""
         self.left = threading.Event()
         self.codes: list[str] = []
         """Of the pairings that have gone on."""
@@ -129,6 +131,7 @@ class _Access(access_pb2_grpc.AccessServiceServicer):
         daemon.codes.append(shown.code or "")
         if daemon.holds:
             context.add_callback(daemon.left.set)
+            daemon.went_on.set()
             daemon.left.wait(WAIT_S)
         if not daemon.accepts:
             abort(context, EdgedError(Reason.PAIRING_REFUSED, "the administrator said no"))

@@ -16,9 +16,10 @@ from edged.node.pairing import Pairings
 from edged.rpc.status import from_edged_error
 from edged.v1 import access_pb2 as pb
 from edged.v1 import access_pb2_grpc
-from tests.client.certificates import Certified
+from tests.client.certificates import Certified, certified
 
 WAIT_S = 20.0
+OWN = certified("edged")
 SECRET = "edged_0badcafe_" + "s" * 43
 
 
@@ -31,7 +32,7 @@ def token(name: str = "laptop", token_id: str = "0badcafe", **fields: object) ->
 class FakeAccess:
     """What it answers is set before a call, what it was asked is read after one."""
 
-    def __init__(self, certified: Certified) -> None:
+    def __init__(self, certified: Certified = OWN) -> None:
         self.certified = certified
         self.identity = pb.GetIdentityResponse(
             name="gpu box",

@@ -5,6 +5,7 @@ import pty
 import select
 import subprocess
 import sys
+from collections.abc import Callable
 
 from tests.cli.program import Program
 
@@ -74,3 +75,6 @@ class Terminal:
             return False
         self.shown += chunk.decode(errors="replace")
         return bool(chunk)
+
+
+Opened = Callable[..., Terminal]

@@ -1,31 +1,19 @@
 """`edgectl identity`."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from edged.errors import EdgedError, Reason
 from edged.v1 import access_pb2, inference_pb2
-from tests.cli.fake_access import FakeAccess, serving_access
+from tests.cli.fake_access import OWN, FakeAccess
 from tests.cli.program import Program
-from tests.client.certificates import certified
-
-OWN = certified("edged")
 
 
 @pytest.fixture
-def access() -> FakeAccess:
-    return FakeAccess(OWN)
-
-
-@pytest.fixture
-def edgectl(access: FakeAccess, environ: dict[str, str], tmp_path: Path) -> Iterator[Program]:
-    socket = tmp_path / "access.sock"
-    with serving_access(access, socket):
-        yield Program("edgectl", {**environ, "EDGED_HOST": f"unix:{socket}"})
+def edgectl(there: Program) -> Program:
+    return Program("edgectl", {**there.environ, "TZ": "UTC"})
 
 
 def rows(text: str) -> dict[str, str]:

@@ -1,37 +1,20 @@
-"""`edgectl pair`, both its sides, with a daemon that says what it is told to."""
+"""`edgectl pair HOST`, with a daemon that says what it is told to."""
 
 import json
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from edged.client.peers import Peer, PeerBook
-from edged.errors import EdgedError, Reason
-from edged.v1 import access_pb2, inference_pb2
-from tests.cli.fake_access import SECRET, WAIT_S, FakeAccess, serving_access
+from tests.cli.fake_access import OWN, SECRET, WAIT_S, FakeAccess, serving_access
 from tests.cli.program import Program
-from tests.cli.terminal import Terminal
+from tests.cli.terminal import Opened
 from tests.client.certificates import certified
 from tests.client.servers import free_port, grpc_server
 
-OWN = certified("edged")
 ANOTHER = certified("edged")
-Opened = Callable[..., Terminal]
-
-
-@pytest.fixture
-def access() -> FakeAccess:
-    return FakeAccess(OWN)
-
-
-@pytest.fixture
-def at(access: FakeAccess, tmp_path: Path) -> Iterator[str]:
-    """HOST:PORT of the daemon, which has a socket on its own machine."""
-    with serving_access(access, tmp_path / "access.sock") as host_port:
-        yield host_port
+GIVEN = ("--fingerprint", OWN.fingerprint)
 
 
 @pytest.fixture
@@ -41,26 +24,8 @@ def edgectl(environ: dict[str, str]) -> Program:
 
 
 @pytest.fixture
-def there(environ: dict[str, str], tmp_path: Path, at: str) -> Program:
-    """On the daemon's machine."""
-    return Program("edgectl", {**environ, "EDGED_HOST": f"unix:{tmp_path / 'access.sock'}"})
-
-
-@pytest.fixture
 def book(environ: dict[str, str]) -> PeerBook:
     return PeerBook(Path(environ["XDG_CONFIG_HOME"], "edged", "peers.json"))
-
-
-@pytest.fixture
-def on_terminal() -> Iterator[Opened]:
-    with ExitStack() as opened:
-
-        def open_(program: Program, *arguments: str) -> Terminal:
-            terminal = Terminal(program, arguments, {})
-            opened.callback(terminal.close)
-            return terminal
-
-        yield open_
 
 
 def known(name: str, host_port: str, fingerprint: str, token: str = "") -> Peer:
@@ -81,9 +46,9 @@ def grouped(code: str) -> str:
 
 
 def test_a_client_shows_the_code_and_keeps_the_daemon_when_both_ends_agree(
-    on_terminal: Opened, edgectl: Program, access: FakeAccess, at: str, book: PeerBook
+    open_terminal: Opened, edgectl: Program, access: FakeAccess, at: str, book: PeerBook
 ) -> None:
-    terminal = on_terminal(edgectl, "pair", at, "--as", "laptop")
+    terminal = open_terminal(edgectl, "pair", at, "--as", "laptop")
     terminal.read_until("[y/N]")
     [code] = access.codes
     assert f"{at} shows the certificate {OWN.fingerprint}" in terminal.shown
@@ -106,9 +71,9 @@ def test_a_client_shows_the_code_and_keeps_the_daemon_when_both_ends_agree(
 
 
 def test_a_client_that_sees_another_code_keeps_nothing_though_it_was_accepted(
-    on_terminal: Opened, edgectl: Program, at: str, book: PeerBook
+    open_terminal: Opened, edgectl: Program, at: str, book: PeerBook
 ) -> None:
-    terminal = on_terminal(edgectl, "pair", at)
+    terminal = open_terminal(edgectl, "pair", at)
     terminal.read_until("[y/N]")
     terminal.type("n\n")
     assert terminal.exit_code() == 5
@@ -117,10 +82,10 @@ def test_a_client_that_sees_another_code_keeps_nothing_though_it_was_accepted(
 
 
 def test_what_was_typed_before_the_question_answers_nothing(
-    on_terminal: Opened, edgectl: Program, access: FakeAccess, at: str, book: PeerBook
+    open_terminal: Opened, edgectl: Program, access: FakeAccess, at: str, book: PeerBook
 ) -> None:
     access.holds = True
-    terminal = on_terminal(edgectl, "pair", at)
+    terminal = open_terminal(edgectl, "pair", at)
     terminal.read_until("with the code")
     terminal.type("y\n")
     terminal.read_until("y\r\n")
@@ -135,7 +100,7 @@ def test_a_daemon_that_says_no_is_not_kept(
     edgectl: Program, access: FakeAccess, at: str, book: PeerBook
 ) -> None:
     access.accepts = False
-    done = edgectl.run("pair", at, "--fingerprint", OWN.fingerprint)
+    done = edgectl.run("pair", at, *GIVEN)
     assert (done.returncode, book.all()) == (5, ())
     assert done.stderr.endswith("edgectl: the administrator said no\n")
 
@@ -144,7 +109,7 @@ def test_where_no_administrator_watches_it_is_said_what_to_do(
     edgectl: Program, access: FakeAccess, at: str, book: PeerBook
 ) -> None:
     access.is_open = False
-    done = edgectl.run("pair", at, "--fingerprint", OWN.fingerprint)
+    done = edgectl.run("pair", at, *GIVEN)
     assert (done.returncode, book.all()) == (1, ())
     assert "run `edgectl pair` on the daemon's machine" in done.stderr
 
@@ -152,7 +117,7 @@ def test_where_no_administrator_watches_it_is_said_what_to_do(
 def test_a_fingerprint_that_was_given_leaves_nothing_to_ask_here(
     edgectl: Program, access: FakeAccess, at: str, book: PeerBook
 ) -> None:
-    done = edgectl.run("pair", at, "--fingerprint", OWN.fingerprint, "--json")
+    done = edgectl.run("pair", at, *GIVEN, "--json")
     assert done.returncode == 0
     assert f"the code {grouped(access.codes[0])}" in done.stderr
     assert json.loads(done.stdout) == {
@@ -167,7 +132,7 @@ def test_a_client_that_is_interrupted_leaves(
     edgectl: Program, access: FakeAccess, at: str, book: PeerBook
 ) -> None:
     access.holds = True
-    running = edgectl.start("pair", at, "--fingerprint", OWN.fingerprint)
+    running = edgectl.start("pair", at, *GIVEN)
     assert access.went_on.wait(WAIT_S)
     running.send_signal(signal.SIGINT)
     assert access.left.wait(WAIT_S)
@@ -179,9 +144,9 @@ def test_a_client_that_is_interrupted_leaves(
 
 
 def test_a_token_pairs_without_a_code(
-    on_terminal: Opened, edgectl: Program, access: FakeAccess, at: str, book: PeerBook
+    open_terminal: Opened, edgectl: Program, access: FakeAccess, at: str, book: PeerBook
 ) -> None:
-    terminal = on_terminal(edgectl, "pair", at, "--token", SECRET, "--name", "box")
+    terminal = open_terminal(edgectl, "pair", at, "--token", SECRET, "--name", "box")
     terminal.read_until("Is it what `edgectl identity` shows on the daemon's machine? [y/N]")
     assert access.tokens_shown == [], "nothing is sent to whom nobody knows yet"
     terminal.type("yes\n")
@@ -191,9 +156,9 @@ def test_a_token_pairs_without_a_code(
 
 
 def test_a_token_is_not_sent_where_the_certificate_is_not_the_daemons(
-    on_terminal: Opened, edgectl: Program, access: FakeAccess, at: str, book: PeerBook
+    open_terminal: Opened, edgectl: Program, access: FakeAccess, at: str, book: PeerBook
 ) -> None:
-    terminal = on_terminal(edgectl, "pair", at, "--token", SECRET)
+    terminal = open_terminal(edgectl, "pair", at, "--token", SECRET)
     terminal.read_until("[y/N]")
     terminal.type("\n")
     assert terminal.exit_code() == 5
@@ -218,7 +183,7 @@ def test_a_script_pairs_with_a_token_on_stdin_and_a_fingerprint_as_openssl_write
 def test_a_token_that_the_daemon_does_not_know_is_not_kept(
     edgectl: Program, at: str, book: PeerBook
 ) -> None:
-    done = edgectl.run("pair", at, "--token", "edged_x", "--fingerprint", OWN.fingerprint)
+    done = edgectl.run("pair", at, "--token", "edged_x", *GIVEN)
     assert (done.returncode, book.all()) == (5, ())
     assert "the token is none of this daemon's" in done.stderr
 
@@ -246,7 +211,7 @@ def test_a_daemon_that_is_known_with_another_certificate_is_refused_until_forgot
     before = known("box", at if by != "name" else "192.0.2.1:7411", ANOTHER.fingerprint)
     book.put(before)
     where, options = ("box" if by == "where" else at), ("--name", "box") if by == "name" else ()
-    wanted = ("pair", where, *options, "--fingerprint", OWN.fingerprint)
+    wanted = ("pair", where, *options, *GIVEN)
     done = edgectl.run(*wanted)
     assert done.returncode == 5
     first, known_line, shown_line, *_, last = done.stderr.splitlines()
@@ -262,10 +227,10 @@ def test_pairing_again_keeps_the_name_and_the_other_addresses(
     edgectl: Program, at: str, book: PeerBook
 ) -> None:
     book.put(known("box", "192.0.2.1:7411", OWN.fingerprint, token="old"))
-    assert edgectl.run("pair", at, "--fingerprint", OWN.fingerprint).returncode == 0
+    assert edgectl.run("pair", at, *GIVEN).returncode == 0
     [peer] = book.all()
     assert (peer.name, peer.addresses, peer.token) == ("box", (at, "192.0.2.1:7411"), SECRET)
-    renamed = ("pair", "box", "--fingerprint", OWN.fingerprint, "--name", "better")
+    renamed = ("pair", "box", *GIVEN, "--name", "better")
     assert edgectl.run(*renamed).returncode == 0
     assert [peer.name for peer in book.all()] == ["better"]
 
@@ -274,7 +239,7 @@ def test_another_daemon_of_the_same_name_gets_a_number(
     edgectl: Program, at: str, book: PeerBook
 ) -> None:
     book.put(known("gpu-box", "192.0.2.1:7411", ANOTHER.fingerprint))
-    done = edgectl.run("pair", at, "--fingerprint", OWN.fingerprint)
+    done = edgectl.run("pair", at, *GIVEN)
     assert "another daemon is known as 'gpu-box' already: this one is 'gpu-box-2'" in done.stderr
     assert [peer.name for peer in book.all()] == ["gpu-box", "gpu-box-2"]
 
@@ -282,7 +247,7 @@ def test_another_daemon_of_the_same_name_gets_a_number(
 def test_a_changed_certificate_is_refused_by_every_command_and_nothing_is_sent(
     edgectl: Program, access: FakeAccess, at: str, book: PeerBook
 ) -> None:
-    assert edgectl.run("pair", at, "--fingerprint", OWN.fingerprint).returncode == 0
+    assert edgectl.run("pair", at, *GIVEN).returncode == 0
     num_shown = len(access.tokens_shown)
     impostor, port = FakeAccess(ANOTHER), free_port()
     book.put(known("gpu-box", f"127.0.0.1:{port}", OWN.fingerprint, SECRET))
@@ -320,13 +285,13 @@ def test_where_nothing_or_something_else_listens_it_is_said_in_one_sentence(
     edgectl: Program,
 ) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
-    done = edgectl.run("pair", nowhere, "--fingerprint", OWN.fingerprint)
+    done = edgectl.run("pair", nowhere, *GIVEN)
     assert (done.returncode, done.stderr) == (
         3,
         f"edgectl: no daemon answers at {nowhere}: Connection refused\n",
     )
     with grpc_server(None) as plaintext:
-        done = edgectl.run("pair", plaintext, "--fingerprint", OWN.fingerprint)
+        done = edgectl.run("pair", plaintext, *GIVEN)
     assert (done.returncode, "does not speak TLS, but gRPC" in done.stderr) == (3, True)
 
 
@@ -346,9 +311,9 @@ def test_tls_and_plaintext_in_each_others_place_are_told_by_every_command(
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("unix:/x",), "is reached without TLS"),
-        (("plaintext:192.0.2.1:7411",), "is reached without TLS"),
-        (("http://box",), "is no address"),
+        (("unix:/x", *GIVEN), "is reached without TLS"),
+        (("plaintext:192.0.2.1:7411", *GIVEN), "is reached without TLS"),
+        (("http://box", *GIVEN), "is no address"),
         (("box", "--list"), "exclude one another"),
         (("--list", "--forget", "x"), "exclude one another"),
         (("box", "--tier", "batch"), "for the daemon's"),
@@ -362,89 +327,12 @@ def test_tls_and_plaintext_in_each_others_place_are_told_by_every_command(
 def test_wrong_usage_is_told_before_anything_is_asked(
     edgectl: Program, arguments: tuple[str, ...], why: str
 ) -> None:
-    given = arguments if "--fingerprint" in arguments else (*arguments,)
-    if not {"--list", "--tier", "--token", "--fingerprint", "--as", "--name"} & {*arguments}:
-        given = (*arguments, "--fingerprint", OWN.fingerprint)
-    done = edgectl.run("pair", *given)
+    done = edgectl.run("pair", *arguments)
     assert done.returncode == 2
     assert why in " ".join(done.stderr.replace("│", " ").split())
 
 
 def test_a_name_that_nobody_knows_is_told(edgectl: Program) -> None:
-    done = edgectl.run("pair", "no-such-box-anywhere", "--fingerprint", OWN.fingerprint)
+    done = edgectl.run("pair", "no-such-box-anywhere", *GIVEN)
     assert done.returncode == 3
     assert "no-such-box-anywhere" in done.stderr
-
-
-# ── On the daemon's machine ──────────────────────────────────────────────────────────────────────
-
-
-def waiting(pairing_id: str, name: str, code: str) -> access_pb2.Pairing:
-    return access_pb2.Pairing(pairing_id=pairing_id, name=name, address="192.0.2.9", code=code)
-
-
-def test_an_administrator_is_asked_for_each_that_has_a_code(
-    on_terminal: Opened, there: Program, access: FakeAccess
-) -> None:
-    access.waiting = [
-        waiting("1", "laptop", "123456"),
-        waiting("2", "not-yet", ""),
-        waiting("3", "phone", "000042"),
-    ]
-    terminal = on_terminal(there, "pair", "--tier", "batch", "--model", "tiny")
-    terminal.read_until("laptop at 192.0.2.9 wants to pair. Does it show the code 123 456? [y/N]")
-    assert f"the certificate of gpu box is {OWN.fingerprint}" in terminal.shown
-    assert "who is accepted may use tiny up to tier batch" in terminal.shown
-    terminal.type("maybe\n")
-    terminal.read_until("[y/N]", times=2)
-    terminal.type("y\n")
-    terminal.read_until("phone at 192.0.2.9 wants to pair. Does it show the code 000 042? [y/N]")
-    terminal.type("n\n")
-    assert terminal.exit_code() == 0
-    assert "laptop is paired" in terminal.shown
-    assert "phone is refused" in terminal.shown
-    allowed = access_pb2.Grant(max_tier=inference_pb2.TIER_BATCH, models=["tiny"])
-    assert access.asked == [
-        access_pb2.AnswerPairingRequest(pairing_id="1", accept=True, grant=allowed),
-        access_pb2.AnswerPairingRequest(pairing_id="3", accept=False, grant=allowed),
-    ]
-
-
-def test_a_client_that_has_left_is_told_and_the_next_is_asked_for(
-    on_terminal: Opened, there: Program, access: FakeAccess
-) -> None:
-    access.waiting = [waiting("gone", "laptop", "123456"), waiting("2", "phone", "000042")]
-    access.holds = True
-    terminal = on_terminal(there, "pair", "--once", "--name", "mine")
-    terminal.read_until("[y/N]")
-    terminal.type("y\n")
-    terminal.read_until("its client has left")
-    terminal.read_until("[y/N]", times=2)
-    terminal.type("y\n")
-    assert terminal.exit_code() == 0
-    assert "phone is paired" in terminal.shown
-    last = access.asked[-1]
-    assert isinstance(last, access_pb2.AnswerPairingRequest)
-    assert last.grant.name == "mine"
-    assert access.left.wait(WAIT_S), "whoever leaves ends the watch"
-
-
-@pytest.mark.parametrize("when", ["waiting", "asked"])
-def test_an_interrupt_ends_the_waiting_and_the_watch(
-    on_terminal: Opened, there: Program, access: FakeAccess, when: str
-) -> None:
-    access.holds = True
-    access.waiting = [waiting("1", "laptop", "123456")] if when == "asked" else []
-    terminal = on_terminal(there, "pair")
-    terminal.read_until("[y/N]" if when == "asked" else "Ctrl-C ends")
-    terminal.interrupt_until_it_leaves()
-    assert terminal.exit_code() == 130
-    assert access.left.wait(WAIT_S)
-    assert "Traceback" not in terminal.shown
-
-
-def test_who_may_not_watch_is_told(on_terminal: Opened, there: Program, access: FakeAccess) -> None:
-    access.error = EdgedError(Reason.ADMIN_ONLY, "WatchPairings is for administrators")
-    terminal = on_terminal(there, "pair")
-    assert terminal.exit_code() == 5
-    assert "WatchPairings is for administrators" in terminal.shown

@@ -3,7 +3,6 @@
 import json
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,21 +12,13 @@ from edged.errors import EdgedError, Reason
 from edged.node.grant import Grant
 from edged.node.tokens import TokenStore
 from edged.v1 import access_pb2, inference_pb2
-from tests.cli.fake_access import SECRET, FakeAccess, serving_access, token
+from tests.cli.fake_access import SECRET, FakeAccess, token
 from tests.cli.program import Program
-from tests.client.certificates import certified
 
 
 @pytest.fixture
-def access() -> FakeAccess:
-    return FakeAccess(certified("edged"))
-
-
-@pytest.fixture
-def edgectl(access: FakeAccess, environ: dict[str, str], tmp_path: Path) -> Iterator[Program]:
-    socket = tmp_path / "access.sock"
-    with serving_access(access, socket):
-        yield Program("edgectl", {**environ, "EDGED_HOST": f"unix:{socket}", "TZ": "UTC"})
+def edgectl(there: Program) -> Program:
+    return Program("edgectl", {**there.environ, "TZ": "UTC"})
 
 
 @pytest.fixture

@@ -5,19 +5,22 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edged.cli.as_json import as_json
 from edged.cli.columns import Cell, Column, Style, Styled, laid_out
 from edged.cli.grants import tier_of, to_grant
 from edged.cli.output import emit, emit_json, harmless, note, wants_colour
-from edged.cli.remote import Connection
 from edged.node.grant import Grant
 from edged.node.token_file import TokenRecord
 from edged.node.tokens import TOKENS_FILE, TokenStore
 from edged.v1 import access_pb2
 
+if TYPE_CHECKING:
+    from edged.cli.remote import Connection  # imports gRPC, which a file does not need
 
-def create(connection: Connection, grant: Grant, *, json: bool) -> None:
+
+def create(connection: "Connection", grant: Grant, *, json: bool) -> None:
     request = access_pb2.CreateTokenRequest(grant=to_grant(grant))
     _print_created(connection.call(connection.access.CreateToken, request), json=json)
 
@@ -28,7 +31,7 @@ def create_in_file(file: Path, grant: Grant, *, json: bool) -> None:
     _print_created(made, json=json)
 
 
-def list_all(connection: Connection, *, json: bool) -> None:
+def list_all(connection: "Connection", *, json: bool) -> None:
     answer = connection.call(connection.access.ListTokens, access_pb2.ListTokensRequest())
     _print_list(answer, json=json)
 
@@ -39,7 +42,7 @@ def list_in_file(file: Path, *, json: bool) -> None:
     _print_list(access_pb2.ListTokensResponse(tokens=tokens), json=json)
 
 
-def revoke(connection: Connection, name_or_id: str, *, json: bool) -> None:
+def revoke(connection: "Connection", name_or_id: str, *, json: bool) -> None:
     request = access_pb2.RevokeTokenRequest(name_or_id=name_or_id)
     _print_revoked(connection.call(connection.access.RevokeToken, request).token, json=json)
 

@@ -34,6 +34,8 @@ _PACKET_COST_BYTES = 200
 """What a packet costs beside its content."""
 _IS_RESPONSE = 0x80
 
+IPV4_GROUP, IPV6_GROUP, PORT = "224.0.0.251", "ff02::fb", 5353
+
 Sender = tuple[str, int] | tuple[str, int, int, int]
 
 
@@ -124,6 +126,31 @@ def open_multicast(interfaces: Sequence[Interface]) -> AsyncZeroconf:
     # Its warnings are of addresses that are not ready yet, which the next look takes up.
     logging.getLogger("zeroconf").setLevel(logging.ERROR)
     return AsyncZeroconf(interfaces=choice(interfaces), ip_version=_ip_version())
+
+
+def open_one_shot(interface: Interface) -> tuple[socket.socket, ...]:
+    """Sockets on ports of their own, of both families as far as the interface has them: who is
+    asked from another port than that of multicast DNS answers there, at once, and to no other
+    program of this host (RFC 6762, 6.7).
+
+    Raises:
+        OSError: none can be made.
+    """
+    made = []
+    if interface.ipv4 is not None:
+        ipv4 = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.append(ipv4)
+        ipv4.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(interface.ipv4))
+        ipv4.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
+        ipv4.bind((interface.ipv4, 0))
+    if interface.has_ipv6:
+        ipv6 = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        made.append(ipv6)
+        ipv6.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        ipv6.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, interface.index)
+        ipv6.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        ipv6.bind(("::", 0))
+    return tuple(made)
 
 
 def choice(interfaces: Sequence[Interface]) -> list[str | int]:

@@ -16,6 +16,7 @@ import typer
 from edged.cli import access, ask
 from edged.cli.complete import model_names, request_ids
 from edged.cli.connected import Global, connected
+from edged.cli.discover import discover
 from edged.cli.entry import run_command
 from edged.cli.exits import EXIT_CODES_HELP
 from edged.cli.options import (
@@ -177,6 +178,7 @@ app.command()(ask.chat)
 app.command()(access.identity)
 app.add_typer(access.token_app, name="token")
 app.command()(access.pair)
+app.command()(discover)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edged.cli.exits import CommandError, ExitCode
@@ -17,11 +18,11 @@ from edged.cli.question import can_ask, is_agreed
 from edged.cli.remote import Connection
 from edged.client.address import PEER_NAME
 from edged.client.certificate import Certificate
-from edged.client.find import find_host_port
+from edged.client.find import find_host_ports
 from edged.client.peers import Peer, PeerBook
 from edged.client.target import Pinned, Target
 from edged.client.trust import changed, fetch_certificate
-from edged.errors import InvalidRequestError
+from edged.errors import EdgedError, InvalidRequestError
 from edged.node.fingerprint import digest_of, parse_fingerprint
 from edged.node.grant import is_grant_name
 from edged.node.pairing import PairingLimits, Proposal
@@ -61,10 +62,12 @@ def pair_with(wish: Wish) -> None:
     expected = _checked(wish)
     book = PeerBook(peers_file(os.environ))
     try:
-        host_port = find_host_port(wish.where, book)
+        host_ports = find_host_ports(wish.where, book)
     except InvalidRequestError as error:
         raise CommandError(error.detail, ExitCode.USAGE) from None
-    certificate = fetch_certificate(host_port)
+    known = book.named(wish.where)
+    wanted = expected or (None if known is None else known.fingerprint)
+    host_port, certificate = _choose(host_ports, wanted)
     _refuse_changed(book, wish, host_port, certificate)
     note(f"{host_port} shows the certificate {certificate.fingerprint}")
     if expected is not None and certificate.fingerprint != expected:
@@ -125,6 +128,29 @@ def _checked(wish: Wish) -> str | None:
             ExitCode.DENIED,
         )
     return None
+
+
+def _choose(host_ports: Iterable[str], wanted: str | None) -> tuple[str, Certificate]:
+    """The first address with the certificate that is wanted, else the first that answers.
+
+    Raises:
+        EdgedError: UNREACHABLE; what is said of the last one.
+    """
+    first: tuple[str, Certificate] | None = None
+    failure: EdgedError | None = None
+    for host_port in host_ports:
+        try:
+            found = host_port, fetch_certificate(host_port)
+        except EdgedError as error:
+            failure = error
+            continue
+        if wanted in (None, found[1].fingerprint):
+            return found
+        first = first or found
+    if first is not None:
+        return first
+    assert failure is not None, "there was an address"
+    raise failure
 
 
 def _given_token(wish: Wish) -> str:

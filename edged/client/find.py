@@ -1,23 +1,30 @@
-"""Where the daemon is that somebody wants to pair with."""
+"""Where the daemon may be that somebody wants to pair with."""
 
 import ipaddress
 import socket
+from collections.abc import Callable, Iterator
 
 from edged.client.address import PEER_NAME, UNIX_PREFIX, Transport
-from edged.client.peers import PeerBook
+from edged.client.browse import find_now
+from edged.client.found import FoundDaemon
+from edged.client.peers import Peer, PeerBook
 from edged.errors import EdgedError, InvalidRequestError, Reason
 from edged.places import DEFAULT_LISTEN, LOOPBACK_NAMES, is_host_port
 
 DEFAULT_PORT = int(DEFAULT_LISTEN.rpartition(":")[2])
 
+Look = Callable[[str], tuple[FoundDaemon, ...]]
+"""Those of the local network that claim a name or a fingerprint."""
 
-def find_host_port(text: str, book: PeerBook) -> str:
-    """HOST:PORT for HOST[:PORT], an IPv6 host with or without brackets, the name of a known peer,
-    or a name that the local network or the system's resolver knows.
+
+def find_host_ports(text: str, book: PeerBook, look: Look = find_now) -> Iterator[str]:
+    """HOST:PORT, the best first, for HOST[:PORT], an IPv6 host with or without brackets, the name
+    of a known peer, or a name that the local network or the system's resolver knows. The network
+    is asked for a known peer only when its addresses are used up.
 
     Raises:
         InvalidRequestError: it is none of them.
-        EdgedError: UNREACHABLE, nobody knows the name.
+        EdgedError: UNREACHABLE, nobody knows the name, or several daemons claim it.
     """
     bare = text.removeprefix(f"{Transport.TLS}:")
     if bare.startswith((UNIX_PREFIX, f"{Transport.PLAINTEXT}:")):
@@ -25,36 +32,48 @@ def find_host_port(text: str, book: PeerBook) -> str:
             "HOST", f"{text!r} is reached without TLS, so there is no certificate to pair for"
         )
     if is_host_port(bare):
-        return bare
+        return iter((bare,))
     if _is_address(bare):
         host = f"[{bare.strip('[]')}]" if ":" in bare else bare
-        return f"{host}:{DEFAULT_PORT}"
+        return iter((f"{host}:{DEFAULT_PORT}",))
     if not PEER_NAME.fullmatch(bare):
         raise InvalidRequestError(
             "HOST", f"{text!r} is no address: expected HOST, HOST:PORT, [IPv6]:PORT, or a name"
         )
     known = book.named(bare)
     if known is not None:
-        return known.addresses[0]
+        return _of_known(known, look)
     if "." in bare or bare in LOOPBACK_NAMES:
-        return f"{bare}:{DEFAULT_PORT}"
-    return find_by_name(bare)
+        return iter((f"{bare}:{DEFAULT_PORT}",))
+    return iter(_of_name(bare, look))
 
 
-def find_by_name(name: str) -> str:
-    """HOST:PORT of the host of that name.
+def _of_known(peer: Peer, look: Look) -> Iterator[str]:
+    """Where it was, then where somebody says now that it is."""
+    yield from peer.addresses
+    for daemon in look(peer.fingerprint):
+        yield from (one for one in daemon.addresses if one not in peer.addresses)
 
-    Raises:
-        EdgedError: UNREACHABLE; the system's resolver does not know it.
-    """
+
+def _of_name(name: str, look: Look) -> tuple[str, ...]:
+    found = [daemon for daemon in look(name) if daemon.fingerprint]
+    if len({daemon.fingerprint for daemon in found}) > 1:
+        claims = ", ".join(f"{one.addresses[0]} ({one.fingerprint})" for one in found)
+        raise EdgedError(
+            Reason.UNREACHABLE,
+            f"{len(found)} daemons call themselves {name!r}: name one by its address: {claims}",
+        )
+    if found:
+        return found[0].addresses
     try:
         socket.getaddrinfo(name, DEFAULT_PORT, type=socket.SOCK_STREAM)
     except OSError as error:
         raise EdgedError(
             Reason.UNREACHABLE,
-            f"there is no host {name!r}: {error.strerror}; name the daemon's as HOST[:PORT]",
+            f"no daemon of the local network calls itself {name!r}, and there is no host of that "
+            f"name: {error.strerror}; `edgectl discover` lists those there are",
         ) from error
-    return f"{name}:{DEFAULT_PORT}"
+    return (f"{name}:{DEFAULT_PORT}",)
 
 
 def _is_address(text: str) -> bool:

@@ -21,6 +21,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from edged import __version__
 from edged.clock import Clock, MonotonicClock
@@ -36,6 +37,9 @@ from edged.rpc.view import DaemonState, DaemonView, ReloadReport
 from edged.startup import model_specs, rpc_settings, service_name, tier_specs, trust
 from edged.supervise.fleet import Fleet
 from edged.supervise.model import ModelState, ModelStatus
+
+if TYPE_CHECKING:
+    from edged.node.advertise import Advertiser
 
 STOP_GRACE_S = 2.0
 """For calls that are still open when every request has ended."""
@@ -72,6 +76,7 @@ class Daemon:
         self._drain_requested = asyncio.Event()
         self._drain_hurried = asyncio.Event()
         self._service_variables = take_from(os.environ)
+        self._advertiser: Advertiser | None = None
 
     async def serve(self) -> int:
         """The whole life of the daemon. Raises EdgedError if it cannot start."""
@@ -90,6 +95,7 @@ class Daemon:
         await server.start()
         self._log.info("listening", version=__version__, listeners=list(server.listeners))
         health = asyncio.create_task(self._keep_health(fleet, server), name="health")
+        advertiser = self._advertiser = self._started_advertiser(server)
         try:
             for name, model in self._settings.models.items():
                 if model.preload and not self._is_draining:
@@ -101,9 +107,14 @@ class Daemon:
             asked_s, usual_s = self._asked_drain_s, reloader.settings.server.drain_s
             drain_s = usual_s if asked_s is None else asked_s
             host.draining(drain_s)
+            if advertiser is not None:
+                # Before anything is refused: who looks for a daemon now shall not find this one.
+                await advertiser.stop()
             await self._drain(fleet, drain_s)
         finally:
             health.cancel()
+            if advertiser is not None:
+                await advertiser.stop()
             await server.stop(STOP_GRACE_S)
             await host.close()
         self._log.info("stopped")
@@ -128,6 +139,7 @@ class Daemon:
             request_drain=self.request_drain,
             reload=reload,
             name=service_name(self._settings),
+            is_advertised=self._is_advertised,
             warnings=lambda: server.warnings,
         )
         tiers = Tiers(tier_specs(self._settings), SloTier(self._settings.server.default_tier))
@@ -140,6 +152,25 @@ class Daemon:
             trust=trust(self._settings, os.environ),
         )
         return server
+
+    def _started_advertiser(self, server: RpcServer) -> "Advertiser | None":
+        """None where the local network is not to be told."""
+        if not self._settings.server.discovery:
+            return None
+        # Multicast DNS is imported by those who want it.
+        from edged.node.advertise import Advertiser  # noqa: PLC0415
+        from edged.node.dns_sd import Auth, ServiceText  # noqa: PLC0415
+
+        identity = server.identity
+        auth = Auth.NONE if identity is None else Auth.TOKEN
+        text = ServiceText(__version__, auth, "" if identity is None else identity.fingerprint)
+        name = service_name(self._settings)
+        advertiser = Advertiser(name, server.network_listeners, text, self._clock)
+        advertiser.start()
+        return advertiser
+
+    def _is_advertised(self) -> bool:
+        return self._advertiser is not None and self._advertiser.told is not None
 
     def _watch_signals(self, reloader: Reloader) -> None:
         loop = asyncio.get_running_loop()

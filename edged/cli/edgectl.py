@@ -1,5 +1,5 @@
-"""The command `edgectl`: its words and options; `operate` does the work, and for questions to a
-model `ask`.
+"""The command `edgectl`: its words and options; `operate` does the work. Those that ask a model are
+in `ask`, those about who may use a daemon in `access`.
 
 That imports gRPC, so it is imported by the commands that need it: help, completion and wrong usage
 answer at once.
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edged.cli import ask
+from edged.cli import access, ask
 from edged.cli.complete import model_names, request_ids
 from edged.cli.connected import Global, connected
+from edged.cli.discover import discover
 from edged.cli.doctor import doctor
 from edged.cli.entry import run_command
 from edged.cli.exits import EXIT_CODES_HELP
@@ -176,6 +177,10 @@ def models_unload(
 app.command()(ask.run)
 app.command()(ask.chat)
 app.command()(doctor)
+app.command()(access.identity)
+app.add_typer(access.token_app, name="token")
+app.command()(access.pair)
+app.command()(discover)
 
 
 @app.command()

@@ -133,7 +133,9 @@ def trust(settings: Settings, environ: Mapping[str, str]) -> Trust:
 def service_name(settings: Settings) -> str:
     """What the daemon is called on the local network, unless another has that name."""
     given = settings.server.name
-    return socket.gethostname().partition(".")[0] if given == AUTO else given
+    if given != AUTO:
+        return given
+    return socket.gethostname().partition(".")[0] or "edged"
 
 
 def rpc_settings(settings: Settings, environ: Mapping[str, str]) -> RpcSettings:

@@ -14,9 +14,6 @@ from pathlib import Path
 
 from edged.errors import EdgedError, Reason
 
-COMMAND_TIMEOUT_S = 300.0
-"""For one command of a service manager; stopping a service waits until it has drained."""
-
 RunCommand = Callable[[Sequence[str]], subprocess.CompletedProcess[str]]
 
 
@@ -94,16 +91,16 @@ def perform(step: Step, run: RunCommand) -> None:
 
 
 def run_command(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """A command of the host; one that is missing or does not end fails like any other."""
+    """A command of the host; one that is missing fails like any other.
+
+    Without a limit of time: a service manager has its own, and a service may drain for hours.
+    """
     try:
         return subprocess.run(
-            argv, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
         return subprocess.CompletedProcess(argv, 127, "", f"{argv[0]} is not installed")
-    except subprocess.TimeoutExpired:
-        sentence = f"it did not end within {COMMAND_TIMEOUT_S:g} s"
-        return subprocess.CompletedProcess(argv, 124, "", sentence)
 
 
 def is_same_file(path: Path, text: str) -> bool:

@@ -1,0 +1,45 @@
+"""One host with a systemd for all tests here, with two users, and edged installed on it."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.host.booted import INSIDE, BootedHost, booted_host
+
+INSTALL_TIMEOUT_S = 900.0
+"""Half a minute where pip has llama.cpp built; some minutes where it has to build it."""
+FROM_PIP = ("PIP_", "SSL_", "REQUESTS_", "HTTP_", "HTTPS_", "http_", "https_", "no_", "NO_")
+"""How this host reaches the package index."""
+
+
+@pytest.fixture(scope="session")
+def host() -> Iterator[BootedHost]:
+    """alice is in the group edged as soon as there is one, bob is not."""
+    with booted_host() as booted:
+        booted.check("useradd", "--create-home", "alice")
+        booted.check("useradd", "--create-home", "bob")
+        yield booted
+
+
+@pytest.fixture
+def installed(host: BootedHost) -> BootedHost:
+    """Installed for the system, not started; as a test that removed it did not."""
+    if not host.path("/opt/edged/bin/edged").exists():
+        install(host)
+    return host
+
+
+def install(host: BootedHost) -> str:
+    """What `scripts/install` says."""
+    environ = {name: text for name, text in os.environ.items() if name.startswith(FROM_PIP)}
+    done = host.run(
+        f"{INSIDE}/scripts/install",
+        "--no-start",
+        has_network=True,
+        timeout_s=INSTALL_TIMEOUT_S,
+        **environ,
+    )
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    host.check("usermod", "--append", "--groups", "edged", "alice")
+    return done.stdout

@@ -114,7 +114,7 @@ class Launchd:
     ) -> Iterator[Step]:
         is_loaded = self._is_loaded()
         if is_loaded and is_new:
-            yield Run(("launchctl", "bootout", self._service))
+            yield self._end()
         if is_new or not is_loaded:
             if wants_start:
                 yield Run(("launchctl", "bootstrap", self._domain, str(unit)))
@@ -123,7 +123,7 @@ class Launchd:
 
     def end(self, unit: Path) -> Iterator[Step]:
         if self._is_loaded():
-            yield Run(("launchctl", "bootout", self._service))
+            yield self._end()
 
     def forget(self) -> Iterator[Step]:
         return iter(())
@@ -137,4 +137,11 @@ class Launchd:
         return f"{self._domain}/{AGENT}"
 
     def _is_loaded(self) -> bool:
-        return self.run(("launchctl", "print", self._service)).returncode == 0
+        return self.run(self._print).returncode == 0
+
+    @property
+    def _print(self) -> tuple[str, ...]:
+        return ("launchctl", "print", self._service)
+
+    def _end(self) -> Run:
+        return Run(("launchctl", "bootout", self._service), then_gone=self._print)

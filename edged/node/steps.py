@@ -8,11 +8,16 @@ import os
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edged.errors import EdgedError, Reason
+
+GONE_CHECKS = 150
+GONE_EVERY_S = 0.5
+"""launchctl asks a service to end and does not wait for it: 75 s, more than ExitTimeOut."""
 
 RunCommand = Callable[[Sequence[str]], subprocess.CompletedProcess[str]]
 
@@ -52,6 +57,8 @@ class Run:
     argv: tuple[str, ...]
     hint: str = ""
     """Said when it fails: where more can be found."""
+    then_gone: tuple[str, ...] = ()
+    """A command that succeeds until what this one asked for has happened."""
 
     def __str__(self) -> str:
         return f"run {shlex.join(self.argv)}"
@@ -71,7 +78,7 @@ class Keep:
 Step = Write | Link | Remove | Run | Keep
 
 
-def perform(step: Step, run: RunCommand) -> None:
+def perform(step: Step, run: RunCommand, pause: Callable[[float], None] = time.sleep) -> None:
     """Raises EdgedError: it failed; what was done before it stays done."""
     try:
         match step:
@@ -82,8 +89,9 @@ def perform(step: Step, run: RunCommand) -> None:
             case Remove(path, prune):
                 _remove(path)
                 _prune(prune)
-            case Run(argv, hint):
-                _run(argv, hint, run)
+            case Run():
+                _run(step, run)
+                _await_gone(step, run, pause)
             case Keep():
                 pass
     except OSError as error:
@@ -112,12 +120,26 @@ def is_same_link(path: Path, target: Path) -> bool:
     return path.is_symlink() and path.readlink() == target
 
 
-def _run(argv: tuple[str, ...], hint: str, run: RunCommand) -> None:
-    done = run(argv)
+def _run(step: Run, run: RunCommand) -> None:
+    done = run(step.argv)
     if done.returncode:
         said = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
-        sentence = f"{shlex.join(argv)} failed: {said}"
-        raise EdgedError(Reason.INTERNAL, f"{sentence}\n{hint}" if hint else sentence)
+        sentence = f"{shlex.join(step.argv)} failed: {said}"
+        detail = f"{sentence}\n{step.hint}" if step.hint else sentence
+        raise EdgedError(Reason.INTERNAL, detail)
+
+
+def _await_gone(step: Run, run: RunCommand, pause: Callable[[float], None]) -> None:
+    if not step.then_gone:
+        return
+    for _ in range(GONE_CHECKS):
+        if run(step.then_gone).returncode:
+            return
+        pause(GONE_EVERY_S)
+    waited_s = GONE_CHECKS * GONE_EVERY_S
+    raise EdgedError(
+        Reason.INTERNAL, f"{shlex.join(step.argv)}: it has not ended within {waited_s:g} s"
+    )
 
 
 def _write(path: Path, text: str) -> None:

@@ -134,6 +134,8 @@ def _await_boot(outer: subprocess.Popen[bytes], log: Path) -> BootedHost:
             # Blocks until it has booted; fails while it cannot be asked yet.
             done = host.run("systemctl", "is-system-running", "--wait")
             if done.stdout.strip() in ("running", "degraded"):
+                host.check("systemctl", "log-target", "journal")
+                host.check("systemctl", "log-level", "info")
                 return host
         time.sleep(0.05)  # no other process tells when the first one of a namespace is there
     pytest.skip(f"systemd cannot be booted here: {log.read_text()}")

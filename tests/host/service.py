@@ -1,7 +1,6 @@
 """edged as a service of a booted host: configured, started, asked, and looked at."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -26,6 +25,8 @@ class Service:
     host: BootedHost
     inference: InferenceServiceStub
     """Called by root, through the socket."""
+    cursor: str
+    """Where the journal was when it was started."""
 
     def shown(self, name: str) -> str:
         """A property of the unit."""
@@ -42,9 +43,10 @@ class Service:
     def configure(self, tables: Tables) -> None:
         write_config(self.host.path(CONFIG), tables)
 
-    def log(self) -> list[dict[str, str]]:
-        """What the daemon has logged since this service was handed over."""
-        return [json.loads(line) for line in journal(self.host) if line.startswith("{")]
+    def lines(self) -> list[str]:
+        """Of the journal since it was started: the daemon's, and those of systemd about it."""
+        since = ("--unit", UNIT, f"--after-cursor={self.cursor}")
+        return self.host.check("journalctl", *since, "--output=cat").splitlines()
 
     async def until(self, is_so: Callable[[], bool], what: str) -> None:
         await asyncio.to_thread(wait_until, is_so, what)
@@ -55,13 +57,15 @@ async def running(host: BootedHost, tables: Tables) -> AsyncIterator[Service]:
     """Freshly started with this configuration; stopped afterwards."""
     write_config(host.path(CONFIG), tables)
     host.run("systemctl", "reset-failed", UNIT)
-    host.check("journalctl", "--rotate")
-    host.check("journalctl", "--vacuum-time=1s")
-    host.check("systemctl", "restart", UNIT)
+    shown_cursor = host.check("journalctl", "--lines=1", "--show-cursor", "--output=cat")
+    cursor = shown_cursor.rpartition("-- cursor: ")[2].strip()
     target = f"unix:{host.path(SOCKET)}"
     try:
+        started = host.run("systemctl", "restart", UNIT)
+        log = host.check("journalctl", "--unit", UNIT, f"--after-cursor={cursor}", "--output=cat")
+        assert started.returncode == 0, log
         async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
-            yield Service(host, InferenceServiceStub(channel))
+            yield Service(host, InferenceServiceStub(channel), cursor)
     finally:
         host.run("systemctl", "kill", "--signal=KILL", "--kill-whom=all", UNIT)
         host.run("systemctl", "stop", UNIT)
@@ -69,11 +73,6 @@ async def running(host: BootedHost, tables: Tables) -> AsyncIterator[Service]:
 
 def shown(host: BootedHost, name: str) -> str:
     return host.check("systemctl", "show", f"--property={name}", "--value", UNIT).strip()
-
-
-def journal(host: BootedHost) -> list[str]:
-    """The unit's, the daemon's lines and those of systemd about it."""
-    return host.check("journalctl", "--unit", UNIT, "--output=cat", "--no-pager").splitlines()
 
 
 def wait_until(is_so: Callable[[], bool], what: str) -> None:

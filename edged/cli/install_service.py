@@ -14,6 +14,7 @@ from edged.cli.output import emit, note
 
 if TYPE_CHECKING:
     from edged.node.installation import Host
+    from edged.node.steps import Step
 
 
 def install_service(
@@ -70,15 +71,26 @@ def install_service(
         _refuse(installation.why_not_this_program(host, needed), dry_run)
         wanted = installation.Wanted(found, commented_file(), not no_start, restart)
         plan = installation.plan_install(host, wanted)
-    for step in plan:
-        is_for_later = is_staged and isinstance(step, steps.Run)
-        emit(f"{'not done: ' if is_for_later and not dry_run else ''}{step}\n")
-        if not dry_run and not is_for_later:
-            steps.perform(step, host.run)
+    _carry_out(plan, host, is_dry_run=dry_run, is_staged=is_staged)
     if dry_run or not plan:
         note("nothing was done" if plan else "nothing to do")
     elif not uninstall and not is_staged:
         _tell_how_to_go_on(host)
+
+
+def _carry_out(
+    plan: "tuple[Step, ...]", host: "Host", *, is_dry_run: bool, is_staged: bool
+) -> None:
+    from edged.node.steps import Run, perform  # noqa: PLC0415
+
+    for step in plan:
+        if is_dry_run:
+            emit(f"{step}\n")
+        elif is_staged and isinstance(step, Run):
+            emit(f"not done: {step}\n")
+        else:
+            emit(f"{step}\n")
+            perform(step, host.run)
 
 
 def _tell_how_to_go_on(host: "Host") -> None:

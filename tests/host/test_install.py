@@ -17,6 +17,7 @@ NOT_OURS = (
     "/var/cache/private",
     "/var/lib/private",
 )
+HOMES = "/home"
 SHARED_FOLDERS = (".config", ".local", ".local/bin", ".local/state", ".local/share", ".cache")
 """Of a user, made when they are needed first, by whatever program that is."""
 USER_RUNTIME = "/run/user/1500"
@@ -48,12 +49,13 @@ def test_installed_unit_has_nothing_to_complain_about(installed: BootedHost) -> 
 
 
 def test_program_that_a_service_cannot_see_is_refused(installed: BootedHost) -> None:
-    installed.check("cp", "-R", "/opt/edged", "/home/alice/copy")
-    run = ("/home/alice/copy/bin/python", "-m", "edged.cli.edged", "install-service")
+    copy = f"{HOMES}/alice/copy"
+    installed.check("cp", "-R", "/opt/edged", copy)
+    run = (f"{copy}/bin/python", "-m", "edged.cli.edged", "install-service")
     done = installed.run(*run)
     assert done.returncode == 1
     assert "which a service of the system cannot see" in done.stderr
-    installed.check("rm", "-r", "/home/alice/copy")
+    installed.check("rm", "-r", copy)
 
 
 def test_user_who_is_not_root_is_told_so(installed: BootedHost) -> None:
@@ -86,7 +88,7 @@ def test_service_of_one_user(installed: BootedHost) -> None:
         installed.check(*gone, user="carol", **environ)
         assert not installed.path(f"{USER_RUNTIME}/edged").exists()
         left = _new(before, installed.changed_files())
-        assert set(left) <= {f"/home/carol/{folder}" for folder in SHARED_FOLDERS}
+        assert set(left) <= {f"{HOMES}/carol/{folder}" for folder in SHARED_FOLDERS}
     finally:
         installed.run("systemctl", "stop", "user@1500.service")
         installed.run("userdel", "--remove", "carol")

@@ -16,6 +16,7 @@ from edged.node.service_control import ServiceControl
 from edged.node.steps import Keep, Link, Remove, Run, RunCommand, Step, Write
 
 PROGRAMS = ("edged", "edgectl")
+_ON_EVERY_PATH = ("/usr/bin", "/usr/local/bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +137,8 @@ def _unit_text(host: Host, program: Path) -> str:
 
 
 def _link(path: Path, target: Path, root: Path) -> Iterator[Step]:
-    is_itself = root / target.relative_to("/") == path
-    if is_itself or steps.is_same_link(path, target):
+    is_found_anyway = str(target.parent) in _ON_EVERY_PATH or _on(root, target) == path
+    if is_found_anyway or steps.is_same_link(path, target):
         return
     if os.path.lexists(path) and not path.is_symlink():
         yield Keep(path, f"it is not edged's; {target} is the program")
@@ -188,6 +189,10 @@ def _links(where: Layout, root: Path) -> Iterator[Path]:
             continue
         target = path.readlink()
         ours = (where.tree / "bin" / name, shipped.program(name))
-        on_root = root / target.relative_to("/") if target.is_absolute() else path.parent / target
+        on_root = _on(root, target) if target.is_absolute() else path.parent / target
         if on_root in ours or target in ours or not on_root.exists():
             yield path
+
+
+def _on(root: Path, path: Path) -> Path:
+    return root / path.relative_to("/")

@@ -68,7 +68,8 @@ def test_user_who_is_not_root_is_told_so(installed: BootedHost) -> None:
 
 def test_service_of_one_user(installed: BootedHost) -> None:
     installed.check("useradd", "--create-home", "--uid", "1500", "carol")
-    installed.check("systemctl", "start", "user@1500.service")
+    if installed.run("systemctl", "start", "user@1500.service").returncode:
+        pytest.skip("no manager of a user can be started: apt-get install dbus libpam-systemd")
     environ = {"XDG_RUNTIME_DIR": USER_RUNTIME}
     before = installed.changed_files()
     try:

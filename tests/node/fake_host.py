@@ -20,6 +20,7 @@ class FakeHost:
     is_user: bool = False
     is_macos: bool = False
     uid: int = 0
+    program: Path = PROGRAM
     is_enabled: bool = False
     active_state: str = "inactive"
     has_user_manager: bool = True
@@ -42,7 +43,7 @@ class FakeHost:
 
     def install(self, *, starts: bool = True, restarts: bool = False) -> list[str]:
         """What was done."""
-        wanted = Wanted(PROGRAM, CONFIG_TEXT, starts, restarts)
+        wanted = Wanted(self.program, CONFIG_TEXT, starts, restarts)
         return self.do(plan_install(self.host, wanted))
 
     def uninstall(self) -> list[str]:

@@ -52,6 +52,13 @@ def test_a_service_of_a_user(tmp_path: Path) -> None:
     assert fake.install() == []
 
 
+def test_a_program_that_every_shell_finds_needs_no_link(tmp_path: Path) -> None:
+    for is_user in (True, False):
+        fake = FakeHost(tmp_path / str(is_user), is_user=is_user, program=Path("/usr/bin/edged"))
+        assert not any(step.startswith("link ") for step in fake.install())
+        fake.uninstall()
+
+
 def test_an_agent_of_macos(tmp_path: Path) -> None:
     fake = FakeHost(tmp_path, is_user=True, is_macos=True, uid=501)
     done = fake.install()

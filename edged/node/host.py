@@ -70,12 +70,16 @@ class Host:
 
     def reloading(self) -> None:
         """Until `reloaded`."""
+        if self._is_draining:
+            return
         now_usec = microseconds(self._clock.now_s())
         self._notifier.tell_state(RELOADING="1", MONOTONIC_USEC=now_usec)
 
     def reloaded(self, note: str = "") -> None:
         """`note`: what an operator is to know of it, until the next time."""
         self._note = note
+        if self._is_draining:
+            return
         self._notifier.tell_state(READY="1", STATUS=self._status())
 
     def draining(self, drain_s: float) -> None:

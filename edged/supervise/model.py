@@ -61,6 +61,8 @@ class ModelStatus:
     """What was loaded; None until it was ready once."""
     statistics: Statistics | None
     num_in_flight: int
+    waiting_settings: tuple[str, ...] = ()
+    """Those that were changed since it was loaded, and hold when it is loaded next."""
 
 
 @dataclass(frozen=True, slots=True)

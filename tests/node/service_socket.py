@@ -30,7 +30,7 @@ class ServiceSocket:
 
     async def until_told(self, name: str, text: str = "") -> Heard:
         """Until something is assigned to that name, with `text` in it."""
-        return await self.until(lambda heard: text in heard.get(name, "\n"))
+        return await self.until(lambda heard: name in heard and text in heard[name])
 
     def rest(self) -> list[Heard]:
         """All that was heard, with what has arrived and not been read yet."""

@@ -13,23 +13,27 @@ every model lives in a process of its own.
 | DRAINING | SIGTERM, SIGINT or Drain came | NOT_SERVING | refused |
 
 DRAINING is final: running work has `drain_s` to finish, is then cancelled, and the process exits
-with 0. A second signal cancels at once.
+with 0. A second signal cancels at once. SIGHUP reads the configuration again (`edged.reload`), but
+that of a terminal which was closed: the daemon in it drains.
 """
 
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from edged import __version__
 from edged.clock import Clock, MonotonicClock
 from edged.config import Settings
 from edged.core.types import SloTier
 from edged.log import configure_logging, get_logger
+from edged.node.host import Host
+from edged.node.service_manager import take_from
+from edged.reload import Parts, Reloader
 from edged.rpc.convert import Tiers
 from edged.rpc.inference import InferenceLimits
 from edged.rpc.server import RpcServer, RpcSettings
-from edged.rpc.view import DaemonState, DaemonView
+from edged.rpc.view import DaemonState, DaemonView, ReloadReport
 from edged.startup import model_specs, socket_path, tier_specs
 from edged.supervise.fleet import Fleet
 from edged.supervise.model import ModelState, ModelStatus
@@ -42,36 +46,48 @@ _TAKES_WORK = _SERVES | {ModelState.LOADING}
 _MAY_SERVE = frozenset({ModelState.UNLOADED, ModelState.UNLOADING})
 
 
-def run(settings: Settings) -> int:
-    """Serve until a signal or a Drain call, then drain; the process's exit code.
+def run(settings: Settings, read: Callable[[], Settings]) -> int:
+    """Serve until a signal or a Drain call, then drain; the process's exit code. `read` is called
+    for the settings of a reload.
 
     Raises:
         EdgedError: the daemon cannot start: an address is taken.
     """
     configure_logging(settings.server.log_level, settings.server.log_format)
-    return asyncio.run(Daemon(settings, MonotonicClock()).serve())
+    return asyncio.run(Daemon(settings, read, MonotonicClock()).serve())
 
 
 class Daemon:
     """Made and served once."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, read: Callable[[], Settings], clock: Clock) -> None:
         self._settings = settings
+        """Those of the start; the reloader has those of now."""
+        self._read = read
         self._clock = clock
         self._log = get_logger("daemon")
         self._started_s = clock.now_s()
         self._is_draining = False
-        self._drain_s = settings.server.drain_s
+        self._asked_drain_s: float | None = None
+        """None: as configured."""
         self._drain_requested = asyncio.Event()
         self._drain_hurried = asyncio.Event()
+        self._service_variables = take_from(os.environ)
 
     async def serve(self) -> int:
         """The whole life of the daemon. Raises EdgedError if it cannot start."""
-        self._watch_signals()
         specs = model_specs(self._settings, os.environ)
         fleet = Fleet(specs, self._settings.default_model, self._clock)
-        server = self._server(fleet)
+        host = Host(self._service_variables, fleet, self._clock)
+
+        async def reload() -> ReloadReport:
+            return await reloader.reload()
+
+        server = self._server(fleet, reload)
+        reloader = Reloader(self._settings, self._read, Parts(fleet, server, host))
+        self._watch_signals(reloader)
         await server.start()
+        host.listening()
         self._log.info("listening", version=__version__, listeners=list(server.listeners))
         health = asyncio.create_task(self._keep_health(fleet, server), name="health")
         try:
@@ -80,10 +96,14 @@ class Daemon:
                     await fleet.load(name)
             await self._drain_requested.wait()
             server.set_serving(False)
-            await self._drain(fleet)
+            asked_s, usual_s = self._asked_drain_s, reloader.settings.server.drain_s
+            drain_s = usual_s if asked_s is None else asked_s
+            host.draining(drain_s)
+            await self._drain(fleet, drain_s)
         finally:
             health.cancel()
             await server.stop(STOP_GRACE_S)
+            await host.close()
         self._log.info("stopped")
         return 0
 
@@ -93,10 +113,10 @@ class Daemon:
             self._drain_hurried.set()
             return
         self._is_draining = True
-        self._drain_s = self._settings.server.drain_s if drain_s is None else drain_s
+        self._asked_drain_s = drain_s
         self._drain_requested.set()
 
-    def _server(self, fleet: Fleet) -> RpcServer:
+    def _server(self, fleet: Fleet, reload: Callable[[], Awaitable[ReloadReport]]) -> RpcServer:
         server_settings = self._settings.server
         view = DaemonView(
             version=__version__,
@@ -105,6 +125,7 @@ class Daemon:
             state=lambda: daemon_state(fleet.status(), is_draining=self._is_draining),
             listeners=lambda: server.listeners,
             request_drain=self.request_drain,
+            reload=reload,
         )
         rpc_settings = RpcSettings(
             listen=server_settings.listen or None,
@@ -119,10 +140,19 @@ class Daemon:
         server = RpcServer(rpc_settings, fleet, tiers, view, self._clock)
         return server
 
-    def _watch_signals(self) -> None:
+    def _watch_signals(self, reloader: Reloader) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.request_drain)
+        terminals = [fd for fd in (0, 1, 2) if os.isatty(fd)]
+
+        def hang_up() -> None:
+            if all(os.isatty(fd) for fd in terminals):
+                reloader.ask()
+            else:
+                self.request_drain()
+
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
 
     async def _keep_health(self, fleet: Fleet, server: RpcServer) -> None:
         """Health follows the models until the daemon drains: it says whether a Generate is taken,
@@ -137,10 +167,10 @@ class Daemon:
             server.set_serving(any(model.state in _TAKES_WORK for model in models))
             await fleet.wait_for_change()
 
-    async def _drain(self, fleet: Fleet) -> None:
+    async def _drain(self, fleet: Fleet, drain_s: float) -> None:
         """Let running work finish; a second request to drain cancels it."""
-        self._log.info("draining", drain_s=self._drain_s, requests=fleet.num_in_flight)
-        draining = asyncio.create_task(fleet.drain(self._drain_s), name="drain")
+        self._log.info("draining", drain_s=drain_s, requests=fleet.num_in_flight)
+        draining = asyncio.create_task(fleet.drain(drain_s), name="drain")
         hurried = asyncio.create_task(self._drain_hurried.wait(), name="hurry")
         await asyncio.wait((draining, hurried), return_when=asyncio.FIRST_COMPLETED)
         if not draining.done():

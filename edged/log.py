@@ -57,8 +57,13 @@ def configure_logging(
     logging.basicConfig(handlers=[handler], level=max(least, logging.WARNING), force=True)
     logging.getLogger(_ROOT).setLevel(least)
     structlog.configure(
-        processors=[*_stamps(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(least),
+        processors=[
+            # Not by the wrapper alone: loggers that are bound keep theirs when the level changes.
+            structlog.stdlib.filter_by_level,
+            *_stamps(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )

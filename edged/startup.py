@@ -108,6 +108,13 @@ def model_specs(settings: Settings, environ: Mapping[str, str]) -> tuple[ModelSp
             max_held=model.engine.max_held,
             max_backlog_tokens=settings.server.max_backlog_tokens,
             drain_s=settings.server.drain_s,
+            settings=_taken_at_load(model),
         )
         for name, model in settings.models.items()
     )
+
+
+def _taken_at_load(model: ModelSettings) -> dict[str, object]:
+    """What changes nothing before the model is loaded again."""
+    engine = model.engine.model_dump(exclude={"max_held"})
+    return {"path": model.path, **engine}

@@ -133,14 +133,19 @@ def engine(
     return loop
 
 
-def check_eviction(cause: Sequence, victim: Sequence, policy: str = "strict") -> None:
+def check_eviction(
+    cause: Sequence,
+    victim: Sequence,
+    policy: str = "strict",
+    tiers: Mapping[SloTier, TierSpec] = TIERS,
+) -> None:
     """I5: nobody yields to the less urgent. In the terms of the tiers: to one that waits only what
     is less urgent and may be preempted; under a baseline nobody, or who is relegated."""
     assert by_rank(cause) < by_rank(victim), f"I5: {cause.seq_id} evicts {victim.seq_id}"
     if policy == "slo":
         may_pause = cause.rank.band == 0  # an answer that has time, or one that is relegated
         assert cause.slot is not None or cause.rank.band < victim.rank.band or may_pause, "I5"
-        assert cause.slot is not None or TIERS[victim.tier].preemptible, "I5: not preemptible"
+        assert cause.slot is not None or tiers[victim.tier].preemptible, "I5: not preemptible"
         return
     if policy in ("edf_relegate", "hybrid"):
         bands = cause.rank.band, victim.rank.band
@@ -155,4 +160,4 @@ def check_eviction(cause: Sequence, victim: Sequence, policy: str = "strict") ->
         assert cause_rank < victim_rank, f"I5: {victim.seq_id} is the more urgent"
     if cause.slot is None:
         assert cause_tier < victim_tier, f"I5: {cause.seq_id} evicts its equal {victim.seq_id}"
-        assert TIERS[victim.tier].preemptible, f"I5: {victim.seq_id} may not be preempted"
+        assert tiers[victim.tier].preemptible, f"I5: {victim.seq_id} may not be preempted"

@@ -198,6 +198,14 @@ def cancel(
 
 
 @app.command()
+def reload(context: typer.Context, *, host: HostOption = None, json: JsonOption = False) -> None:
+    """Let the daemon read its configuration again; no stream is dropped."""
+    from edged.cli import operate
+
+    connected(context, host, lambda connection: operate.reload(connection, json=json))
+
+
+@app.command()
 def drain(
     context: typer.Context,
     *,

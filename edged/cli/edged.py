@@ -16,6 +16,7 @@ from edged.cli.output import Json, emit, emit_json, note
 from edged.config.layers import show_key
 from edged.config.load import Flag, Loaded, load_settings
 from edged.config.reference import as_toml, effective, reference_markdown
+from edged.config.settings import Settings
 from edged.config.values import KV_TYPES
 from edged.core.policies import SERVING
 from edged.embedded import EMBEDDED
@@ -150,14 +151,18 @@ def serve(
     log_level: LogLevelOption = None,
 ) -> None:
     """Serve in the foreground until SIGTERM or Ctrl-C, then drain."""
+    flags = setting_flags(context.params)
     try:
-        loaded = _load_settings(setting_flags(context.params), config)
+        loaded = _load_settings(flags, config)
     except ConfigError as error:
         raise CommandError(error.detail, ExitCode.CONFIGURATION) from None
     # The daemon is the largest import of all, and nothing but serving needs it.
     from edged import daemon  # noqa: PLC0415
 
-    raise typer.Exit(daemon.run(loaded.settings))
+    def read() -> Settings:
+        return load_settings(flags, os.environ, config).settings
+
+    raise typer.Exit(daemon.run(loaded.settings, read))
 
 
 def _load_settings(flags: list[Flag], config: Path | None) -> Loaded:

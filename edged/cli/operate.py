@@ -127,6 +127,23 @@ def cancel(connection: Connection, request_id: str, *, json: bool) -> None:
         emit(f"{harmless(answer.request_id)} is cancelled\n")
 
 
+def reload(connection: Connection, *, json: bool) -> None:
+    """Let the daemon read its configuration again.
+
+    Raises:
+        CommandError: it met problems; one line for each.
+    """
+    answer = connection.call(connection.admin.Reload, admin_pb2.ReloadRequest())
+    if json:
+        emit_json(as_json(answer))
+    else:
+        emit("".join(f"{harmless(line)}\n" for line in answer.changes or ("nothing has changed",)))
+        for line in answer.waiting:
+            emit(f"waits: {harmless(line)}\n")
+    if answer.problems:
+        raise CommandError("\n".join(map(harmless, answer.problems)))
+
+
 def drain(connection: Connection, drain_s: float | None, *, json: bool) -> None:
     request = admin_pb2.DrainRequest(drain_s=drain_s)
     answer = connection.call(connection.admin.Drain, request)

@@ -88,7 +88,9 @@ def load_settings(
     except ValidationError as error:
         problems = (_problems(details, complete) for details in error.errors())
         raise ConfigError("\n".join(dict.fromkeys(chain.from_iterable(problems)))) from None
-    origins = {key: layers.nearest(complete, _inner(key))[0].origin for key in _keys(settings)}
+    origins = {
+        key: layers.nearest(complete, _inner(key))[0].origin for key in setting_keys(settings)
+    }
     return Loaded(settings, origins, file)
 
 
@@ -120,7 +122,7 @@ def _section_of() -> Mapping[str, str]:
     return {name: section for section, kind in sections.items() for name in kind.model_fields}
 
 
-def _keys(settings: Settings) -> Iterator[Key]:
+def setting_keys(settings: Settings) -> Iterator[Key]:
     yield ("default_model",)
     for section in ("server", "engine", "scheduler"):
         yield from ((section, name) for name in type(getattr(settings, section)).model_fields)

@@ -31,6 +31,12 @@ class Expiries:
     def first_s(self) -> float | None:
         return self._moments.first_s
 
+    def set_tiers(self, tiers: Mapping[SloTier, TierSpec]) -> None:
+        """Other waits from now on, for those that wait already too."""
+        self._tiers = tiers
+        for seq in self._live.values():
+            self.watch(seq)
+
     def watch(self, seq: Sequence) -> None:
         request = seq.request
         moments_s = [] if request.deadline_s is None else [request.deadline_s]
@@ -46,7 +52,7 @@ class Expiries:
             seq = self._live[seq_id]
             expired = self._expired(seq, now_s)
             if expired is None:
-                self.watch(seq)  # it got its slot in time
+                self.watch(seq)  # it got its slot in time, or may wait longer now
             else:
                 yield expired
 
@@ -59,8 +65,10 @@ class Expiries:
                 f"{seq.num_generated_tokens} of at most {seq.max_tokens} tokens"
             )
             return Expired(seq, FinishReason.DEADLINE, detail)
-        if seq.first_scheduled_s is None:
-            max_queue_s = self._tiers[seq.tier].max_queue_s
+        max_queue_s = self._tiers[seq.tier].max_queue_s
+        if seq.first_scheduled_s is not None or max_queue_s is None:
+            return None
+        if seq.request.arrival_s + max_queue_s <= now_s:
             detail = f"waited longer than the {seq.tier} tier allows ({max_queue_s:.3g} s)"
             return Expired(seq, FinishReason.QUEUE_TIMEOUT, detail)
         return None

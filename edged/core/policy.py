@@ -96,6 +96,10 @@ class Policy(Protocol):
         token of its answer."""
         ...
 
+    def set_tiers(self, tiers: Mapping[SloTier, TierSpec]) -> None:
+        """Other tiers than those of its config, from now on. No sequence changes its place."""
+        ...
+
     def assess(
         self, seq: Sequence, running: Collection[Sequence], kv: KvBudget, now_s: float
     ) -> Assessment | None:
@@ -179,6 +183,9 @@ class WithoutBooks:
     gives_promises = False
     ranks_progress = False
     num_turns = 0
+
+    def set_tiers(self, tiers: Mapping[SloTier, TierSpec]) -> None:
+        return
 
     def assess(
         self, seq: Sequence, running: Collection[Sequence], kv: KvBudget, now_s: float

@@ -38,10 +38,10 @@ class Holdings(NamedTuple):
 class Promises:
     """Mutable; owned by a policy."""
 
-    def __init__(self, outlook: Outlook, least_notice_s: float) -> None:
-        """`least_notice_s`: seconds that an arrival may have to wait for the step it comes upon."""
+    def __init__(self, outlook: Outlook) -> None:
         self._outlook = outlook
-        self._least_notice_s = least_notice_s
+        self.least_notice_s = 0.0
+        """Seconds that an arrival may have to wait for the step it comes upon; the policy's."""
         self._loads = Loads()
         self._paces = PromisedPace(outlook.cost)
         self._entries: dict[SeqId, Entry] = {}
@@ -87,7 +87,7 @@ class Promises:
         )
         before = claims_before(entry, self.forecast.timeline, holdings.pauses)
         room_s = holdings.room.wait_s(before, num_cells, CAUTION)
-        least_notice_s = self._least_notice_s + outlook.cost.base_s
+        least_notice_s = self.least_notice_s + outlook.cost.base_s
         if obstacle is Obstacle.TARGETS or outlook.is_late_alone(seq, now_s + least_notice_s):
             obstacle = Obstacle.TARGETS
         elif assessment.obstacle is not None:
@@ -178,7 +178,7 @@ class Promises:
         one computes it; and answers may be longer than expected."""
         outlook = self._outlook
         step_s = outlook.pace.step_s(now_s)
-        spare_s = max(step_s, self._least_notice_s) + outlook.cost.base_s
+        spare_s = max(step_s, self.least_notice_s) + outlook.cost.base_s
         if seq.ends_due_s is not None:
             longer = outlook.lengths.sure_tokens(seq) - outlook.lengths.tokens(seq)
             spare_s += max(0.0, longer) * step_s

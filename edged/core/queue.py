@@ -26,6 +26,10 @@ class WaitingQueue:
         self._num_new_by_client: Counter[tuple[SloTier, ClientId]] = Counter()
         self._missing_tokens: Counter[SloTier] = Counter()
 
+    def set_tiers(self, tiers: Mapping[SloTier, TierSpec]) -> None:
+        """Other limits from now on; nobody who waits already is sent away."""
+        self._tiers = tiers
+
     def __len__(self) -> int:
         return self._length
 

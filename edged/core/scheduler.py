@@ -14,7 +14,7 @@ calls give the same answers (I10).
 """
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import count, islice
 from math import inf
 
@@ -53,6 +53,7 @@ from edged.core.types import (
     SeqId,
     SloTier,
     SnapshotId,
+    TierSpec,
     TokenEvent,
 )
 
@@ -83,7 +84,7 @@ class Scheduler:
         self._pending = Pending([], [], [], [], [])
         self.holdings = Holdings(self._kv, self.cost, config, self._pending, abilities)
         self._prefixes = PrefixCache(self.holdings, config, can_copy=abilities.can_copy)
-        self._expiries = Expiries(config.tiers, self._by_id)
+        self.expiries = Expiries(config.tiers, self._by_id)
         self._reviews = Moments(self._by_id)
         """When the policy is to be asked again where a sequence stands."""
         self._complete_at_submit: list[Sequence] = []
@@ -137,7 +138,7 @@ class Scheduler:
         self._queue.add(seq)
         for other in moved:
             self._place(other, now_s)
-        self._expiries.watch(seq)
+        self.expiries.watch(seq)
         predicted_ttft_s = self._expectations.arrived(seq, assessment, now_s)
         return Admitted(seq.seq_id, self._queue.position(seq), predicted_ttft_s, seq.promised)
 
@@ -148,6 +149,14 @@ class Scheduler:
         seq = self._sequences.get(request_id)
         return None if seq is None else self._finish(seq, reason, now_s, detail)
 
+    def set_tiers(self, tiers: Mapping[SloTier, TierSpec]) -> None:
+        """Between steps. Who is known keeps its targets and its place; all else is new for all."""
+        assert tiers.keys() == self._config.tiers.keys(), f"other tiers: {list(tiers)}"
+        self._queue.set_tiers(tiers)
+        self._accounts.shares.set_tiers(tiers.values())
+        self.expiries.set_tiers(tiers)
+        self._policy.set_tiers(tiers)
+
     # ── The step ─────────────────────────────────────────────────────────────────────────────────
 
     def tick(self, now_s: float) -> list[EngineEvent]:
@@ -155,7 +164,7 @@ class Scheduler:
         events: list[EngineEvent] = []
         while self._complete_at_submit:
             events.append(self._finish(self._complete_at_submit[0], FinishReason.LENGTH, now_s))
-        for seq, reason, detail in self._expiries.due(now_s):
+        for seq, reason, detail in self.expiries.due(now_s):
             events.append(self._finish(seq, reason, now_s, detail))
         for seq_id in islice(self._reviews.due(now_s), MAX_REVIEWS):
             self._place(self._by_id[seq_id], now_s)
@@ -211,7 +220,7 @@ class Scheduler:
         """When `tick` next has something to do, though nothing runs."""
         if self._complete_at_submit:
             return 0.0
-        moments_s = (self._expiries.first_s, self.holdings.rests_at_s)
+        moments_s = (self.expiries.first_s, self.holdings.rests_at_s)
         return min((at_s for at_s in moments_s if at_s is not None), default=None)
 
     def wrote(self, file: FileId, num_bytes: int | None, now_s: float) -> None:
@@ -221,18 +230,9 @@ class Scheduler:
     # ── Looking ──────────────────────────────────────────────────────────────────────────────────
 
     @property
-    def max_step_tokens(self) -> int:
-        return self._config.max_step_tokens
-
-    @property
     def owed(self) -> frozenset[SloTier]:
         """Tiers that get their `min_share` next."""
         return self._accounts.shares.owed if self._policy.honours_shares else frozenset()
-
-    @property
-    def num_expiries(self) -> int:
-        """Moments it watches for, also of some requests that have ended."""
-        return len(self._expiries)
 
     def sequences(self) -> list[tuple[Sequence, int | None]]:
         """Every unfinished sequence, most urgent first, with its place in the queue."""

@@ -25,6 +25,12 @@ class TierShares:
         self._credit_s = dict.fromkeys(self._min_share, 0.0)
         self.owed: frozenset[SloTier] = frozenset()
 
+    def set_tiers(self, tiers: Iterable[TierSpec]) -> None:
+        """Other shares from now on; what was earned by then stays earned."""
+        self._min_share = {spec.tier: spec.min_share for spec in tiers if spec.min_share > 0}
+        self._credit_s = {tier: self._credit_s.get(tier, 0.0) for tier in self._min_share}
+        self.owed = frozenset(tier for tier in self.owed if tier in self._min_share)
+
     def account(
         self,
         elapsed_s: float,

@@ -8,7 +8,7 @@ here. A replay passes both: it was admitted once. Events of one step leave in on
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from functools import partial
 from typing import assert_never
@@ -22,12 +22,14 @@ from edged.core.types import (
     Request,
     RequestId,
     ResumeEvent,
+    TierSpec,
     TokenEvent,
 )
 from edged.engine.answers import Answer
 from edged.engine.mailbox import (
     Answered,
     CancelRequest,
+    ChangeTiers,
     EngineCommand,
     InspectRequests,
     Loaded,
@@ -50,6 +52,7 @@ from edged.engine.wire import (
     RequestAdmitted,
     RequestRefused,
     Resumed,
+    SetTiers,
     Start,
     Statistics,
     StepEvents,
@@ -88,8 +91,8 @@ class Desk:
         run_in_loop: RunInLoop,
     ) -> None:
         """`post` hands a command to the engine thread, `send` an event to the daemon."""
-        most_held = start.max_sequences + sum(spec.max_waiting for spec in start.tiers)
-        self.max_pending = most_held + SPARE_REQUESTS
+        self._max_sequences = start.max_sequences
+        self.max_pending = self._most_pending(start.tiers)
         self._post = post
         self._send = send
         self._executor = executor
@@ -113,7 +116,7 @@ class Desk:
 
     # ── Commands of the daemon ───────────────────────────────────────────────────────────────────
 
-    def obey(self, command: Submit | Cancel | Tokenize | Inspect) -> None:
+    def obey(self, command: Submit | Cancel | Tokenize | Inspect | SetTiers) -> None:
         match command:
             case Submit():
                 self._submit(command)
@@ -124,8 +127,15 @@ class Desk:
             case Inspect(call_id):
                 self._inspecting_next.append(call_id)
                 self._inspect()
+            case SetTiers(tiers):
+                self.max_pending = self._most_pending(tiers)
+                self._post(ChangeTiers(tiers))
             case _:
                 assert_never(command)
+
+    def _most_pending(self, tiers: Iterable[TierSpec]) -> int:
+        most_held = self._max_sequences + sum(spec.max_waiting for spec in tiers)
+        return most_held + SPARE_REQUESTS
 
     def _submit(self, submit: Submit) -> None:
         request_id = submit.request_id

@@ -30,6 +30,7 @@ from edged.engine.loop import EngineLoop
 from edged.engine.mailbox import (
     Answered,
     CancelRequest,
+    ChangeTiers,
     Closed,
     CloseEngine,
     DiskReported,
@@ -232,6 +233,8 @@ class EngineThread:
                         events.extend(() if finish is None else (finish,))
                     case InspectRequests():
                         self._report(RequestStates(request_states(engine, self._clock.now_s())))
+                    case ChangeTiers(tiers):
+                        engine.set_tiers(tiers)
                     case DiskReported(report):
                         self._take_disk(engine, report)
                     case CloseEngine():

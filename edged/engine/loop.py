@@ -9,7 +9,7 @@ sequence costs its neighbours nothing; a chunk that fails alone is lost, which t
 into a recompute or, the second time, into an error for that request.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from edged.backend import Backend, KvSnapshot
@@ -34,6 +34,7 @@ from edged.core.types import (
     SeqId,
     SlotId,
     SnapshotId,
+    TierSpec,
 )
 from edged.engine.disk_tier import DiskReport, DiskTier, Found, Read, TurnedOff, Written
 from edged.engine.kv_file import KvFileError
@@ -65,6 +66,7 @@ class EngineLoop:
         self._backend = backend
         self._clock = clock
         self._on_step = on_step
+        self._max_step_tokens = config.max_step_tokens
         self._on_computed = on_computed
         self._snapshots = SnapshotStore()
         self._disk = disk
@@ -83,6 +85,10 @@ class EngineLoop:
     ) -> FinishEvent | None:
         """End a request now; its KV is freed before the next step. None if it is unknown."""
         return self.scheduler.cancel(request_id, reason, self._clock.now_s(), detail)
+
+    def set_tiers(self, tiers: Iterable[TierSpec]) -> None:
+        """Other limits, shares and targets from now on, all of a tier."""
+        self.scheduler.set_tiers({spec.tier: spec for spec in tiers})
 
     def take(self, report: DiskReport) -> None:
         """What became of files of saved KV."""
@@ -144,7 +150,7 @@ class EngineLoop:
         where the failure has an owner; so it is left alone.
         """
         vocab_size = self._backend.info.vocab_size
-        most = min(self._backend.info.kv.max_cells_per_slot, self.scheduler.max_step_tokens)
+        most = min(self._backend.info.kv.max_cells_per_slot, self._max_step_tokens)
         slot = SlotId(0)
         for num_tokens in CALIBRATION_TOKENS:
             token_ids = tuple(i % vocab_size for i in range(min(num_tokens, most)))

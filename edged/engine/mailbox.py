@@ -11,6 +11,7 @@ from edged.core.types import (
     Rejected,
     Request,
     RequestId,
+    TierSpec,
 )
 from edged.engine.disk_tier import DiskReport
 from edged.engine.text import PromptEncoder
@@ -37,6 +38,11 @@ class InspectRequests:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeTiers:
+    tiers: tuple[TierSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CloseEngine:
     pass
 
@@ -48,7 +54,9 @@ class DiskReported:
     report: DiskReport
 
 
-EngineCommand = SubmitRequest | CancelRequest | InspectRequests | CloseEngine | DiskReported
+EngineCommand = (
+    SubmitRequest | CancelRequest | InspectRequests | ChangeTiers | CloseEngine | DiskReported
+)
 
 
 # ── Reports ──────────────────────────────────────────────────────────────────────────────────────

@@ -33,6 +33,7 @@ from edged.errors import Reason
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
+FRAME_HEADER_BYTES = _LENGTH.size
 
 
 # ── What a prompt may be ─────────────────────────────────────────────────────────────────────────
@@ -144,11 +145,17 @@ class Inspect(msgspec.Struct, frozen=True, tag=True, array_like=True):
     call_id: int
 
 
+class SetTiers(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Other tiers than those of `Start`, from the next step on."""
+
+    tiers: tuple[TierSpec, ...]
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Close the backend and exit 0. The daemon has drained or cancelled before."""
 
 
-Command = Start | Submit | Cancel | Tokenize | Inspect | Stop
+Command = Start | Submit | Cancel | Tokenize | Inspect | SetTiers | Stop
 
 
 # ── Engine → daemon ──────────────────────────────────────────────────────────────────────────────
@@ -384,15 +391,9 @@ def decode_event(body: bytes) -> Event:
 
 
 def frame_length(header: bytes) -> int:
-    """Body length from the 4 header bytes.
-
-    Raises:
-        ValueError: longer than any frame either side sends: the stream is out of step.
-    """
+    """Body length from the 4 header bytes. Raises ValueError: longer than any frame either side
+    sends, so that the stream is out of step."""
     (length,) = _LENGTH.unpack(header)
     if length > MAX_FRAME_BYTES:
         raise ValueError(f"a frame of {length} bytes; at most {MAX_FRAME_BYTES}")
     return int(length)
-
-
-FRAME_HEADER_BYTES = _LENGTH.size

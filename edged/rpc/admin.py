@@ -56,6 +56,9 @@ class AdminFront(AdminServiceServicer):
         self._unloading: dict[str, asyncio.Future[None]] = {}
         self._process = psutil.Process()
 
+    def replace_tiers(self, tiers: Tiers) -> None:
+        self._tiers = tiers
+
     async def GetStatus(
         self,
         request: pb.GetStatusRequest,
@@ -150,6 +153,16 @@ class AdminFront(AdminServiceServicer):
     ) -> pb.ListTiersResponse:
         return pb.ListTiersResponse(
             tiers=[to_tier(spec, self._tiers) for spec in self._tiers.specs]
+        )
+
+    async def Reload(
+        self,
+        request: pb.ReloadRequest,
+        context: grpc.aio.ServicerContext[pb.ReloadRequest, pb.ReloadResponse],
+    ) -> pb.ReloadResponse:
+        report = await self._view.reload()
+        return pb.ReloadResponse(
+            changes=report.changes, waiting=report.waiting, problems=report.problems
         )
 
     async def Drain(

@@ -51,6 +51,8 @@ def to_model(status: ModelStatus) -> pb.Model:
         model.max_step_tokens = status.ready.max_step_tokens
         model.can_interrupt = status.ready.can_interrupt
         model.warnings.extend(status.ready.warnings)
+    if status.waiting_settings:
+        model.warnings.append(waiting_warning(status))
     if status.ready is not None and status.state in _HAS_KV:
         kv = status.ready.kv
         model.kv.effective_type = _kv_type(kv.effective_type_k, kv.effective_type_v)
@@ -67,6 +69,16 @@ def to_model(status: ModelStatus) -> pb.Model:
         if status.statistics is not None:
             _add_statistics(model, status.statistics)
     return model
+
+
+def waiting_warning(status: ModelStatus) -> str:
+    """Of settings that were changed since the model was loaded."""
+    changed = ", ".join(status.waiting_settings)
+    verb = "has" if len(status.waiting_settings) == 1 else "have"
+    return (
+        f"{changed} {verb} changed; to use that, load it again: edgectl models unload "
+        f"{status.name}, then edgectl models load {status.name}"
+    )
 
 
 def to_tier(spec: TierSpec, tiers: Tiers) -> pb.TierInfo:

@@ -53,6 +53,10 @@ class InferenceFront(InferenceServiceServicer):
         }
         self._tokenizing = CallGate("Tokenize", limits.max_tokenize_calls)
 
+    def replace_tiers(self, tiers: Tiers) -> None:
+        """For requests that come from now on."""
+        self._tiers = tiers
+
     async def Generate(  # type: ignore[override]  # the stubs know no handler that writes itself
         self, request: pb.GenerateRequest, context: _GenerateContext
     ) -> None:

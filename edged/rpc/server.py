@@ -63,10 +63,10 @@ class RpcServer:
             options=_options(settings),
             maximum_concurrent_rpcs=settings.max_calls,
         )
-        inference = InferenceFront(models, tiers, clock, settings.inference)
-        admin = AdminFront(models, tiers, view, clock, settings.admin)
-        add_InferenceServiceServicer_to_server(inference, self._server)
-        add_AdminServiceServicer_to_server(admin, self._server)
+        self._inference = InferenceFront(models, tiers, clock, settings.inference)
+        self._admin = AdminFront(models, tiers, view, clock, settings.admin)
+        add_InferenceServiceServicer_to_server(self._inference, self._server)
+        add_AdminServiceServicer_to_server(self._admin, self._server)
         self._health.add_to(self._server)
         reflection.enable_server_reflection(
             (*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._server
@@ -96,6 +96,11 @@ class RpcServer:
     def set_serving(self, serving: bool) -> None:
         """What health says of every service from now on."""
         self._health.set_serving(serving)
+
+    def replace_tiers(self, tiers: Tiers) -> None:
+        """Others for the calls that come from now on."""
+        self._inference.replace_tiers(tiers)
+        self._admin.replace_tiers(tiers)
 
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, let running ones end for `grace_s`, then cancel them; no socket file

@@ -1,6 +1,6 @@
 """What AdminService may know of the daemon around it, and ask of it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,6 +15,18 @@ class DaemonState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ReloadReport:
+    """What came of reading the configuration again; sentences for an operator."""
+
+    changes: tuple[str, ...] = ()
+    """What is otherwise from now on."""
+    waiting: tuple[str, ...] = ()
+    """What is configured otherwise, and holds only after a restart or when a model is loaded."""
+    problems: tuple[str, ...] = ()
+    """What is wrong; a configuration with problems changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonView:
     """Handed in by the owner of the daemon's life. All functions are called on its event loop."""
 
@@ -26,3 +38,5 @@ class DaemonView:
     """Addresses of every front, as a person reads them."""
     request_drain: Callable[[float | None], None]
     """Begin to drain; returns at once. Longest wait in seconds; None is the configured one."""
+    reload: Callable[[], Awaitable[ReloadReport]]
+    """Read the configuration again. Raises EdgedError: DRAINING."""

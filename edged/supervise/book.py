@@ -21,7 +21,7 @@ from collections.abc import Set
 from typing import assert_never
 
 from edged.clock import Clock
-from edged.core.types import TIER_RANK, FinishEvent, FinishReason, RequestId
+from edged.core.types import FinishEvent, FinishReason, RequestId
 from edged.engine.wire import (
     Cancel,
     Delta,
@@ -37,7 +37,7 @@ from edged.engine.wire import (
 from edged.errors import EdgedError, Reason
 from edged.supervise import ends
 from edged.supervise.blame import Trials, judge
-from edged.supervise.entry import Entry, Place
+from edged.supervise.entry import Entry, Place, sorted_by_urgency
 from edged.supervise.exits import Loss
 from edged.supervise.model import RequestView, Submission
 from edged.supervise.ports import BookLimits, CallLater, CommandSink, OnEnd
@@ -68,8 +68,6 @@ class RequestBook:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    # ── Looking ──────────────────────────────────────────────────────────────────────────────────
-
     @property
     def num_in_flight(self) -> int:
         return len(self._entries)
@@ -94,12 +92,12 @@ class RequestBook:
         """Suspects are being tried: the engine is to be given nothing else."""
         return not self._trials.are_over
 
-    def request_ids(self) -> list[RequestId]:
-        return list(self._entries)
-
     def views(self) -> list[RequestView]:
         """What the daemon itself knows of each request, wherever it is."""
         return [entry.view() for entry in self._entries.values()]
+
+    def request_ids(self) -> list[RequestId]:
+        return list(self._entries)
 
     def knows(self, request_id: RequestId) -> bool:
         return request_id in self._entries
@@ -107,6 +105,12 @@ class RequestBook:
     async def wait_until_idle(self) -> None:
         """Returns when there is no request."""
         await self._idle.wait()
+
+    def set_limits(self, limits: BookLimits) -> None:
+        """Others from now on; who is held already waits as long as they say."""
+        self._limits = limits
+        for request_id in self._held:
+            self._set_timer(self._entries[request_id])
 
     # ── From the front ───────────────────────────────────────────────────────────────────────────
 
@@ -266,14 +270,14 @@ class RequestBook:
         self._held[request_id] = None
         if entry.was_sent:
             self._held.move_to_end(request_id, last=False)
-        submission = entry.replay.submission
-        times_s = [submission.deadline_s]
-        if entry.replay.past.first_scheduled_s is None:
-            max_queue_s = self._limits.max_queue_s.get(submission.service.tier)
-            times_s.append(None if max_queue_s is None else submission.arrival_s + max_queue_s)
-        known_s = [at_s for at_s in times_s if at_s is not None]
-        if known_s:
-            delay_s = max(0.0, min(known_s) - self._clock.now_s())
+        self._set_timer(entry)
+
+    def _set_timer(self, entry: Entry) -> None:
+        """A held request ends when its time is over."""
+        entry.stop_timer()
+        until_s = entry.held_until_s(self._limits.max_queue_s)
+        if until_s is not None:
+            delay_s = max(0.0, until_s - self._clock.now_s())
             entry.timer = self._call_later(delay_s, lambda: self._expire(entry))
 
     def _expire(self, entry: Entry) -> None:
@@ -331,12 +335,8 @@ class RequestBook:
 
     def _summon(self, suspects: Set[RequestId]) -> None:
         """Try the more urgent suspects first, and the older of equals."""
-
-        def place(request_id: RequestId) -> tuple[int, float]:
-            submission = self._entries[request_id].replay.submission
-            return TIER_RANK[submission.service.tier], submission.arrival_s
-
-        self._trials.summon(sorted((i for i in suspects if i in self._entries), key=place))
+        known = self._entries.keys() & suspects
+        self._trials.summon(sorted_by_urgency(self._entries[one] for one in known))
 
     # ── Inside: what an engine says ──────────────────────────────────────────────────────────────
 

@@ -66,8 +66,8 @@ class FrameChannel:
 
     def send(self, command: Command) -> None:
         """Queue a command. To an engine that is gone it is dropped: its loss is noticed by
-        `receive`. Only commands of which there is at most one for each request may be sent while
-        the channel is not writable."""
+        `receive`. Only commands of which there is at most one for each request, or each change of
+        the configuration, may be sent while the channel is not writable."""
         if not self._transport.is_closing():
             self._transport.write(encode_frame(command))
 

@@ -6,11 +6,11 @@ when a token is delivered again, whatever the new engine does before. Nothing is
 request was admitted: only then its stream begins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Protocol
 
-from edged.core.types import PreemptMode, RequestId
+from edged.core.types import TIER_RANK, PreemptMode, RequestId, SloTier
 from edged.engine.wire import Delta, Preempted, Queued, RequestAdmitted, Resumed
 from edged.errors import EdgedError
 from edged.supervise.model import RequestView, Submission
@@ -152,7 +152,26 @@ class Entry:
             self._paused_at_s = now_s
         return self.stream.put(StreamPaused(PauseCause.ENGINE_LOST))
 
+    def held_until_s(self, max_queue_s: Mapping[SloTier, float | None]) -> float | None:
+        """When it ends if no engine has it by then; None: never."""
+        submission = self.replay.submission
+        times_s = [submission.deadline_s]
+        if self.replay.past.first_scheduled_s is None:
+            waits_s = max_queue_s.get(submission.service.tier)
+            times_s.append(None if waits_s is None else submission.arrival_s + waits_s)
+        return min((at_s for at_s in times_s if at_s is not None), default=None)
+
     def stop_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+
+def sorted_by_urgency(entries: Iterable[Entry]) -> list[RequestId]:
+    """The more urgent tiers first, and the older of equals."""
+
+    def urgency(entry: Entry) -> tuple[int, float]:
+        submission = entry.replay.submission
+        return TIER_RANK[submission.service.tier], submission.arrival_s
+
+    return [entry.request_id for entry in sorted(entries, key=urgency)]

@@ -19,6 +19,7 @@ from edged.supervise.journal import write_end
 from edged.supervise.keeper import EngineKeeper
 from edged.supervise.ledger import MemoryLedger
 from edged.supervise.model import (
+    ModelProgress,
     ModelState,
     ModelStatus,
     RequestRow,
@@ -47,18 +48,16 @@ class ModelHandle:
     ) -> None:
         """Must be made on a running event loop; starts nothing."""
         self._spec = spec
+        """What it is run with when it is loaded next; the keeper has what it runs with now."""
         self._clock = clock
-        limits = BookLimits(
-            max_held=spec.max_held,
-            max_backlog_tokens=spec.max_backlog_tokens,
-            max_queue_s={tier.tier: tier.max_queue_s for tier in spec.start.tiers},
-        )
         log = get_logger("requests")
 
         def on_end(replay: Replay, event: FinishEvent | None, error: EdgedError | None) -> None:
             write_end(log, spec.name, replay, event=event, error=error, now_s=clock.now_s())
 
-        self._book = RequestBook(limits, clock, asyncio.get_running_loop().call_later, on_end)
+        self._book = RequestBook(
+            _limits(spec), clock, asyncio.get_running_loop().call_later, on_end
+        )
         self._keeper = EngineKeeper(spec, self._book, ledger, clock, on_change)
         self._retiring: asyncio.Task[None] | None = None
 
@@ -74,6 +73,9 @@ class ModelHandle:
     @property
     def num_in_flight(self) -> int:
         return self._book.num_in_flight
+
+    async def wait_until_idle(self) -> None:
+        await self._book.wait_until_idle()
 
     def request_ids(self) -> list[RequestId]:
         return self._book.request_ids()
@@ -101,7 +103,7 @@ class ModelHandle:
             raise EdgedError(Reason.MODEL_LOADING, detail, retry_after_s=LOADING_RETRY_S)
         self._book.work.tokenize(prompt, self._clock.now_s())
         answer = await self._keeper.tokenizing.ask(
-            lambda call_id: engine.send(Tokenize(call_id, prompt)), self._spec.call_s
+            lambda call_id: engine.send(Tokenize(call_id, prompt)), self._keeper.spec.call_s
         )
         if answer.refusal is not None:
             raise ends.refused(answer.refusal)
@@ -145,6 +147,39 @@ class ModelHandle:
             ready=keeper.ready,
             statistics=keeper.statistics,
             num_in_flight=self.num_in_flight,
+            waiting_settings=self._waiting_settings(),
+        )
+
+    def take(self, spec: ModelSpec) -> None:
+        """It is configured otherwise. Tiers and what concerns the daemon alone hold from now on,
+        the rest when it is loaded next."""
+        assert spec.name == self.name, f"{spec.name!r} is not {self.name!r}"
+        self._spec = spec
+        self._keeper.set_tiers(spec.start.tiers)
+        self._book.set_limits(_limits(spec))
+
+    def _waiting_settings(self) -> tuple[str, ...]:
+        if self._keeper.state in (ModelState.UNLOADED, ModelState.FAILED):
+            return ()
+        now, then = self._keeper.spec.settings, self._spec.settings
+        return tuple(name for name in then if then[name] != now.get(name))
+
+    def progress(self) -> ModelProgress:
+        """Read from the engine's page itself, not from what the watch over it has seen."""
+        keeper = self._keeper
+        engine = keeper.engine
+        record = None if engine is None else engine.recorder.read()
+        return ModelProgress(
+            name=self.name,
+            state=keeper.state,
+            num_in_flight=self.num_in_flight,
+            engine_pid=None if engine is None else engine.pid,
+            has_ready_engine=keeper.ready_engine is not None,
+            num_steps_ended=None if record is None else record.num_steps_ended,
+            is_executing=record is not None and record.is_executing,
+            tokenizing_until_s=self._book.work.tokenizing_until_s,
+            stall_s=self._keeper.spec.stall_s,
+            load_timeout_s=self._keeper.spec.load_timeout_s,
         )
 
     def load(self) -> None:
@@ -158,7 +193,7 @@ class ModelHandle:
             detail = f"model {self.name!r} is being unloaded; load it again when that is done"
             raise EdgedError(Reason.MODEL_UNLOADED, detail, retry_after_s=LOADING_RETRY_S)
         if state in (ModelState.UNLOADED, ModelState.FAILED):
-            self._keeper.start()
+            self._keeper.start(self._spec)
 
     async def retire(self, drain_s: float, detail: str) -> None:
         """Refuse new work, wait `drain_s` for what there is, cancel the rest with `detail`, and
@@ -207,3 +242,11 @@ class ModelHandle:
                 raise EdgedError(Reason.MODEL_UNLOADED, detail)
             case ModelState.LOADING | ModelState.READY | ModelState.RESTARTING:
                 return
+
+
+def _limits(spec: ModelSpec) -> BookLimits:
+    return BookLimits(
+        max_held=spec.max_held,
+        max_backlog_tokens=spec.max_backlog_tokens,
+        max_queue_s={tier.tier: tier.max_queue_s for tier in spec.start.tiers},
+    )

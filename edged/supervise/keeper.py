@@ -17,12 +17,13 @@ While UNLOADING the engine serves what it was given, and is replaced if it is lo
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
 from edged.clock import Clock
-from edged.core.types import RequestId
+from edged.core.types import RequestId, TierSpec
 from edged.engine.wire import (
     Inspected,
     LoadFailed,
@@ -30,6 +31,7 @@ from edged.engine.wire import (
     Ready,
     RequestAdmitted,
     RequestRefused,
+    SetTiers,
     Start,
     Statistics,
     StepEvents,
@@ -78,9 +80,11 @@ class EngineKeeper:
         clock: Clock,
         on_change: Callable[[], None],
     ) -> None:
-        self._spec = spec
+        self.spec = spec
+        """What its engines are run with, from the last `start` on; its tiers are today's."""
         self._book = book
         self._ledger = ledger
+        self._account = ledger.account(spec.name)
         self._clock = clock
         self._on_change = on_change
         self._log = get_logger("supervise").bind(model=spec.name)
@@ -90,6 +94,8 @@ class EngineKeeper:
         self._num_load_crashes = 0
         self._num_progress_at_loss = 0
         self._ready_at_s = 0.0
+        self._told_tiers: tuple[TierSpec, ...] = ()
+        """What the engine that runs was told."""
         self.tokenizing: PendingCalls[Tokenized] = PendingCalls("tokens", clock)
         self.inspecting: PendingCalls[Inspected] = PendingCalls("list of requests", clock)
         self.engine: EngineProcess | None = None
@@ -104,15 +110,26 @@ class EngineKeeper:
 
     # ── Life ─────────────────────────────────────────────────────────────────────────────────────
 
-    def start(self) -> None:
-        """Begin to load; the model is unloaded or has failed."""
+    def start(self, spec: ModelSpec) -> None:
+        """Begin to load; the model is unloaded or has failed. The name stays the same."""
+        self.spec = spec
         self._enter(ModelState.LOADING)
         self._is_stopping = False
-        self._budget = RestartBudget(self._spec.max_restarts)
+        self._budget = RestartBudget(self.spec.max_restarts)
         self._num_load_crashes = 0
         self.failure = None
         run = self._run(self._task)
-        self._task = asyncio.create_task(run, name=f"keep {self._spec.name}")
+        self._task = asyncio.create_task(run, name=f"keep {self.spec.name}")
+
+    def set_tiers(self, tiers: tuple[TierSpec, ...]) -> None:
+        """Others from now on, for the engine that runs too."""
+        self.spec = dataclasses.replace(self.spec, start=replace(self.spec.start, tiers=tiers))
+        self._tell_tiers()
+
+    def _tell_tiers(self) -> None:
+        if self.ready_engine is not None and self._told_tiers != self.spec.start.tiers:
+            self._told_tiers = self.spec.start.tiers
+            self.ready_engine.send(SetTiers(self._told_tiers))
 
     def retire(self) -> None:
         """Say that the engine is to be stopped when its work is done."""
@@ -128,7 +145,7 @@ class EngineKeeper:
             self._is_stopping = True
             if self.ready_engine is not None:
                 self.ready_engine.send(Stop())
-                await asyncio.wait((task,), timeout=self._spec.stop_s)
+                await asyncio.wait((task,), timeout=self.spec.stop_s)
             task.cancel()
         await asyncio.wait((task,))
         if self.state is ModelState.UNLOADING:  # and not FAILED, on its way
@@ -147,7 +164,7 @@ class EngineKeeper:
     def _fail(self, reason: Reason, detail: str) -> None:
         """Give the model up, and everything that waits for it."""
         self._log.error("model failed", reason=reason.value, detail=detail)
-        self.failure = EdgedError(reason, f"model {self._spec.name!r} has failed: {detail}")
+        self.failure = EdgedError(reason, f"model {self.spec.name!r} has failed: {detail}")
         self._enter(ModelState.FAILED)
         self._book.fail_all(self.failure)
 
@@ -166,12 +183,12 @@ class EngineKeeper:
             self._log.exception("supervision failed")
             self._fail(Reason.INTERNAL, f"its supervision met {type(error).__name__}")
         finally:
-            self._ledger.release(self._spec.name)
+            self._ledger.release(self._account)
 
     async def _run_engine(self) -> float | None:
         """One engine, from its start to its end; seconds until the next, None for no next."""
         try:
-            engine = await EngineProcess.spawn(self._spec.worker, self._log, self._book.pump)
+            engine = await EngineProcess.spawn(self.spec.worker, self._log, self._book.pump)
         except OSError as error:
             detail = f"its engine process cannot be started: {error.strerror}"
             self._fail(Reason.MODEL_FAILED, detail)
@@ -179,10 +196,10 @@ class EngineKeeper:
         self.engine = engine
         self._log.info("engine started", pid=engine.pid)
         try:
-            async with self._ledger.loading(self._spec.name) as reserved_bytes:
+            async with self._ledger.loading(self._account) as reserved_bytes:
                 loaded = await self._load(engine, self._start_command(reserved_bytes))
                 if isinstance(loaded, Ready):
-                    self._ledger.hold(self._spec.name, loaded)
+                    self._ledger.hold(self._account, loaded)
             if loaded is None:
                 return None
             if isinstance(loaded, Loss):
@@ -195,11 +212,11 @@ class EngineKeeper:
             self._book.detach()
             self._fail_calls("was stopped")
             await engine.close()
-            self._ledger.lose(self._spec.name)
+            self._ledger.lose(self._account)
 
     def _start_command(self, reserved_bytes: Mapping[str, int]) -> Start:
-        start = replace(self._spec.start, reserved_bytes=reserved_bytes)
-        lost = self._ledger.held(self._spec.name)
+        start = replace(self.spec.start, reserved_bytes=reserved_bytes)
+        lost = self._ledger.held(self._account)
         if start.context_tokens is None and lost is not None:
             # The requests it is to go on with fitted into what the engine before it had.
             start = replace(start, context_tokens=lost.kv.num_cells)
@@ -207,7 +224,8 @@ class EngineKeeper:
 
     async def _load(self, engine: EngineProcess, start: Start) -> Ready | Loss | None:
         """None when the model has failed."""
-        timeout_s = self._spec.load_timeout_s
+        timeout_s = self.spec.load_timeout_s
+        self._told_tiers = start.tiers
         engine.send(start)
         try:
             async with asyncio.timeout(timeout_s):
@@ -241,11 +259,12 @@ class EngineKeeper:
         self.ready = ready
         self.statistics = None
         self._enter_unless_unloading(ModelState.READY)
+        self._tell_tiers()
         self._book.attach(engine)
 
     async def _serve(self, engine: EngineProcess) -> Loss:
         """Listen to an engine until it ends; why it ended."""
-        watch = asyncio.create_task(self._watch(engine), name=f"watch {self._spec.name}")
+        watch = asyncio.create_task(self._watch(engine), name=f"watch {self.spec.name}")
         try:
             while (event := await engine.receive()) is not None:
                 self._take(event)
@@ -264,7 +283,7 @@ class EngineKeeper:
                 self._book.take(event)
             case Statistics():
                 self.statistics = event
-                self._ledger.note(self._spec.name, event.swapped_bytes + event.cached_bytes)
+                self._ledger.note(self._account, event.swapped_bytes + event.cached_bytes)
                 self._on_change()
             case Warned(detail):
                 self._log.warning("engine warns", detail=detail)
@@ -277,7 +296,7 @@ class EngineKeeper:
 
     async def _watch(self, engine: EngineProcess) -> Loss:
         """Returns when the engine stalls, having killed it."""
-        stall_s = self._spec.stall_s
+        stall_s = self.spec.stall_s
         look_s = min(stall_s / 10, LONGEST_LOOK_S)
         watch = StallWatch(stall_s, 2 * look_s, self._clock.now_s())
         while True:

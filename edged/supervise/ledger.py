@@ -27,6 +27,13 @@ class MemoryLedger:
         """By model that has an engine: host memory taken by saved KV."""
         self._loading: set[str] = set()
         self._changed = asyncio.Condition()
+        self._num_accounts = 0
+
+    def account(self, model: str) -> str:
+        """A name for what one model's engines take, which no other has: one that was removed from
+        the configuration may still be there when another of its name is."""
+        self._num_accounts += 1
+        return f"{model} {self._num_accounts}"
 
     @asynccontextmanager
     async def loading(self, model: str) -> AsyncIterator[Mapping[str, int]]:

@@ -61,6 +61,26 @@ class ModelStatus:
     """What was loaded; None until it was ready once."""
     statistics: Statistics | None
     num_in_flight: int
+    waiting_settings: tuple[str, ...] = ()
+    """Those that were changed since it was loaded, and hold when it is loaded next."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProgress:
+    """By what is seen whether a model gets on, and its supervision with it."""
+
+    name: str
+    state: ModelState
+    num_in_flight: int
+    engine_pid: int | None
+    has_ready_engine: bool
+    num_steps_ended: int | None
+    """Of that engine, by its flight recorder; None when it cannot be read."""
+    is_executing: bool
+    tokenizing_until_s: float
+    """Until then it may have no steps to run, for all the text it was given."""
+    stall_s: float
+    load_timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)

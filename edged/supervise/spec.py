@@ -1,7 +1,8 @@
 """What the daemon is told about one model: its engine's start, and the limits it lives under."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from edged.engine.wire import Start
 
@@ -28,5 +29,7 @@ class ModelSpec:
     """Longest time that an engine has to end when it is asked to; then it is killed."""
     call_s: float = 40.0
     """Longest wait for the answer to a question, as tokenizing a prompt; longer than `stall_s`."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Those that an engine takes when it is started, as the operator knows them."""
     worker: tuple[str, ...] = WORKER
     """The engine's command; descriptors of the socket and the recorder are put behind it."""

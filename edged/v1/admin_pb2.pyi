@@ -1044,6 +1044,55 @@ class ListTiersResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class ReloadRequest(message.Message):
+    """Asks the daemon to read its configuration again."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReloadResponse(message.Message):
+    """What came of it, in sentences."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    WAITING_FIELD_NUMBER: builtins.int
+    PROBLEMS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def changes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What is otherwise from now on."""
+
+    @builtins.property
+    def waiting(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What is configured otherwise, and holds only after a restart or when a model is loaded again."""
+
+    @builtins.property
+    def problems(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What is wrong. A configuration with problems is not taken over, not even in part."""
+
+    def __init__(
+        self,
+        *,
+        changes: abc.Iterable[builtins.str] | None = ...,
+        waiting: abc.Iterable[builtins.str] | None = ...,
+        problems: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["changes", b"changes", "problems", b"problems", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class DrainRequest(message.Message):
     """Asks the daemon to end."""
 

@@ -75,6 +75,11 @@ class AdminServiceStub:
                 request_serializer=edged_dot_v1_dot_admin__pb2.ListTiersRequest.SerializeToString,
                 response_deserializer=edged_dot_v1_dot_admin__pb2.ListTiersResponse.FromString,
                 _registered_method=True)
+        self.Reload = channel.unary_unary(
+                '/edged.v1.AdminService/Reload',
+                request_serializer=edged_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
+                response_deserializer=edged_dot_v1_dot_admin__pb2.ReloadResponse.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/edged.v1.AdminService/Drain',
                 request_serializer=edged_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
@@ -142,6 +147,14 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reload(self, request, context):
+        """Reads the configuration again, from where it was read at the start, and takes over what can change
+        while the daemon runs. No stream is dropped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits. Asked
         a second time, it waits no longer.
@@ -192,6 +205,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListTiers,
                     request_deserializer=edged_dot_v1_dot_admin__pb2.ListTiersRequest.FromString,
                     response_serializer=edged_dot_v1_dot_admin__pb2.ListTiersResponse.SerializeToString,
+            ),
+            'Reload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reload,
+                    request_deserializer=edged_dot_v1_dot_admin__pb2.ReloadRequest.FromString,
+                    response_serializer=edged_dot_v1_dot_admin__pb2.ReloadResponse.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -416,6 +434,33 @@ class AdminService:
             '/edged.v1.AdminService/ListTiers',
             edged_dot_v1_dot_admin__pb2.ListTiersRequest.SerializeToString,
             edged_dot_v1_dot_admin__pb2.ListTiersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edged.v1.AdminService/Reload',
+            edged_dot_v1_dot_admin__pb2.ReloadRequest.SerializeToString,
+            edged_dot_v1_dot_admin__pb2.ReloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

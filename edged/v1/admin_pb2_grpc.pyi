@@ -49,6 +49,10 @@ class AdminServiceStub:
     """Stops a model's engine; running requests finish first, up to drain_s, then are cancelled."""
     ListTiers: grpc.UnaryUnaryMultiCallable[admin_pb2.ListTiersRequest, admin_pb2.ListTiersResponse]
     """Returns the service tiers with their targets and limits."""
+    Reload: grpc.UnaryUnaryMultiCallable[admin_pb2.ReloadRequest, admin_pb2.ReloadResponse]
+    """Reads the configuration again, from where it was read at the start, and takes over what can change
+    while the daemon runs. No stream is dropped.
+    """
     Drain: grpc.UnaryUnaryMultiCallable[admin_pb2.DrainRequest, admin_pb2.DrainResponse]
     """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits. Asked
     a second time, it waits no longer.
@@ -75,6 +79,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Stops a model's engine; running requests finish first, up to drain_s, then are cancelled."""
     ListTiers: aio.UnaryUnaryMultiCallable[admin_pb2.ListTiersRequest, admin_pb2.ListTiersResponse]  # type: ignore[assignment]
     """Returns the service tiers with their targets and limits."""
+    Reload: aio.UnaryUnaryMultiCallable[admin_pb2.ReloadRequest, admin_pb2.ReloadResponse]  # type: ignore[assignment]
+    """Reads the configuration again, from where it was read at the start, and takes over what can change
+    while the daemon runs. No stream is dropped.
+    """
     Drain: aio.UnaryUnaryMultiCallable[admin_pb2.DrainRequest, admin_pb2.DrainResponse]  # type: ignore[assignment]
     """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits. Asked
     a second time, it waits no longer.
@@ -146,6 +154,16 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.ListTiersResponse, abc.Awaitable[admin_pb2.ListTiersResponse]]:
         """Returns the service tiers with their targets and limits."""
+
+    @abc_1.abstractmethod
+    def Reload(
+        self,
+        request: admin_pb2.ReloadRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[admin_pb2.ReloadResponse, abc.Awaitable[admin_pb2.ReloadResponse]]:
+        """Reads the configuration again, from where it was read at the start, and takes over what can change
+        while the daemon runs. No stream is dropped.
+        """
 
     @abc_1.abstractmethod
     def Drain(

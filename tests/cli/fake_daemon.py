@@ -101,6 +101,7 @@ class FakeDaemon:
         """A Generate's call was cancelled by its client."""
         self.cancel_ids: list[str] = []
         self.drains: list[admin_pb2.DrainRequest] = []
+        self.reloaded = admin_pb2.ReloadResponse()
 
     def abort_if_told(self, context: grpc.ServicerContext, error: EdgedError | None = None) -> None:
         error = error or self.error
@@ -151,6 +152,10 @@ class _Admin(admin_pb2_grpc.AdminServiceServicer):
 
     def ListTiers(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802  # as above
         return admin_pb2.ListTiersResponse(tiers=self._daemon.tiers)
+
+    def Reload(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802  # as above
+        self._daemon.abort_if_told(context)
+        return self._daemon.reloaded
 
     def Drain(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802  # as above
         self._daemon.drains.append(request)

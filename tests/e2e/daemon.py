@@ -164,7 +164,11 @@ class Daemon:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, tables: Tables, *flags: str, **environ: str
+    folder: Path,
+    tables: Tables,
+    *flags: str,
+    stdin: int = asyncio.subprocess.DEVNULL,
+    **environ: str,
 ) -> AsyncIterator[Daemon]:
     """A daemon on a socket of its own and a free port, configured by `tables`, flags and variables.
 
@@ -176,7 +180,7 @@ async def serving(
         Program("edged").path,
         *serve_arguments(folder, tables),
         *flags,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=stdin,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         limit=2**20,

@@ -29,6 +29,7 @@ from edged.engine.desk import (
 from edged.engine.mailbox import (
     Answered,
     CancelRequest,
+    ChangeTiers,
     EngineCommand,
     InspectRequests,
     Loaded,
@@ -47,6 +48,7 @@ from edged.engine.wire import (
     Refusal,
     RequestAdmitted,
     RequestRefused,
+    SetTiers,
     Start,
     StepEvents,
     TextPrompt,
@@ -200,6 +202,14 @@ def test_requests_the_engine_has_not_answered_are_bounded() -> None:
     counter.desk.take(Progress([Answered(RequestId("r0"), Admitted(SeqId(0), 0, 0.1))], 1.0))
     counter.desk.obey(submit("next"))
     assert len(counter.refusals()) == 1
+
+
+def test_other_tiers_are_posted_and_change_what_may_wait() -> None:
+    counter = Counter(start_command(max_sequences=2, tiers=tiers(max_waiting=3)))
+    changed = tuple(tiers(max_waiting=5).values())
+    counter.desk.obey(SetTiers(changed))
+    assert counter.posted == [ChangeTiers(changed)]
+    assert counter.desk.max_pending == 2 + 3 * 5 + SPARE_REQUESTS
 
 
 def test_large_prompts_that_are_only_counted_are_bounded() -> None:

@@ -9,6 +9,7 @@ from edged.engine.wire import (
     Refusal,
     RequestRefused,
     Resumed,
+    SetTiers,
     Statistics,
     TextPrompt,
     Tokenize,
@@ -157,3 +158,19 @@ def test_a_request_whose_step_always_fails_ends_with_an_error() -> None:
     assert event.reason is FinishReason.ERROR
     assert "lost 2 times" in event.detail
     assert finished(streams[RequestId("other")]).event.reason is FinishReason.LENGTH
+
+
+def test_tiers_are_changed_for_whoever_comes_next() -> None:
+    """The queue's limit: the one thing of them that an answer shows at once."""
+    with engine_process(start_command(options=SLOW_PREFILL, max_sequences=1)) as engine:
+        engine.ready()
+        engine.admitted(submit("runs", prompt="x" * 2000, tier=SloTier.BATCH, max_tokens=200))
+        engine.admitted(submit("waits", tier=SloTier.BATCH))
+        engine.send(SetTiers(tuple(tiers(max_waiting=1).values())))
+        engine.send(submit("refused", tier=SloTier.BATCH))
+        refused = engine.receive_any()
+        while not isinstance(refused, RequestRefused):
+            refused = engine.receive_any()
+        assert refused.refusal.reason is Reason.QUEUE_FULL
+        for items in engine.items(RequestId("runs"), RequestId("waits")).values():
+            assert finished(items).event.reason is FinishReason.LENGTH

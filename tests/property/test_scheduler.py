@@ -1,11 +1,15 @@
 """Any order of submit, cancel, step and loss keeps the scheduler's invariants (I1-I5, I7, I8)."""
 
+from dataclasses import replace
+from typing import Any
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edged.core.plan import StepPlan, StepResult
 from edged.core.scheduler import Scheduler
+from edged.core.sequence import SequenceState
 from edged.core.types import (
     Admitted,
     EngineEvent,
@@ -44,6 +48,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.num_submitted = 0
         self.was_cut = False
+        self.tiers = dict(TIERS)
         self.next_index: dict[RequestId, int] = {}
         self.cells: dict[int, int] = dict.fromkeys(range(NUM_SLOTS), 0)
         self.saved: dict[SnapshotId, int] = {}
@@ -94,8 +99,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert on_unattainable is OnUnattainable.REJECT
             assert not generated
         else:
-            assert answer.reason is RejectReason.CLIENT_SHARE
-            assert len(self.next_index) >= TIERS[tier].max_waiting_per_client
+            spec = self.tiers[tier]
+            most = spec.max_waiting
+            if answer.reason is not RejectReason.QUEUE_FULL:
+                assert answer.reason is RejectReason.CLIENT_SHARE
+                most = spec.max_waiting_per_client
+            assert len(self.next_index) >= most
+            self.check_limit(tier, most)
 
     @precondition(lambda self: self.next_index)
     @rule(data=st.data(), reason=st.sampled_from([FinishReason.CANCELLED, FinishReason.STOP]))
@@ -105,6 +115,29 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert ended is not None
         self.take([ended])
         assert self.scheduler.cancel(request_id, reason, self.now_s) is None
+
+    def check_limit(self, tier: SloTier, most: int) -> None:
+        """So many wait for their first step, or more since the limit was lowered."""
+        known = self.scheduler.sequences()
+        new = [seq for seq, _ in known if seq.state is SequenceState.WAITING and seq.tier is tier]
+        assert len(new) >= most, f"refused with {len(new)} waiting; {most} may"
+
+    @rule(
+        tier=st.sampled_from(SloTier),
+        max_waiting=st.integers(1, 6),
+        max_queue_s=st.one_of(st.none(), st.floats(0.01, 2)),
+        preemptible=st.booleans(),
+        min_share=st.sampled_from([0.0, 0.1, 0.3]),
+        ttft_target_s=st.one_of(st.none(), st.floats(0.01, 2)),
+    )
+    def set_tier(self, tier: SloTier, max_waiting: int, **changes: Any) -> None:
+        owed, before = self.scheduler.owed, self.scheduler.sequences()
+        limits = {"max_waiting": max_waiting, "max_waiting_per_client": max_waiting}
+        self.tiers[tier] = replace(self.tiers[tier], **limits, **changes)
+        self.scheduler.set_tiers(dict(self.tiers))
+        assert all(self.tiers[one].min_share for one in self.scheduler.owed), "owed without a share"
+        if self.scheduler.owed == owed:
+            assert self.scheduler.sequences() == before, "somebody changed its place"
 
     @rule(seconds=st.floats(0.001, 0.5), data=st.data())
     def step(self, seconds: float, data: st.DataObject) -> None:
@@ -171,7 +204,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for evict in plan.evict:
             assert evict.cause is not None
             cause, victim = by_request[evict.cause], known[evict.seq_id]
-            check_eviction(cause, victim, self.policy)
+            check_eviction(cause, victim, self.policy, self.tiers)
 
     def take(self, events: list[EngineEvent] | list[FinishEvent]) -> None:
         for event in events:

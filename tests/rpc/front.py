@@ -16,7 +16,7 @@ from edged.clock import ManualClock
 from edged.core.types import SloTier, TierSpec
 from edged.rpc.convert import Tiers
 from edged.rpc.server import RpcServer, RpcSettings
-from edged.rpc.view import DaemonState, DaemonView
+from edged.rpc.view import DaemonState, DaemonView, ReloadReport
 from edged.v1 import inference_pb2 as pb
 from edged.v1.admin_pb2_grpc import AdminServiceStub
 from edged.v1.inference_pb2_grpc import InferenceServiceStub
@@ -38,6 +38,12 @@ class Daemon:
 
     state: DaemonState = DaemonState.READY
     asked_drains_s: list[float | None] = field(default_factory=list)
+    reload_report: ReloadReport = field(default_factory=ReloadReport)
+    num_reloads: int = 0
+
+    async def reload(self) -> ReloadReport:
+        self.num_reloads += 1
+        return self.reload_report
 
     def view(self, started_s: float) -> DaemonView:
         return DaemonView(
@@ -47,6 +53,7 @@ class Daemon:
             state=lambda: self.state,
             listeners=lambda: ("127.0.0.1:7411",),
             request_drain=self.asked_drains_s.append,
+            reload=self.reload,
         )
 
 

@@ -2,7 +2,7 @@
 invariants I1-I10."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -26,11 +26,12 @@ from edged.core.types import (
     ResumeEvent,
     SeqId,
     SloTier,
+    TierSpec,
     TokenEvent,
 )
 from edged.engine.interrupt import is_worth_interrupting
 from edged.engine.loop import EngineLoop
-from tests.factories import GPU_LIKE, check_eviction, config, request
+from tests.factories import GPU_LIKE, TIERS, check_eviction, config, request
 from tests.sim.disk import NO_DISK, Disk, NoDisk
 
 MAX_STEPS = 200_000
@@ -90,6 +91,7 @@ class Checker:
         self.on_plan: Callable[[StepPlan], bool] = lambda plan: False
         """Told each plan; whether the step will be interrupted."""
         self._max_step_tokens = max_step_tokens
+        self.tiers: Mapping[SloTier, TierSpec] = TIERS
         self.loop: EngineLoop | None = None
 
     def on_step(self, plan: StepPlan) -> None:
@@ -105,7 +107,7 @@ class Checker:
         for evict in plan.evict:
             assert evict.cause is not None
             cause, victim = by_request[evict.cause], sequences[evict.seq_id]
-            check_eviction(cause, victim, self._policy)
+            check_eviction(cause, victim, self._policy, self.tiers)
             in_vain = cause.slot is None and cause.seq_id not in {c.seq_id for c in plan.chunks}
             assert not in_vain, f"{victim.seq_id} yields to one that gets no token"
         for chunk in plan.chunks:
@@ -167,14 +169,13 @@ def simulate(
     scheduler_config: SchedulerConfig | None = None,
     disk: Disk | NoDisk = NO_DISK,
     model: SimModel | None = None,
+    new_tiers: Callable[[int], Mapping[SloTier, TierSpec] | None] = lambda step: None,
 ) -> Run:
-    """Every request to its end; raises AssertionError at the first broken invariant."""
+    """Every request to its end; raises AssertionError at the first broken invariant. `new_tiers`:
+    those from a step on; None where they stay as they are."""
     clock = ManualClock()
-    backend_config = BackendConfig(
-        *("", "q8_0", num_cells, num_slots, max_step_tokens),
-        kv_unified=is_unified,
-        cached_sequences=num_cached,
-    )
+    sizes = "", "q8_0", num_cells, num_slots, max_step_tokens
+    backend_config = BackendConfig(*sizes, kv_unified=is_unified, cached_sequences=num_cached)
     backend = SimBackend(backend_config, clock, profile, faults, model)
     settings = scheduler_config or config(max_step_tokens=max_step_tokens)
     settings = replace(settings, caches_prefixes=num_cached > 0)
@@ -198,6 +199,7 @@ def simulate(
             _arrive(loop, checker, arrivals.pop(0), start_s)
         while to_cancel and to_cancel[0].at_s <= clock.now_s() - start_s:
             _cancel(loop, checker, to_cancel.pop(0), clock)
+        _set_tiers(loop, checker, new_tiers(num_steps))
         events = loop.run_once()
         loop.check()
         disk.tell(loop)
@@ -213,6 +215,15 @@ def simulate(
     disk.put_away(loop)
     _check_end(loop, backend, checker)
     return checker.result(num_steps, loop)
+
+
+def _set_tiers(
+    loop: EngineLoop, checker: Checker, tiers: Mapping[SloTier, TierSpec] | None
+) -> None:
+    if tiers is not None:
+        checker.tiers = tiers
+        loop.set_tiers(tiers.values())
+        loop.check()
 
 
 def _cancel(

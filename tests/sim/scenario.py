@@ -4,6 +4,7 @@
     engine slots=1 cells=256 step_tokens=64 policy=strict
     at 0.000 submit batch-1 tier=batch prompt=40 max_tokens=6
     at 0.100 cancel batch-1
+    at 0.200 set batch max_waiting=1 preemptible=no max_queue=none
     ----
     0.0000  batch-1[0:40]*                     batch-1 token 0
 
@@ -14,7 +15,7 @@ engine that cannot do that.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backends.sim.backend import SimBackend, SimModel
 from edged.backend import BackendConfig
@@ -32,6 +33,7 @@ from edged.core.types import (
     RequestId,
     ResumeEvent,
     SloTier,
+    TierSpec,
     TokenEvent,
 )
 from edged.engine.loop import EngineLoop
@@ -53,7 +55,30 @@ class CancelRequest:
     request_id: RequestId
 
 
-Command = Submit | CancelRequest
+@dataclass(frozen=True)
+class SetTier:
+    at_s: float
+    tier: SloTier
+    changes: dict[str, str]
+
+    def of(self, spec: TierSpec) -> TierSpec:
+        """The tier as it is from then on."""
+        values: dict[str, object] = {}
+        for name, text in self.changes.items():
+            match name:
+                case "max_waiting" | "max_waiting_per_client":
+                    values[name] = int(text)
+                case "preemptible":
+                    values[name] = text == "yes"
+                case "min_share":
+                    values[name] = float(text)
+                case _:
+                    values[_SECONDS[name]] = None if text == "none" else float(text)
+        return replace(spec, **values)  # type: ignore[arg-type]  # names are checked by replace
+
+
+_SECONDS = {"max_queue": "max_queue_s", "ttft": "ttft_target_s", "tpot": "tpot_target_s"}
+Command = Submit | CancelRequest | SetTier
 
 
 @dataclass(frozen=True)
@@ -87,6 +112,8 @@ def _command(words: list[str]) -> Command:
     fields = dict(word.split("=") for word in rest)
     if verb == "cancel":
         return CancelRequest(float(when), RequestId(name))
+    if verb == "set":
+        return SetTier(float(when), SloTier(name), fields)
     assert verb == "submit", f"there is no command {verb!r}"
     deadline = fields.get("deadline")
     return Submit(
@@ -122,6 +149,7 @@ class _Trace:
         self.clock: ManualClock | None = None
         self.start_s = 0.0
         self.on_plan: Callable[[StepPlan], bool] = lambda plan: False
+        self.tiers: dict[SloTier, TierSpec] = {}
 
     def on_step(self, plan: StepPlan) -> None:
         assert self.loop is not None
@@ -194,6 +222,7 @@ def run(scenario: Scenario) -> str:
     loop = EngineLoop(backend, settings, clock, trace.on_step)
     loop.calibrate()
     trace.loop, trace.clock, trace.start_s = loop, clock, clock.now_s()
+    trace.tiers = dict(settings.tiers)
     commands = sorted(scenario.commands, key=lambda command: command.at_s)
 
     def on_plan(plan: StepPlan) -> bool:
@@ -224,6 +253,10 @@ def _apply(command: Command, loop: EngineLoop, trace: _Trace, now_s: float) -> N
         case CancelRequest(request_id=request_id):
             ended = loop.cancel(request_id, FinishReason.CANCELLED)
             trace.note(now_s, _tell(ended) if ended else f"{request_id} is unknown")
+        case SetTier(tier=tier, changes=changes):
+            trace.tiers[tier] = command.of(trace.tiers[tier])
+            loop.set_tiers(trace.tiers.values())
+            trace.note(now_s, f"{tier} has {', '.join(map('='.join, changes.items()))}")
         case Submit(request=wanted):
             answer = loop.submit(at(wanted, trace.start_s))
             if isinstance(answer, Rejected):

@@ -22,12 +22,12 @@ CHAT, STANDARD, JOB = SloTier
 
 def _refusal(core: Scheduler, wanted: Request, now_s: float = 0.0) -> Rejected:
     """It is refused, and that leaves no trace."""
-    before = core.statistics(), core.num_expiries, core.sequences()
+    before = core.statistics(), len(core.expiries), core.sequences()
     wanted = replace(wanted, on_unattainable=OnUnattainable.REJECT)
     answer = core.submit(wanted, now_s)
     assert isinstance(answer, Rejected)
     assert answer.reason is RejectReason.UNATTAINABLE
-    assert (core.statistics(), core.num_expiries, core.sequences()) == before
+    assert (core.statistics(), len(core.expiries), core.sequences()) == before
     return answer
 
 

@@ -25,6 +25,7 @@ its end at the usual pace anyway.
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from itertools import chain
 from math import inf
 
@@ -45,7 +46,7 @@ from edged.core.policy import TOLERATES_ALL, Place, PrefillBounds, SchedulerConf
 from edged.core.promises import Holdings, Promises
 from edged.core.relegation import Line
 from edged.core.sequence import Sequence, SequenceState
-from edged.core.types import TIER_RANK, FinishReason, Rank, SeqId, SloTier
+from edged.core.types import TIER_RANK, FinishReason, Rank, SeqId, SloTier, TierSpec
 
 ON_TIME, LATE, BEST_EFFORT = range(3)
 FIRST, BEHIND = range(2)
@@ -85,19 +86,24 @@ class Slo:
         self._relegated = Line(config.relegated_share)
         self._best_effort = Line(config.relegated_share)
         """Apart: those who have no targets are many, and are served in turn anyway as a rule."""
-        targets_s = [spec.ttft_target_s for spec in config.tiers.values()]
+        self._promises = Promises(self._outlook)
+        self._forecast = self._promises.forecast
+        self._others_part = 0.0 if config.can_interrupt else _FOR_OTHERS_PART
+        self._before = {tier: tiers_before(TIER_RANK[tier] + 1) for tier in SloTier}
+        self.set_tiers(config.tiers)
+
+    def set_tiers(self, tiers: Mapping[SloTier, TierSpec]) -> None:
+        config = self._config = replace(self._config, tiers=tiers)
+        targets_s = [spec.ttft_target_s for spec in tiers.values()]
         shortest_s = min((one for one in targets_s if one is not None), default=inf)
         self._guard_s = min(max(config.arrival_guard_s, _STEP_PART * shortest_s), config.max_step_s)
         """Longest step for prefills that others have to wait for."""
-        self._promises = Promises(self._outlook, self._guard_s)
-        self._forecast = self._promises.forecast
-        self._preemptible = {tier for tier, spec in config.tiers.items() if spec.preemptible}
-        self._others_part = 0.0 if config.can_interrupt else _FOR_OTHERS_PART
-        self._before = {tier: tiers_before(TIER_RANK[tier] + 1) for tier in SloTier}
+        self._promises.least_notice_s = self._guard_s
+        self._preemptible = {tier for tier, spec in tiers.items() if spec.preemptible}
         self._with_targets = {
             tier: part
             for tier, part in tiers_before(len(SloTier)).items()
-            if config.tiers[tier].ttft_target_s is not None
+            if tiers[tier].ttft_target_s is not None
         }
 
     # ── Where a sequence stands ──────────────────────────────────────────────────────────────────

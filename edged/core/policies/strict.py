@@ -10,13 +10,14 @@ it comes upon, because prefills of preemptible tiers are cut into short ones.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from edged.core.cost import StepCostModel
 from edged.core.plan import YIELDS_TO_NOBODY
 from edged.core.policies.answers import pace_tolerance, preemptible_bounds, tiers_before
 from edged.core.policy import Place, PrefillBounds, SchedulerConfig, Tolerance, WithoutBooks
 from edged.core.sequence import Sequence
-from edged.core.types import TIER_RANK, Rank, SloTier
+from edged.core.types import TIER_RANK, Rank, SloTier, TierSpec
 
 
 class Strict(WithoutBooks):
@@ -26,6 +27,9 @@ class Strict(WithoutBooks):
         self._config = config
         self._more_urgent = {tier: tiers_before(TIER_RANK[tier]) for tier in SloTier}
         self._as_urgent = {tier: tiers_before(TIER_RANK[tier] + 1) for tier in SloTier}
+
+    def set_tiers(self, tiers: Mapping[SloTier, TierSpec]) -> None:
+        self._config = replace(self._config, tiers=tiers)
 
     def place(self, seq: Sequence, now_s: float) -> Place:
         return Place(Rank(TIER_RANK[seq.tier], 0, seq.request.arrival_s))

@@ -1,0 +1,184 @@
+"""Reading the configuration again while the daemon runs: what changes at once, what waits.
+
+Theory of operation: SIGHUP and `AdminService.Reload` do the same, one at a time. The configuration
+is read as it was at the start, from the same flags, variables and file, and checked as a whole: one
+that is wrong changes nothing. What the daemon runs with is then that configuration, but for what it
+cannot change while it runs, which stays as it was and is told again at each reload.
+
+| setting | a new value holds |
+|---|---|
+| tiers, `default_model`, of the server those in `LIVE` | at once |
+| a model that is new | at once: it is there, and loads if it is to be preloaded |
+| a model that is gone | at once: it takes no new work, and ends what it has within `drain_s` |
+| of a model `max_held`, `preload` | at once |
+| anything else of a model | when it is loaded next |
+| everything else | after a restart |
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from edged.config import Settings
+from edged.config.changes import changes
+from edged.config.layers import show_key, show_value
+from edged.core.types import SloTier
+from edged.errors import ConfigError, EdgedError, Reason
+from edged.log import configure_logging, get_logger
+from edged.node.host import Host
+from edged.node.service_status import counted
+from edged.rpc.convert import Tiers
+from edged.rpc.convert_admin import waiting_warning
+from edged.rpc.server import RpcServer
+from edged.rpc.view import ReloadReport
+from edged.startup import model_specs, tier_specs
+from edged.supervise.fleet import SHUTTING_DOWN, Fleet
+
+LIVE = frozenset(
+    {
+        "default_tier",
+        "drain_s",
+        "inhibit_suspend",
+        "log_format",
+        "log_level",
+        "max_backlog_tokens",
+    }
+)
+"""Settings of [server] that can change while the daemon runs."""
+
+ReadSettings = Callable[[], Settings]
+"""Raises ConfigError: one line for each thing that is wrong."""
+Hook = Callable[[], Iterable[str]]
+"""Reads something beside the configuration again; what has changed, in sentences. Raises
+EdgedError: it stays as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a new configuration reaches."""
+
+    fleet: Fleet
+    server: RpcServer
+    host: Host
+    hooks: Sequence[Hook] = ()
+    """Called at each reload, after a configuration that is right."""
+
+
+class Reloader:
+    """Belongs to the event loop."""
+
+    def __init__(self, settings: Settings, read: ReadSettings, parts: Parts) -> None:
+        self.settings = settings
+        """What the daemon runs with."""
+        self._read = read
+        self._parts = parts
+        self._log = get_logger("reload")
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[ReloadReport]] = set()
+        self._is_asked = False
+
+    def ask(self) -> None:
+        """Reload soon. Asked again before that has begun, it is done once."""
+        if not self._is_asked:
+            self._is_asked = True
+            self._begin()
+
+    async def reload(self) -> ReloadReport:
+        """Goes on though the caller is cancelled.
+
+        Raises:
+            EdgedError: DRAINING.
+        """
+        if self._parts.fleet.is_draining:
+            raise EdgedError(Reason.DRAINING, SHUTTING_DOWN)
+        return await asyncio.shield(self._begin())
+
+    def _begin(self) -> asyncio.Task[ReloadReport]:
+        task = asyncio.create_task(self._reload(), name="reload")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _reload(self) -> ReloadReport:
+        async with self._turn:
+            self._is_asked = False
+            self._parts.host.reloading()
+            report = await self._reloaded()
+            self._tell(report)
+            return report
+
+    async def _reloaded(self) -> ReloadReport:
+        try:
+            read = await asyncio.to_thread(self._read)
+            if self._parts.fleet.is_draining:
+                return ReloadReport(problems=(SHUTTING_DOWN,))
+            return self._take_over(read)
+        except ConfigError as error:
+            return ReloadReport(problems=tuple(error.detail.splitlines()))
+        except Exception as error:  # a defect must not end a daemon that serves
+            self._log.exception("reload failed")
+            return ReloadReport(problems=(f"internal error: {type(error).__name__}",))
+
+    def _tell(self, report: ReloadReport) -> None:
+        for waiting in report.waiting:
+            self._log.warning("a setting waits", detail=waiting)
+        if report.problems:
+            self._log.error("reload met problems", problems=list(report.problems))
+            number = counted(len(report.problems), "problem")
+            self._parts.host.reloaded(f"the last reload met {number}: see the log")
+        else:
+            self._log.info("configuration reloaded", changes=list(report.changes))
+            self._parts.host.reloaded()
+
+    def _take_over(self, read: Settings) -> ReloadReport:
+        before, parts = self.settings, self._parts
+        after = self.settings = with_live_of(read, before)
+        server = after.server
+        configure_logging(server.log_level, server.log_format)
+        parts.server.replace_tiers(Tiers(tier_specs(after), SloTier(server.default_tier)))
+        parts.fleet.configure(model_specs(after, os.environ), after.default_model)
+        for name, model in after.models.items():
+            if model.preload and name not in before.models:
+                parts.fleet.load_soon(name)
+        told = [str(change) for change in changes(before, after)]
+        told += self._changes_of_models(before, after)
+        problems = []
+        for hook in parts.hooks:
+            try:
+                told += hook()
+            except EdgedError as error:
+                problems += error.detail.splitlines()
+        waiting = (*_restarts(after, read), *self._waiting_models())
+        return ReloadReport(tuple(told), waiting, tuple(problems))
+
+    def _changes_of_models(self, before: Settings, after: Settings) -> Iterator[str]:
+        for name, model in after.models.items():
+            if name not in before.models:
+                yield f"model {name!r} is new" + (", and loads" if model.preload else "")
+            elif model != before.models[name]:
+                yield f"model {name!r} is configured otherwise"
+        for name in before.models.keys() - after.models.keys():
+            yield (
+                f"model {name!r} is removed: it takes no new requests, and what it has may take "
+                f"{after.server.drain_s:g} s"
+            )
+
+    def _waiting_models(self) -> Iterator[str]:
+        for status in self._parts.fleet.status():
+            if status.waiting_settings:
+                yield f"model {status.name!r}: {waiting_warning(status)}"
+
+
+def with_live_of(read: Settings, running: Settings) -> Settings:
+    """What was read, but for what cannot change while the daemon runs."""
+    live = {name: getattr(read.server, name) for name in LIVE}
+    server = running.server.model_copy(update=live)
+    return read.model_copy(update={"server": server, "scheduler": running.scheduler})
+
+
+def _restarts(after: Settings, read: Settings) -> Iterator[str]:
+    """What was read and does not hold."""
+    for change in changes(after, read):
+        key, value = show_key(change.key), show_value(change.after)
+        yield f"{key} = {value} holds after a restart; now it is {show_value(change.before)}"

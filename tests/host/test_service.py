@@ -12,6 +12,7 @@ from tests.host.service import ADDRESS, CONFIG, SOCKET, UNIT, running
 QUIET = {"listen": ""}
 """Only the socket, where it is known who calls."""
 STEP_S = 0.01
+RELOADED = '"event": "configuration reloaded"'
 FIRST_DYNAMIC_UID, LAST_DYNAMIC_UID = 61184, 65519
 
 pytestmark = pytest.mark.timeout(1200)  # the first test installs edged
@@ -53,6 +54,19 @@ async def test_members_of_the_group_may_use_the_socket_and_others_not(
         assert installed.run("ls", "/run/edged", user="bob").returncode
         directory, socket = (installed.path(path).stat() for path in ("/run/edged", SOCKET))
         assert (directory.st_mode & 0o777, socket.st_mode & 0o777) == (0o750, 0o660)
+
+
+async def test_only_root_may_stop_it_and_it_stays_stopped(installed: BootedHost) -> None:
+    async with running(installed, sim_tables(server=QUIET)) as service:
+        pid = service.pid
+        refused = await asyncio.to_thread(
+            installed.run, "edgectl", "drain", user="alice", **ADDRESS
+        )
+        assert refused.returncode == ExitCode.DENIED, refused.stderr
+        assert (service.pid, service.shown("ActiveState")) == (pid, "active")
+        await asyncio.to_thread(installed.check, "edgectl", "drain", **ADDRESS)
+        await service.until(lambda: service.shown("ActiveState") == "inactive", "it has stopped")
+        assert (service.shown("Result"), service.shown("NRestarts")) == ("success", "0")
 
 
 async def test_stalled_daemon_is_killed_and_comes_back(installed: BootedHost) -> None:
@@ -103,18 +117,32 @@ async def test_stopping_lets_an_answer_end(installed: BootedHost) -> None:
         assert (service.shown("ActiveState"), service.shown("Result")) == ("inactive", "success")
 
 
-async def test_reloading_leaves_a_stream_alone(installed: BootedHost) -> None:
+async def test_reloading_takes_a_setting_over_and_leaves_a_stream_alone(
+    installed: BootedHost,
+) -> None:
     async with running(installed, sim_tables(server=QUIET, step_s=STEP_S)) as service:
         pid = service.pid
         stream = service.generate("long", 200)
         await stream.tokens(5)
-        service.configure(sim_tables(server={**QUIET, "log_level": "debug"}, step_s=STEP_S))
+        service.configure(sim_tables(server={**QUIET, "drain_s": 12.5}, step_s=STEP_S))
         await asyncio.to_thread(installed.check, "systemctl", "reload", UNIT)
+        await service.until(lambda: RELOADED in "".join(service.lines()), "it was taken over")
         assert not stream.answer.count("finished"), "it reloaded while the answer was running"
         answer = await stream.end()
         assert len(answer.token_ids) == 200
         assert answer.finished
         assert (service.pid, service.shown("NRestarts")) == (pid, "0")
+        assert service.shown("ActiveState") == "active", "it said READY again"
+
+
+async def test_reloading_what_is_wrong_is_told_and_changes_nothing(installed: BootedHost) -> None:
+    async with running(installed, sim_tables(server=QUIET)) as service:
+        pid = service.pid
+        service.configure(sim_tables(server={**QUIET, "drain": 5}))
+        await asyncio.to_thread(installed.check, "systemctl", "reload", UNIT)
+        await service.until(lambda: "server.drain" in "".join(service.lines()), "it is told")
+        assert (await service.generate("again", 4).end()).finished
+        assert (service.pid, service.shown("ActiveState")) == (pid, "active")
 
 
 async def test_refused_configuration_fails_once_and_says_why(installed: BootedHost) -> None:

@@ -9,6 +9,9 @@ else
   install_python="sudo apt-get install python3 python3-venv"; install_compiler="sudo apt-get install g++"
 fi
 
+# The last is for a system's Python that one of a user stands before.
+pythons=(python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3)
+
 # is_usable PYTHON [shared]: new enough; shared, also not in a directory that services cannot see.
 is_usable() {
   "$1" - "${2:-}" 2>/dev/null <<'PYTHON'
@@ -23,7 +26,7 @@ PYTHON
 make_environment() {
   local python="" candidate
   [[ ! -x $1/bin/python ]] || return 0
-  for candidate in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
+  for candidate in "${pythons[@]}"; do
     if is_usable "$candidate" "${2:-}"; then python=$candidate; break; fi
   done
   [[ -n $python ]] || fail "Python 3.11 or newer is needed${2:+ outside of home directories} and none was found." "Install it: $install_python"

@@ -40,15 +40,22 @@ def install(host: BootedHost) -> str:
     made is kept, and is there again the next time, as after a run that was interrupted."""
     if host.path(KEPT).exists():
         host.check("cp", "-al", KEPT, TREE)
+    said = run_script(host, "--no-start")
+    host.check("usermod", "--append", "--groups", "edged", "alice")
+    if not host.path(KEPT).exists():
+        host.check("cp", "-al", TREE, KEPT)
+    return said
+
+
+def run_script(host: BootedHost, *flags: str) -> str:
+    """What `scripts/install` says, which may ask the package index."""
     environ = {name: text for name, text in os.environ.items() if name.startswith(FROM_PIP)}
     done = host.run(
-        *(f"{INSIDE}/scripts/install", "--no-start"),
+        f"{INSIDE}/scripts/install",
+        *flags,
         has_network=True,
         timeout_s=INSTALL_TIMEOUT_S,
         **environ,
     )
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
-    host.check("usermod", "--append", "--groups", "edged", "alice")
-    if not host.path(KEPT).exists():
-        host.check("cp", "-al", TREE, KEPT)
     return done.stdout

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.host.booted import INSIDE, BootedHost
-from tests.host.conftest import install
+from tests.host.conftest import install, run_script
 from tests.host.service import CONFIG, UNIT, shown
 
 NOT_OURS = (
@@ -35,9 +35,39 @@ def test_second_installation_changes_nothing(installed: BootedHost) -> None:
     assert shown(installed, "MainPID") == pid
 
 
+def test_new_sources_are_installed_and_the_service_is_restarted(installed: BootedHost) -> None:
+    installed.check("systemctl", "start", UNIT)
+    pid = shown(installed, "MainPID")
+    (stamp,) = installed.path("/opt/edged").glob("installed-*")
+    (module,) = installed.path("/opt/edged").glob("lib/python3.*/site-packages/edged/places.py")
+    for path in (stamp, module):  # as an older checkout would have left them
+        path.unlink()
+    stamp.write_text("of another checkout\n")
+    module.write_text("")
+    lines = run_script(installed).splitlines()
+    assert lines[0].startswith("install: install edged, llama.cpp and the embedded model into")
+    assert lines[1:] == [f"run systemctl restart {UNIT}"]
+    assert module.read_text(), "the same version was installed over it"
+    assert shown(installed, "MainPID") != pid
+
+
+def test_folder_that_somebody_else_made_is_left_alone(installed: BootedHost) -> None:
+    script = f"{INSIDE}/scripts/install"
+    mark = installed.path("/opt/edged/.made-by-scripts-install")
+    mark.unlink()
+    try:
+        done = installed.run(script)
+        assert done.returncode == 1
+        assert "was not made by scripts/install" in done.stderr
+    finally:
+        mark.touch()
+
+
 def test_installed_programs_are_found_by_a_new_shell(installed: BootedHost) -> None:
     for program in ("edged", "edgectl"):
-        said = installed.check("su", "--login", "--command", f"{program} --help", "bob")
+        # Of su, pam_systemd would want to make a session.
+        login = ("env", "--ignore-environment", f"HOME={HOMES}/bob", "sh", "-l", "-c")
+        said = installed.check(*login, f"{program} --help", user="bob")
         assert f"Usage: {program} " in said
 
 

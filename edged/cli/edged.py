@@ -11,6 +11,7 @@ import typer
 
 from edged.cli.entry import run_command
 from edged.cli.exits import CommandError, ExitCode
+from edged.cli.install_service import install_service
 from edged.cli.output import Json, emit, emit_json, note
 from edged.config.layers import show_key
 from edged.config.load import Flag, Loaded, load_settings
@@ -26,7 +27,8 @@ _NAME_AND_PATH = re.compile(r"([A-Za-z0-9._-]{1,64})=(.+)", re.DOTALL)
 app = typer.Typer(
     name="edged",
     help="A local LLM server: many apps share one model, and the urgent go first.",
-    epilog="Exit codes: 0 ok; 1 error; 2 wrong usage; 130 interrupted.",
+    epilog="Exit codes: 0 ok; 1 error; 2 wrong usage; 78 `serve` refuses its configuration; "
+    "130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -35,6 +37,7 @@ config_app = typer.Typer(
     help="Show, check and explain the configuration.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(config_app, name="config")
+app.command()(install_service)
 
 ConfigOption = Annotated[
     Path | None,
@@ -158,7 +161,10 @@ def serve(
 ) -> None:
     """Serve in the foreground until SIGTERM or Ctrl-C, then drain."""
     flags = setting_flags(context.params)
-    loaded = _load_settings(flags, config)
+    try:
+        loaded = _load_settings(flags, config)
+    except ConfigError as error:
+        raise CommandError(error.detail, ExitCode.CONFIGURATION) from None
     # gRPC's core would write a line for every connection that is no TLS.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # The daemon is the largest import of all, and nothing but serving needs it.

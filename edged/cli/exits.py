@@ -14,6 +14,9 @@ class ExitCode(IntEnum):
     UNREACHABLE = 3
     OVERLOADED = 4
     DENIED = 5
+    CONFIGURATION = 78
+    """`edged serve` refuses what is configured, and will again: EX_CONFIG of sysexits(3), which
+    service managers know."""
     INTERRUPTED = 130
 
 

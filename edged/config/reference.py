@@ -4,6 +4,7 @@ Theory of operation: both are made from the models' own descriptions and default
 differ from what is checked.
 """
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from edged.config.layers import Key, Origin, show_key, show_value
-from edged.config.load import Loaded, value_at
+from edged.config.load import Loaded, load_settings, value_at
 from edged.config.server import ServerSettings
 from edged.config.settings import (
     DEFAULT_TIERS,
@@ -83,6 +84,24 @@ def reference_markdown() -> str:
     for row in reference():
         cells = (f"`{row.key}`", row.default, row.description)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def commented_file() -> str:
+    """A configuration file that sets nothing: each setting at its default, commented out by "#".
+
+    Its sections stand, so that a setting needs one character taken away to be in the right one;
+    but not those of models, which have no defaults of their own.
+    """
+    lines = ["# Every setting is at its default; to change one, take away the # before it.", ""]
+    section: Key = ()
+    for setting in effective(load_settings((), {}, candidates=())):
+        if setting.key[:-1] != section:
+            section = setting.key[:-1]
+            sign = "#" if section[0] == "models" else ""
+            lines += ["", f"{sign}[{show_key(section)}]"]
+        lines += (f"# {line}" for line in textwrap.wrap(setting.description, 96))
+        lines.append(f"#{show_key(setting.key[-1:])} = {show_value(setting.value, None)}")
     return "\n".join(lines) + "\n"
 
 

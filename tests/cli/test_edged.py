@@ -82,7 +82,7 @@ def test_config_reference_is_the_markdown_table(edged: Program) -> None:
         (("--kv-type", "q5"), 2, "flag --kv-type: engine.kv_type = \"q5\": expected 'f16'"),
         (("--model", "a=/x", "--model", "a=/y"), 2, "--model: two models are named 'a'"),
         (("--model", "/dir/my model.gguf"), 2, 'flag --model: models."my model": expected a'),
-        (("--config", "/nonexistent.toml"), 1, "there is no file '/nonexistent.toml'"),
+        (("--config", "/nonexistent.toml"), 78, "there is no file '/nonexistent.toml'"),
         (("--listen", "", "--socket", ""), 2, 'server.listen = "" (flag --listen), '),
     ],
 )

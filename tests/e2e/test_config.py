@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from edged.cli.exits import ExitCode
 from tests.cli.program import Program
 from tests.e2e.daemon import environment_of, serve_arguments, serving
 from tests.e2e.settings import Value, sim_tables
@@ -43,7 +44,7 @@ async def test_daemon_runs_with_the_settings_that_config_show_explains(tmp_path:
 def test_broken_setting_is_told_with_its_place_and_its_rule(tmp_path: Path) -> None:
     edged = Program("edged", environment_of(tmp_path))
     done = edged.run(*serve_arguments(tmp_path, sim_tables()), EDGED_ENGINE__KV_TYPE="q5_1")
-    assert done.returncode == 1
+    assert done.returncode == ExitCode.CONFIGURATION
     assert done.stderr == (
         'edged: variable EDGED_ENGINE__KV_TYPE: engine.kv_type = "q5_1": '
         "expected 'f16', 'q8_0' or 'q4_0'\n"

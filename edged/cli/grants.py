@@ -1,20 +1,8 @@
-"""What a caller may do: as the API says it, and as a person reads it."""
+"""What a caller may do, as a person reads it."""
 
 from edged.cli.as_json import enum_name
 from edged.core.types import SloTier
-from edged.node.grant import Grant
 from edged.v1 import access_pb2, inference_pb2
-
-
-def to_grant(grant: Grant) -> access_pb2.Grant:
-    return access_pb2.Grant(
-        name=grant.name,
-        max_tier=inference_pb2.Tier.Value(f"TIER_{grant.max_tier.upper()}"),
-        models=grant.models,
-        is_admin=grant.is_admin,
-        max_requests_per_minute=grant.max_requests_per_minute,
-        max_concurrent_requests=grant.max_concurrent_requests,
-    )
 
 
 def tier_of(grant: access_pb2.Grant) -> str:

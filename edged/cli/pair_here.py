@@ -3,11 +3,12 @@
 import socket
 
 from edged.cli.exits import CommandError, ExitCode
-from edged.cli.grants import to_grant, what_it_allows
+from edged.cli.grants import what_it_allows
 from edged.cli.output import emit, harmless, note, warn
 from edged.cli.question import can_ask, is_agreed
 from edged.cli.remote import Connection
 from edged.node.grant import Grant
+from edged.rpc.convert_access import from_grant
 from edged.v1 import access_pb2
 
 
@@ -25,7 +26,7 @@ def wait_for_clients(connection: Connection, grant: Grant, *, once: bool) -> Non
             "token with `edgectl token create`, and pair with --token and --fingerprint",
             ExitCode.DENIED,
         )
-    allowed = to_grant(grant)
+    allowed = from_grant(grant)
     identity = connection.call(connection.access.GetIdentity, access_pb2.GetIdentityRequest())
     watch = connection.access.WatchPairings(
         access_pb2.WatchPairingsRequest(),

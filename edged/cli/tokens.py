@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from edged.cli.as_json import as_json
 from edged.cli.columns import Cell, Column, Style, Styled, laid_out
-from edged.cli.grants import tier_of, to_grant
+from edged.cli.grants import tier_of
 from edged.cli.output import emit, emit_json, harmless, note, wants_colour
 from edged.node.grant import Grant
-from edged.node.token_file import TokenRecord
 from edged.node.tokens import TOKENS_FILE, TokenStore
+from edged.rpc.convert_access import from_grant, from_record
 from edged.v1 import access_pb2
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def create(connection: "Connection", grant: Grant, *, json: bool) -> None:
-    request = access_pb2.CreateTokenRequest(grant=to_grant(grant))
+    request = access_pb2.CreateTokenRequest(grant=from_grant(grant))
     _print_created(connection.call(connection.access.CreateToken, request), json=json)
 
 
 def create_in_file(file: Path, grant: Grant, *, json: bool) -> None:
     secret, record = TokenStore(_tokens_file(file)).create(grant, time.time())
-    made = access_pb2.CreateTokenResponse(secret=secret, token=_to_token(record))
+    made = access_pb2.CreateTokenResponse(secret=secret, token=from_record(record, None))
     _print_created(made, json=json)
 
 
@@ -38,7 +38,7 @@ def list_all(connection: "Connection", *, json: bool) -> None:
 
 def list_in_file(file: Path, *, json: bool) -> None:
     records = TokenStore(_tokens_file(file)).all()
-    tokens = [_to_token(record) for record in records]
+    tokens = [from_record(record, None) for record in records]
     _print_list(access_pb2.ListTokensResponse(tokens=tokens), json=json)
 
 
@@ -49,7 +49,7 @@ def revoke(connection: "Connection", name_or_id: str, *, json: bool) -> None:
 
 def revoke_in_file(file: Path, name_or_id: str, *, json: bool) -> None:
     record = TokenStore(_tokens_file(file)).revoke(name_or_id, time.time())
-    _print_revoked(_to_token(record), json=json)
+    _print_revoked(from_record(record, None), json=json)
 
 
 def _tokens_file(given: Path) -> Path:
@@ -129,13 +129,3 @@ def _state(token: access_pb2.Token) -> Styled:
 def _moment(seconds: float) -> str:
     """By the clock on the wall of whoever looks."""
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
-
-
-def _to_token(record: TokenRecord) -> access_pb2.Token:
-    return access_pb2.Token(
-        token_id=record.token_id,
-        grant=to_grant(record.grant),
-        created_s=record.created_s,
-        revoked_s=record.revoked_s,
-        is_credential=record.is_credential,
-    )

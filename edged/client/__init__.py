@@ -1,1 +1,79 @@
-"""The client library: find a daemon, trust it for a reason, ask its models."""
+"""The client library: find a daemon, trust it for a reason, ask its models.
+
+What it offers is imported when it is first used: `edgectl` imports this package for its addresses,
+and is to start at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edged.client.aio import AsyncClient, Timeouts
+    from edged.client.asking import Message, Prompt, Targets, Text, Tokens
+    from edged.client.blocking import Client, Stream
+    from edged.client.errors import ClientError
+    from edged.client.events import (
+        Admitted,
+        Answer,
+        Event,
+        Finished,
+        Preempted,
+        Queued,
+        Resumed,
+        Token,
+    )
+    from edged.client.retry import RetryPolicy
+    from edged.client.stream import AsyncStream
+
+__all__ = [
+    "Admitted",
+    "Answer",
+    "AsyncClient",
+    "AsyncStream",
+    "Client",
+    "ClientError",
+    "Event",
+    "Finished",
+    "Message",
+    "Preempted",
+    "Prompt",
+    "Queued",
+    "Resumed",
+    "RetryPolicy",
+    "Stream",
+    "Targets",
+    "Text",
+    "Timeouts",
+    "Token",
+    "Tokens",
+]
+
+_MODULES = {
+    "aio": ("AsyncClient", "Timeouts"),
+    "asking": ("Message", "Prompt", "Targets", "Text", "Tokens"),
+    "blocking": ("Client", "Stream"),
+    "errors": ("ClientError",),
+    "events": (
+        "Admitted",
+        "Answer",
+        "Event",
+        "Finished",
+        "Preempted",
+        "Queued",
+        "Resumed",
+        "Token",
+    ),
+    "retry": ("RetryPolicy",),
+    "stream": ("AsyncStream",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"edged.client.{module}"), name)
+    raise AttributeError(f"module 'edged.client' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,7 @@
 """Opens gRPC channels to a target, for blocking and for asynchronous callers."""
 
+from collections.abc import Sequence
+
 import grpc
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -8,7 +10,7 @@ from edged.client.target import Pinned, Plaintext, Target, Trusted
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-_Options = list[tuple[str, int | str]]
+Options = Sequence[tuple[str, int | str]]
 
 
 def open_channel(target: Target) -> grpc.Channel:
@@ -20,9 +22,9 @@ def open_channel(target: Target) -> grpc.Channel:
     return grpc.secure_channel(target.address, credentials, options)
 
 
-def open_aio_channel(target: Target) -> grpc.aio.Channel:
+def open_aio_channel(target: Target, further: Options = ()) -> grpc.aio.Channel:
     """For callers on an event loop. Connects when the first call is made."""
-    options = _options(target)
+    options = [*_options(target), *further]
     credentials = _credentials(target)
     if credentials is None:
         return grpc.aio.insecure_channel(target.address, options)
@@ -39,8 +41,8 @@ def _credentials(target: Target) -> grpc.ChannelCredentials | None:
             return grpc.ssl_channel_credentials(root_certificates=authorities_pem)
 
 
-def _options(target: Target) -> _Options:
-    options: _Options = [
+def _options(target: Target) -> list[tuple[str, int | str]]:
+    options: list[tuple[str, int | str]] = [
         # A proxy for the web has no business between two processes of a LAN.
         ("grpc.enable_http_proxy", 0),
         # Also the longest wait for a connection to be made.

@@ -6,12 +6,11 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from edged.cli.exits import CommandError, ExitCode
+from edged.cli.exits import CommandError, ExitCode, exit_code_of
 from edged.cli.output import OutputClosedError, warn
-from edged.errors import EdgedError, Reason
+from edged.errors import EdgedError
 
 TRACEBACK_VARIABLE = "EDGED_TRACEBACK"
-_DENIED = frozenset({Reason.PEER_UNKNOWN, Reason.PEER_CHANGED})
 
 
 def run_command(program: str, command: Callable[[], object]) -> int:
@@ -43,7 +42,7 @@ def run_command(program: str, command: Callable[[], object]) -> int:
     except EdgedError as error:
         for line in error.detail.splitlines():
             warn(program, line)
-        return _flushed(ExitCode.DENIED if error.reason in _DENIED else ExitCode.ERROR)
+        return _flushed(exit_code_of(error))
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise

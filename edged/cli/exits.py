@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+from edged.errors import EdgedError, Reason
+
 
 class ExitCode(IntEnum):
     """Scripts may rely on these: never renumber one."""
@@ -28,3 +30,13 @@ class CommandError(Exception):
         super().__init__(sentence)
         self.sentence = sentence
         self.exit_code = exit_code
+
+
+_DENIED = frozenset({Reason.PEER_UNKNOWN, Reason.PEER_CHANGED})
+
+
+def exit_code_of(error: EdgedError) -> ExitCode:
+    """Of an error that was made here; those of a daemon have a gRPC code."""
+    if error.reason in _DENIED:
+        return ExitCode.DENIED
+    return ExitCode.UNREACHABLE if error.reason is Reason.UNREACHABLE else ExitCode.ERROR

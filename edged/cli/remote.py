@@ -1,7 +1,8 @@
 """A connection to one daemon, and what its errors mean to a person.
 
 Theory of operation: an error that carries google.rpc.ErrorInfo was made by a daemon; one that does
-not was made by gRPC on the way. Only the second kind of UNAVAILABLE means that no daemon answers.
+not was made by gRPC on the way. Only the second kind of UNAVAILABLE means that no daemon answers;
+what does instead is then looked at by `edged.client.trust`.
 """
 
 import signal
@@ -13,10 +14,11 @@ from typing import Self, TypeVar, cast
 
 import grpc
 
-from edged.cli.exits import CommandError, ExitCode
+from edged.cli.exits import CommandError, ExitCode, exit_code_of
 from edged.client.channel import open_channel
 from edged.client.target import Target
 from edged.client.told import TOO_LARGE, told_by_daemon
+from edged.client.trust import FETCH_TIMEOUT_S, diagnose
 from edged.v1 import access_pb2_grpc, admin_pb2_grpc, inference_pb2_grpc
 
 DEFAULT_TIMEOUT_S = 10.0
@@ -33,6 +35,7 @@ class Connection:
 
     def __init__(self, target: Target, timeout_s: float | None) -> None:
         self.address = target.shown
+        self._target = target
         self.timeout_s = timeout_s
         """What the user asked for; None leaves it to each call."""
         self._has_answered = False
@@ -109,6 +112,9 @@ class Connection:
                 sentence = f"the connection to the daemon at {self.address} was lost"
                 return CommandError(sentence, ExitCode.UNREACHABLE)
             case grpc.StatusCode.UNAVAILABLE:
+                found = diagnose(self._target, min(limit_s or FETCH_TIMEOUT_S, FETCH_TIMEOUT_S))
+                if found is not None:
+                    return CommandError(found.detail, exit_code_of(found))
                 return CommandError(
                     f"no daemon answers at {self.address}; start one with `edged serve`, "
                     "or name another with --host",

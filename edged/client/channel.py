@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import grpc
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from edged.client.target import Pinned, Plaintext, Target, Trusted
+from edged.errors import ConfigError
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -14,7 +13,11 @@ Options = Sequence[tuple[str, int | str]]
 
 
 def open_channel(target: Target) -> grpc.Channel:
-    """For blocking callers. Connects when the first call is made."""
+    """For blocking callers. Connects when the first call is made.
+
+    Raises:
+        ConfigError: the certificate that is kept for it is damaged, or for no name at all.
+    """
     options = _options(target)
     credentials = _credentials(target)
     if credentials is None:
@@ -23,7 +26,7 @@ def open_channel(target: Target) -> grpc.Channel:
 
 
 def open_aio_channel(target: Target, further: Options = ()) -> grpc.aio.Channel:
-    """For callers on an event loop. Connects when the first call is made."""
+    """For callers on an event loop. As `open_channel`."""
     options = [*_options(target), *further]
     credentials = _credentials(target)
     if credentials is None:
@@ -35,8 +38,8 @@ def _credentials(target: Target) -> grpc.ChannelCredentials | None:
     match target.security:
         case Plaintext():
             return None
-        case Pinned(certificate_pem):
-            return grpc.ssl_channel_credentials(root_certificates=certificate_pem)
+        case Pinned(certificate_pem=pem):
+            return grpc.ssl_channel_credentials(root_certificates=pem)
         case Trusted(authorities_pem):
             return grpc.ssl_channel_credentials(root_certificates=authorities_pem)
 
@@ -52,19 +55,19 @@ def _options(target: Target) -> list[tuple[str, int | str]]:
     if isinstance(target.security, Pinned):
         # The certificate itself is what is trusted; under which name and address it was reached
         # may change with every lease of an address.
-        name = _name_in(target.security.certificate_pem)
-        options.append(("grpc.ssl_target_name_override", name))
+        options.append(("grpc.ssl_target_name_override", _name_in(target)))
     return options
 
 
-def _name_in(certificate_pem: bytes) -> str:
-    """A name that the certificate is for."""
-    certificate = x509.load_pem_x509_certificate(certificate_pem)
+def _name_in(target: Target) -> str:
+    """A name that the certificate is for, which TLS asks for whatever else it is told."""
+    from edged.client.certificate import read_pem  # noqa: PLC0415  # imports cryptography
+
+    assert isinstance(target.security, Pinned)
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        return str(common[0].value) if common else ""
-    dns = names.get_values_for_type(x509.DNSName)
-    addresses = names.get_values_for_type(x509.IPAddress)
-    return dns[0].replace("*", "host", 1) if dns else str(addresses[0]) if addresses else ""
+        name = read_pem(target.security.certificate_pem).name
+    except ValueError as error:
+        raise ConfigError(f"the certificate kept for {target.shown} is damaged: {error}") from error
+    if name is None:
+        raise ConfigError(f"the certificate of {target.shown} is for no name and no address")
+    return name

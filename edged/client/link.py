@@ -11,10 +11,12 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from copy import copy
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import grpc
 
+from edged.client.address import UNIX_PREFIX
+from edged.client.channel import Options, open_aio_channel
 from edged.client.errors import (
     ClientError,
     ConnectionLostError,
@@ -27,10 +29,7 @@ from edged.client.target import Target
 from edged.client.told import error_of_call
 from edged.errors import EdgedError, Reason
 
-if TYPE_CHECKING:
-    from edged.client.channel import Options
-
-CHANNEL_OPTIONS: "Options" = (
+CHANNEL_OPTIONS: Options = (
     ("grpc.enable_retries", 0),
     # Else channels share the connections, and the failures, of others to the same address.
     ("grpc.use_local_subchannel_pool", 1),
@@ -159,6 +158,8 @@ class Link:
                 channel = await self._first_ready(found) if found else None
         except EdgedError as error:
             raise self.named(client_error(error)) from error
+        if channel is None and (why := await self._diagnosis()) is not None:
+            raise self.named(client_error(why))
         if channel is None:
             where = ", ".join(dict.fromkeys(way.address for way in self._ways))
             tried = "" if where == self.shown else f" ({where})"
@@ -166,10 +167,21 @@ class Link:
             raise self.named(UnreachableError(Reason.UNREACHABLE, detail))
         return channel
 
+    async def _diagnosis(self) -> EdgedError | None:
+        """Why nobody answers, as far as it can be told: above all, that somebody else does."""
+        from edged.client.trust import diagnose  # noqa: PLC0415  # imports cryptography
+
+        looks = [
+            asyncio.to_thread(diagnose, way, self._connect_timeout_s)
+            for way in self._ways
+            if not way.address.startswith(UNIX_PREFIX)
+        ]
+        found = [why for why in await asyncio.gather(*looks) if why is not None]
+        others = [why for why in found if why.reason is not Reason.UNREACHABLE]
+        return next(iter((*others, *found)), None)
+
     async def _first_ready(self, ways: Sequence[Target]) -> grpc.aio.Channel | None:
         """The channel that connects first; None if none does in time."""
-        from edged.client.channel import open_aio_channel  # noqa: PLC0415  # imports cryptography
-
         channels = [open_aio_channel(way, CHANNEL_OPTIONS) for way in ways]
         waits = {asyncio.create_task(_is_ready(channel)): channel for channel in channels}
         ready: grpc.aio.Channel | None = None

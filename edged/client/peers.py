@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -25,7 +26,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     """As the user knows it; unique in the file."""
-    addresses: tuple[str, ...]
+    addresses: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     """HOST:PORT, the one that answered last first."""
     fingerprint: str
     """Of its certificate, as `edged.node.fingerprint` writes it."""
@@ -85,9 +86,10 @@ class PeerBook:
 
     def forget(self, name: str) -> bool:
         """Remove it; whether it was there. Raises ConfigError as `put`."""
-        had = self.named(name) is not None
+        if self.named(name) is None:
+            return False
         self._change(lambda peers: tuple(one for one in peers if one.name != name))
-        return had
+        return True
 
     def _change(self, change: Callable[[tuple[Peer, ...]], tuple[Peer, ...]]) -> None:
         try:

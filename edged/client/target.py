@@ -27,6 +27,8 @@ class Pinned:
     """TLS with exactly this certificate."""
 
     certificate_pem: bytes
+    peer: str = ""
+    """The daemon's name in the peers' file; "" if it is not from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def target_of(address: Address, environ: Mapping[str, str]) -> Target:
 
 def target_of_peer(peer: Peer, token: str | None = None) -> Target:
     """`token` beats the peer's own."""
-    security = Pinned(peer.certificate_pem.encode())
+    security = Pinned(peer.certificate_pem.encode(), peer.name)
     return Target(peer.name, peer.addresses[0], security, token or peer.token or None)
 
 
@@ -93,7 +95,7 @@ def _network_target(
 ) -> Target:
     peer = PeerBook(peers_file(environ)).at(address.host_port)
     if peer is not None:
-        security: Security = Pinned(peer.certificate_pem.encode())
+        security: Security = Pinned(peer.certificate_pem.encode(), peer.name)
         return Target(str(address), address.host_port, security, token or peer.token or None)
     if authorities := environ.get(CA_VARIABLE):
         return Target(str(address), address.host_port, Trusted(_read(authorities)), token)

@@ -54,7 +54,7 @@ class Timeouts:
         for name in self.__slots__:
             value = getattr(self, name)
             if not value > 0:
-                raise bad_request(f"timeouts.{name}", f"is {value!r}; expected more than 0")
+                raise ValueError(f"{name} is {value!r}; expected more than 0")
 
 
 DEFAULT_TIMEOUTS = Timeouts()

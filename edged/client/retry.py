@@ -20,11 +20,11 @@ PlaceT = TypeVar("PlaceT")
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how long a call that was not admitted is tried again. Falling over to another
-    daemon at once is no retry; asking all of them again is one."""
+    """How often and how long a call that was not admitted is tried again. To fall over to another
+    daemon is no retry."""
 
     max_attempts: int = 4
-    """Asking every daemon in turn is one attempt."""
+    """Of each daemon."""
     max_wait_s: float = 30.0
     """After this time, from the first attempt on, no other begins."""
     first_backoff_s: float = 0.25
@@ -32,11 +32,18 @@ class RetryPolicy:
     max_backoff_s: float = 8.0
 
     def __post_init__(self) -> None:
-        assert self.max_attempts >= 1, f"max_attempts is {self.max_attempts}; expected at least 1"
-        assert self.max_wait_s >= 0, f"max_wait_s is {self.max_wait_s}; expected at least 0"
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts is {self.max_attempts}; expected at least 1")
+        for name in ("max_wait_s", "first_backoff_s", "max_backoff_s"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")
 
 
 NO_RETRIES = RetryPolicy(max_attempts=1)
+
+
+_MAX_DOUBLINGS = 64
+"""A patient program would run out of numbers."""
 
 
 class Remedy(Enum):
@@ -79,7 +86,7 @@ LOST_THERE = frozenset(
 
 
 class Attempts(Generic[PlaceT]):
-    """The attempts of one call at several places. One attempt asks each place that is due."""
+    """The attempts of one call at several places, each of which is asked `max_attempts` times."""
 
     def __init__(
         self, places: Iterable[PlaceT], policy: RetryPolicy, started_s: float, draw: random.Random
@@ -89,7 +96,7 @@ class Attempts(Generic[PlaceT]):
         self._policy = policy
         self._ends_s = started_s + policy.max_wait_s
         self._draw = draw
-        self._num_made = 0
+        self._num_asked: dict[PlaceT, int] = {}
         self.errors: dict[PlaceT, ClientError] = {}
         """The last of each place that failed."""
 
@@ -98,34 +105,35 @@ class Attempts(Generic[PlaceT]):
         return [place for place, due_s in self._due_s.items() if due_s <= now_s]
 
     def add(self, places: Iterable[PlaceT], now_s: float) -> None:
-        """To be asked in this same attempt."""
+        """To be asked at once."""
         self._due_s |= dict.fromkeys(places, now_s)
 
     def failed(self, place: PlaceT, error: ClientError, now_s: float) -> None:
         """Raises the error: nothing can follow it."""
         self.errors[place] = error
-        match REMEDIES[error.reason]:
-            case Remedy.NONE:
-                raise error
-            case Remedy.ELSEWHERE:
-                del self._due_s[place]
-            case Remedy.LATER:
-                self._due_s[place] = now_s + self._own_wait_s(error)
+        num_asked = self._num_asked[place] = self._num_asked.get(place, 0) + 1
+        remedy = REMEDIES[error.reason]
+        if remedy is Remedy.NONE:
+            raise error
+        if remedy is Remedy.ELSEWHERE or num_asked >= self._policy.max_attempts:
+            del self._due_s[place]
+        else:
+            self._due_s[place] = now_s + self._own_wait_s(error, num_asked)
 
     def wait_s(self, now_s: float) -> float | None:
         """How long to wait when every place that was due has failed; None to give up."""
-        self._num_made += 1
-        if not self._due_s or self._num_made >= self._policy.max_attempts:
+        if not self._due_s:
             return None
         next_s = min(self._due_s.values())
         return None if next_s > self._ends_s else max(0.0, next_s - now_s)
 
-    def _own_wait_s(self, error: ClientError) -> float:
+    def _own_wait_s(self, error: ClientError, num_asked: int) -> float:
         """Never less than the daemon says, and a little more: not all shall come back at once."""
         policy = self._policy
         if error.retry_after_s is not None:
             return error.retry_after_s * self._draw.uniform(1.0, 1.25)
-        backoff_s = min(policy.first_backoff_s * 2.0**self._num_made, policy.max_backoff_s)
+        doublings = min(num_asked - 1, _MAX_DOUBLINGS)
+        backoff_s = min(policy.first_backoff_s * 2.0**doublings, policy.max_backoff_s)
         return backoff_s * self._draw.uniform(0.5, 1.0)
 
 

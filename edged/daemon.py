@@ -24,8 +24,11 @@ from collections.abc import Sequence
 from edged import __version__
 from edged.clock import Clock, MonotonicClock
 from edged.config import Settings
+from edged.config.values import AUTO
 from edged.core.types import SloTier
 from edged.log import configure_logging, get_logger
+from edged.node.advertise import Advertiser, host_name
+from edged.node.dns_sd import Auth, ServiceText
 from edged.rpc.convert import Tiers
 from edged.rpc.inference import InferenceLimits
 from edged.rpc.server import RpcServer, RpcSettings
@@ -74,15 +77,21 @@ class Daemon:
         await server.start()
         self._log.info("listening", version=__version__, listeners=list(server.listeners))
         health = asyncio.create_task(self._keep_health(fleet, server), name="health")
+        advertiser = self._advertiser(server.listeners)
+        if self._settings.server.discovery:
+            advertiser.start()
         try:
             for name, model in self._settings.models.items():
                 if model.preload and not self._is_draining:
                     await fleet.load(name)
             await self._drain_requested.wait()
             server.set_serving(False)
+            # Before anything is refused: who looks for a daemon now shall not find this one.
+            await advertiser.stop()
             await self._drain(fleet)
         finally:
             health.cancel()
+            await advertiser.stop()
             await server.stop(STOP_GRACE_S)
         self._log.info("stopped")
         return 0
@@ -118,6 +127,13 @@ class Daemon:
         tiers = Tiers(tier_specs(self._settings), SloTier(server_settings.default_tier))
         server = RpcServer(rpc_settings, fleet, tiers, view, self._clock)
         return server
+
+    def _advertiser(self, listeners: Sequence[str]) -> Advertiser:
+        server = self._settings.server
+        name = host_name() if server.name == AUTO else server.name
+        return Advertiser(
+            name, listeners, ServiceText(__version__, Auth.NONE, fingerprint=""), self._clock
+        )
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()

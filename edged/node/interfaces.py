@@ -1,0 +1,143 @@
+"""Which of the host's interfaces and addresses others on the local network can use.
+
+Point-to-point links (tunnels of a VPN) are left out: what is told there reaches other places than
+the local network.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from edged.places import is_loopback
+
+MAX_ADDRESSES = 16
+"""Told of one daemon: a host of containers has a bridge for each network of theirs."""
+
+Address = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+Host = ipaddress.IPv4Address | ipaddress.IPv6Address
+_WILDCARDS = {"0.0.0.0": (4,), "::": (4, 6)}  # noqa: S104  # recognized, not bound
+"""A socket for every IPv6 address takes IPv4 too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One that is up, and can multicast."""
+
+    name: str
+    index: int
+    addresses: tuple[Address, ...]
+    """With their networks."""
+
+    @property
+    def ipv4(self) -> str | None:
+        """The first one: what a socket that sends here is bound to."""
+        return next((str(one.ip) for one in self.addresses if one.version == 4), None)
+
+    @property
+    def has_ipv6(self) -> bool:
+        return any(one.version == 6 for one in self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class Reachable:
+    """Where other hosts reach a daemon."""
+
+    port: int
+    addresses: tuple[str, ...]
+    """Without scopes: those are each host's own. Best first."""
+    interfaces: tuple[Interface, ...]
+    """That have them."""
+
+
+def usable_interfaces() -> tuple[Interface, ...]:
+    """Those of this moment."""
+    states = psutil.net_if_stats()
+    found = []
+    for name, addresses in sorted(psutil.net_if_addrs().items()):
+        state = states.get(name)
+        flags = state.flags.split(",") if state is not None else []
+        if state is None or not state.isup or "loopback" in flags or "pointopoint" in flags:
+            continue
+        if "multicast" not in flags:
+            continue
+        parsed = [_address(one.family, one.address, one.netmask or "") for one in addresses]
+        usable = tuple(one for one in parsed if one is not None and not one.ip.is_loopback)
+        try:
+            index = socket.if_nametoindex(name)
+        except OSError:
+            continue  # It went away meanwhile.
+        if usable:
+            found.append(Interface(name, index, usable))
+    return tuple(found)
+
+
+def network_listeners(listeners: Iterable[str]) -> tuple[str, ...]:
+    """Those of "HOST:PORT" and "unix:PATH" that other hosts can reach."""
+    return tuple(
+        one
+        for one in listeners
+        if not one.startswith("unix:") and not is_loopback(one.rpartition(":")[0])
+    )
+
+
+def reachable(listeners: Sequence[str], interfaces: Sequence[Interface]) -> Reachable | None:
+    """The addresses that listeners at the port of the first of them really have; None if no other
+    host reaches any."""
+    open_to_others = network_listeners(listeners)
+    if not open_to_others:
+        return None
+    port = int(open_to_others[0].rpartition(":")[2])
+    hosts = [
+        host.strip("[]")
+        for host, _, its_port in (one.rpartition(":") for one in open_to_others)
+        if int(its_port) == port
+    ]
+    having: dict[str, Interface] = {}
+    addresses: dict[str, Host] = {}
+    for interface in interfaces:
+        for one in interface.addresses:
+            if any(_is_bound(host, one.ip, interface.name) for host in hosts):
+                having[interface.name] = interface
+                text = str(one.ip).partition("%")[0]
+                addresses[text] = one.ip
+    best_first = sorted(addresses, key=lambda text: _rank(addresses[text]))[:MAX_ADDRESSES]
+    return Reachable(port, tuple(best_first), tuple(having.values())) if best_first else None
+
+
+def on_link(address: Host, interfaces: Iterable[Interface]) -> bool:
+    """Whether it is of a network that one of the interfaces is in."""
+    if address.is_link_local:
+        return True
+    return any(
+        address.version == one.version and address in one.network
+        for interface in interfaces
+        for one in interface.addresses
+    )
+
+
+def _address(family: int, text: str, mask: str) -> Address | None:
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    try:
+        if family == socket.AF_INET6 and mask:
+            mask = str(int(ipaddress.IPv6Address(mask)).bit_count())
+        return ipaddress.ip_interface(f"{text}/{mask}" if mask else text)
+    except ValueError:
+        return None
+
+
+def _is_bound(host: str, address: Host, interface: str) -> bool:
+    """Whether a listener at `host` answers at `address`."""
+    if host in _WILDCARDS:
+        return address.version in _WILDCARDS[host]
+    bare, _, scope = host.partition("%")
+    own = str(address).partition("%")[0]
+    return bare == own and scope in ("", interface)
+
+
+def _rank(address: Host) -> tuple[bool, bool]:
+    """What most hosts can use comes first."""
+    return address.is_link_local, address.version == 6

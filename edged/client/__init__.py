@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Resumed,
         Token,
     )
+    from edged.client.nearby import discover
     from edged.client.retry import RetryPolicy
     from edged.client.stream import AsyncStream
 
@@ -46,6 +47,7 @@ __all__ = [
     "Timeouts",
     "Token",
     "Tokens",
+    "discover",
 ]
 
 _MODULES = {
@@ -63,6 +65,7 @@ _MODULES = {
         "Resumed",
         "Token",
     ),
+    "nearby": ("discover",),
     "retry": ("RetryPolicy",),
     "stream": ("AsyncStream",),
 }

@@ -2,22 +2,23 @@
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from google.protobuf.message import DecodeError, Message
 
 from edged.client.asking import Options, Prompt, to_prompt, to_request
 from edged.client.calling import Caller
-from edged.client.errors import ProtocolError, bad_request
+from edged.client.errors import ProtocolError, bad_request, client_error
 from edged.client.events import Answer
 from edged.client.link import Link
+from edged.client.nearby import Moved, discover_async, ways_to_others
+from edged.client.peers import PeerBook
 from edged.client.retry import RetryPolicy
-from edged.client.route import Route, Ways, Where, ways_to, ways_to_peers
+from edged.client.route import Given, Route, Where, given_by
 from edged.client.stream import AsyncStream, Call
-from edged.client.target import Pinned
 from edged.client.values import (
     Identity,
     Model,
@@ -32,8 +33,12 @@ from edged.client.values import (
     to_tier,
 )
 from edged.clock import Clock, MonotonicClock
-from edged.errors import Reason
+from edged.errors import EdgedError, Reason
+from edged.places import peers_file
 from edged.v1 import access_pb2, admin_pb2, inference_pb2
+
+if TYPE_CHECKING:
+    from edged.client.browse import Discovery
 
 ResponseT = TypeVar("ResponseT", bound=Message)
 
@@ -64,11 +69,11 @@ DEFAULT_RETRY = RetryPolicy()
 class AsyncClient:
     """Asks one daemon, or the first of several that does it.
 
-    `where` is a name that was paired with, an address, a socket, or several of them in the order
-    in which they are to be asked; without it, `EDGED_HOST`, a socket on this machine, or the usual
-    port. `client` names the program to the daemon, `token` is for a daemon that has given one.
-    `retry=None` asks once. `fall_over` lets the other daemons that this user has paired with be
-    asked when none of those that were given will do; they see the prompt then.
+    `where` is a name that was paired with, an address, a socket, a daemon that was discovered, or
+    several of them in the order in which they are to be asked; without it, `EDGED_HOST`, a socket
+    on this machine, or the usual port. `client` names the program to the daemon, `token` is for a
+    daemon that has given one. `retry=None` asks once. `fall_over` lets the other daemons that this
+    user has paired with be asked when none of those that were given will do; they see the prompt.
 
     Made anywhere, it belongs to the event loop of its first call. Not to be used across a fork.
     """
@@ -89,9 +94,9 @@ class AsyncClient:
         self._timeouts = timeouts
         self._environ = environ
         self._clock: Clock = MonotonicClock()
-        ways = ways_to(where, token, environ)
-        further = (lambda: self._further(ways)) if fall_over else tuple[Link, ...]
-        self._route = Route([self._link(one) for one in ways], further, self._clock)
+        self._given = given_by(where, token, environ)
+        find_others = self._find_others if fall_over else None
+        self._route = Route(self._given, self._connect, self._clock, find_others)
         self._caller = Caller(self._route, retry, self._clock, draw=random.Random())
 
     async def __aenter__(self) -> Self:
@@ -108,6 +113,13 @@ class AsyncClient:
     async def aclose(self) -> None:
         """Close every connection; what runs ends with RequestCancelledError."""
         await self._route.close()
+
+    @staticmethod
+    async def discover(
+        timeout_s: float | None = None, *, environ: Mapping[str, str] = os.environ
+    ) -> "Discovery":
+        """The daemons that answer on the local network, those that were paired with first."""
+        return await discover_async(timeout_s, environ=environ)
 
     # ── Answers ──────────────────────────────────────────────────────────────────────────────────
 
@@ -208,11 +220,14 @@ class AsyncClient:
             error.daemon = link.shown
             raise error from None
 
-    def _link(self, ways: Ways) -> Link:
-        return Link(ways, self._timeouts.connect_s)
+    def _connect(self, given: Given) -> Link:
+        find = Moved(given.peer, given.ways, self._clock) if given.peer is not None else None
+        return Link(given.ways, self._timeouts.connect_s, find)
 
-    def _further(self, given: Sequence[Ways]) -> list[Link]:
-        """To the paired daemons that are not among those that were given."""
-        known = {way.security for ways in given for way in ways if isinstance(way.security, Pinned)}
-        peers = ways_to_peers(self._environ)
-        return [self._link(ways) for ways in peers if ways[0].security not in known]
+    async def _find_others(self) -> list[Given]:
+        try:
+            peers = PeerBook(peers_file(self._environ)).all()
+            known = [one.peer.fingerprint for one in self._given if one.peer is not None]
+            return [Given(ways, peer) for peer, ways in await ways_to_others(peers, known)]
+        except EdgedError as error:
+            raise client_error(error) from None

@@ -4,16 +4,20 @@ import os
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 from edged.client.aio import DEFAULT_RETRY, DEFAULT_TIMEOUTS, AsyncClient, Timeouts
 from edged.client.asking import Options, Prompt
 from edged.client.events import Answer, Event, Finished
 from edged.client.loop import LoopThread
+from edged.client.nearby import discover
 from edged.client.retry import RetryPolicy
 from edged.client.route import Where
 from edged.client.stream import AsyncStream
 from edged.client.values import Identity, Model, Request, Status, Tier, TokenCount
+
+if TYPE_CHECKING:
+    from edged.client.browse import Discovery
 
 
 class Stream:
@@ -127,6 +131,13 @@ class Client:
     def close(self) -> None:
         """Close every connection; what runs ends with RequestCancelledError."""
         self._close()
+
+    @staticmethod
+    def discover(
+        timeout_s: float | None = None, *, environ: Mapping[str, str] = os.environ
+    ) -> "Discovery":
+        """The daemons that answer on the local network, those that were paired with first."""
+        return discover(timeout_s, environ=environ)
 
     # ── Answers ──────────────────────────────────────────────────────────────────────────────────
 

@@ -60,9 +60,9 @@ class Caller:
                     attempts.failed(link, error, self._clock.now_s())
             if not is_widened:
                 is_widened = True
-                further = [link for link in self._route.further() if link not in without]
-                attempts.add(further, self._clock.now_s())
-                if further:
+                others = [link for link in await self._route.others() if link not in without]
+                attempts.add(others, self._clock.now_s())
+                if others:
                     continue
             now_s = self._clock.now_s()
             wait_s = attempts.wait_s(now_s)
@@ -70,8 +70,9 @@ class Caller:
                 raise most_telling(list(attempts.errors.values()))
             await self._pause(wait_s)
 
-    def has_others_than(self, lost: Collection[Link]) -> bool:
-        return any(link not in lost for link in (*self._route.order(), *self._route.further()))
+    async def has_others_than(self, lost: Collection[Link]) -> bool:
+        given = self._route.order()
+        return any(link not in lost for link in (*given, *await self._route.others()))
 
     def _remaining_s(self, ends_s: float | None, link: Link) -> float | None:
         if ends_s is None:

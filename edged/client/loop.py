@@ -26,6 +26,7 @@ class LoopThread:
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self._closing: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._lock = threading.RLock()
         self._pid = os.getpid()
         self._thread.start()
 
@@ -35,9 +36,10 @@ class LoopThread:
             raise RuntimeError("a client does not survive a fork: make another one in the child")
         if threading.current_thread() is self._thread:
             raise RuntimeError("a blocking client was called on its own thread")
-        if self._is_closed:
-            raise RequestCancelledError(Reason.CANCELLED, "the client was closed")
-        future = asyncio.run_coroutine_threadsafe(work(), self._loop)
+        with self._lock:  # what begins after the end would never end
+            if self._is_closed:
+                raise RequestCancelledError(Reason.CANCELLED, "the client was closed")
+            future = asyncio.run_coroutine_threadsafe(work(), self._loop)
         try:
             return future.result()
         except BaseException:
@@ -47,10 +49,13 @@ class LoopThread:
     def close(self, last: Callable[[], Work[None]]) -> None:
         """Do what is `last`, then end the thread. May be called twice, from any thread, and by the
         garbage collector, which may run on this thread too."""
-        if self._is_closed or os.getpid() != self._pid:
+        if os.getpid() != self._pid:
             return
-        self._is_closed = True
-        self._loop.call_soon_threadsafe(self._end, last)
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._loop.call_soon_threadsafe(self._end, last)
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_TIMEOUT_S)
 

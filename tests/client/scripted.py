@@ -11,6 +11,7 @@ import grpc
 from edged.errors import EdgedError
 from edged.rpc.status import CallFailure, from_edged_error
 from edged.v1 import inference_pb2 as pb
+from tests.client.certificates import Certified
 from tests.rpc.fakes import GATE_TIMEOUT_S
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -113,11 +114,15 @@ class Scripted:
     _server: grpc.aio.Server | None = None
     _dying: asyncio.Task[None] | None = None
 
-    async def start(self, address: str) -> None:
+    async def start(self, address: str, certified: Certified | None = None) -> None:
         handler = grpc.unary_stream_rpc_method_handler(self._play)
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         self._server.add_generic_rpc_handlers((_Everything(handler),))
-        port = self._server.add_insecure_port(address)
+        if certified is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            keys = [(certified.key_pem, certified.chain_pem)]
+            port = self._server.add_secure_port(address, grpc.ssl_server_credentials(keys))
         self.address = address if address.startswith("unix:") else f"127.0.0.1:{port}"
         await self._server.start()
 
@@ -154,10 +159,12 @@ class _Everything(grpc.GenericRpcHandler):
 
 
 @asynccontextmanager
-async def playing(*scenes: Scene, address: str = "127.0.0.1:0") -> AsyncIterator[Scripted]:
+async def playing(
+    *scenes: Scene, address: str = "127.0.0.1:0", certified: Certified | None = None
+) -> AsyncIterator[Scripted]:
     """A daemon that plays a scene for each call, and the last one for all further calls."""
     daemon = Scripted(list(scenes))
-    await daemon.start(address)
+    await daemon.start(address, certified)
     try:
         yield daemon
     finally:

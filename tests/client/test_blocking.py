@@ -15,7 +15,7 @@ import pytest
 from edged.client import Client
 from edged.client.errors import RequestCancelledError, UnreachableError
 from edged.client.loop import THREAD_NAME
-from tests.client.scripted import WHOLE, admitted, is_silent, playing, says, then
+from tests.client.scripted import WHOLE, admitted, dies, is_silent, playing, says, then
 from tests.rpc.fakes import GATE_TIMEOUT_S
 
 ResultT = TypeVar("ResultT")
@@ -185,6 +185,19 @@ threading.Thread(target=read, daemon=True).start()
     async with playing(then(says(admitted()), is_silent())) as daemon:
         assert await run_program(code, daemon.address) == (0, "", "")
         await daemon.wait_until_given_up()
+
+
+async def test_a_lost_connection_is_told_by_the_error_alone() -> None:
+    code = """
+import sys
+from edged.client import Client, ClientError
+try:
+    Client(sys.argv[1]).complete("Hi")
+except ClientError as error:
+    print(error.text_so_far)
+"""
+    async with playing(then(says(*WHOLE[:2]), dies())) as daemon:
+        assert await run_program(code, daemon.address) == (0, "Par\n", "")
 
 
 async def test_ctrl_c_cancels_the_request_and_is_raised() -> None:

@@ -4,6 +4,7 @@ What it offers is imported when it is first used: `edgectl` imports this package
 and is to start at once.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,8 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     for module, names in _MODULES.items():
         if name in names:
+            # Read by gRPC as it is imported. Without it, it tells stderr of every lost connection.
+            os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
             return getattr(import_module(f"edged.client.{module}"), name)
     raise AttributeError(f"module 'edged.client' has no attribute {name!r}")
 

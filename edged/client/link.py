@@ -29,9 +29,6 @@ from edged.client.target import Target
 from edged.client.told import error_of_call
 from edged.errors import EdgedError, Reason
 
-# Without it gRPC tells stderr of every connection that ends; this is what it documents as default.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-
 CHANNEL_OPTIONS: Options = (
     ("grpc.enable_retries", 0),
     # Else channels share the connections, and the failures, of others to the same address.

@@ -16,6 +16,7 @@ import typer
 from edged.cli import ask
 from edged.cli.complete import model_names, request_ids
 from edged.cli.connected import Global, connected
+from edged.cli.discover import discover
 from edged.cli.entry import run_command
 from edged.cli.exits import EXIT_CODES_HELP
 from edged.cli.options import (
@@ -174,6 +175,7 @@ def models_unload(
 
 app.command()(ask.run)
 app.command()(ask.chat)
+app.command()(discover)
 
 
 @app.command()

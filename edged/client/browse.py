@@ -51,7 +51,7 @@ from edged.node.multicast import (
 
 BYTES_PER_S = 2 * 1024 * 1024
 SENDER_BYTES_PER_S = 256 * 1024
-DISCOVER_S = 1.0
+DISCOVER_S = 0.8
 """Time for answers where some come; most take a tenth of it."""
 PATIENCE_S = 3.0
 """Where none comes."""
@@ -62,6 +62,7 @@ _FIRST_QUERY_S = (0.02, 0.12)
 """At random: many may be started at once (RFC 6762, 5.2)."""
 _QUERY_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 _QUERY_PAUSE_S = 19.0
+_GATHER_S = 0.05
 _TICK_S = 0.25
 _LOOK_AROUND_S = 2.0
 _MAX_QUESTIONS = 32
@@ -127,7 +128,6 @@ class Browser:
         nothing else: there is no queue."""
         told: dict[object, FoundDaemon] = {}
         while True:
-            self._changed.clear()
             known = self._sightings.found()
             for key in [key for key in told if key not in known]:
                 yield Change(Kind.REMOVED, told.pop(key))
@@ -138,7 +138,7 @@ class Browser:
                     yield Change(Kind.ADDED, daemon)
                 elif was != daemon:
                     yield Change(Kind.UPDATED, daemon)
-            await self._changed.wait()
+            await self._next()
 
     async def wait_for(
         self, fits: Callable[[FoundDaemon], bool], timeout_s: float
@@ -147,10 +147,16 @@ class Browser:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while not any(map(fits, self.found())):
-                    self._changed.clear()
-                    await self._changed.wait()
+                    await self._next()
                 await asyncio.sleep(SETTLE_S)
         return tuple(filter(fits, self.found()))
+
+    async def _next(self) -> None:
+        """Until something was heard, and what belongs to it: a daemon answers on each of its
+        interfaces and by both families at once."""
+        await self._changed.wait()
+        await asyncio.sleep(_GATHER_S)
+        self._changed.clear()
 
     async def __aenter__(self) -> Self:
         self._interfaces = usable_interfaces()
@@ -228,12 +234,12 @@ class Browser:
             self._send(DNSQuestion(SERVICE_TYPE, TYPE_PTR, CLASS_IN))
 
     def _ask_from_own_ports(self) -> None:
-        query = DNSOutgoing(FLAGS_QUERY, multicast=False, id_=random.randrange(1, 2**16))
-        query.add_question(DNSQuestion(SERVICE_TYPE, TYPE_PTR, CLASS_IN))
-        packet = query.packets()[0]
         for transport in self._one_shots:
+            # Each with a number of its own: the same packet twice is answered once.
+            query = DNSOutgoing(FLAGS_QUERY, multicast=False, id_=random.randrange(1, 2**16))
+            query.add_question(DNSQuestion(SERVICE_TYPE, TYPE_PTR, CLASS_IN))
             is_ipv4 = len(transport.get_extra_info("sockname")) == 2
-            transport.sendto(packet, (IPV4_GROUP if is_ipv4 else IPV6_GROUP, PORT))
+            transport.sendto(query.packets()[0], (IPV4_GROUP if is_ipv4 else IPV6_GROUP, PORT))
 
     def _send(self, *questions: DNSQuestion) -> None:
         if self._zeroconf is None:

@@ -164,15 +164,17 @@ class Daemon:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, tables: Tables, *flags: str, **environ: str
+    folder: Path, tables: Tables, *flags: str, within: Sequence[str] = (), **environ: str
 ) -> AsyncIterator[Daemon]:
     """A daemon on a socket of its own and a free port, configured by `tables`, flags and variables.
 
+    `within` is a command that runs another, as `ip netns exec NAME`.
     Handed over when it listens. At the end it is asked to stop at once, if it still runs; unless a
     signal ended it, nothing may be left of it.
     """
     environment = environment_of(folder) | environ
     process = await asyncio.create_subprocess_exec(
+        *within,
         Program("edged").path,
         *serve_arguments(folder, tables),
         *flags,

@@ -1,0 +1,153 @@
+"""What `edgectl discover` does: looks, asks those it found, and shows both."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+from edged.cli.as_json import as_json, enum_name
+from edged.cli.columns import Cell, Column, Style, Styled, laid_out
+from edged.cli.exits import CommandError, ExitCode
+from edged.cli.output import Json, emit, emit_json, harmless, note, wants_colour
+from edged.cli.probe import Answer, probe, probe_all
+from edged.client.browse import Browser, Change, Kind, discover
+from edged.client.found import FoundDaemon
+from edged.client.peers import Peer, PeerBook
+from edged.places import peers_file
+from edged.v1 import admin_pb2, inference_pb2
+
+MAX_PROBES_WAITING = 256
+"""With --watch; who comes while so many are being asked is shown without an answer."""
+
+_WORDS = {Kind.ADDED: "found", Kind.UPDATED: "changed", Kind.REMOVED: "gone"}
+_NONE = (
+    "no daemon was found on the local network{problem}. A daemon is found if it has "
+    "server.discovery = true and listens on an address of the network; multicast (UDP port 5353) "
+    "must not be blocked by a firewall, by the isolation of a wireless network or by a router "
+    "between two networks. `edgectl pair HOST:PORT` needs no discovery."
+)
+
+
+def print_found(*, json: bool, probe: bool, timeout_s: float | None) -> None:
+    """List what is found in the time.
+
+    Raises:
+        CommandError: nothing; the exit code is that of no answer.
+    """
+    peers = PeerBook(peers_file(os.environ)).all()
+    found = asyncio.run(discover(peers, timeout_s))
+    if not found.daemons:
+        problem = "" if found.problem is None else f": {found.problem}"
+        raise CommandError(_NONE.format(problem=problem), ExitCode.UNREACHABLE)
+    answers: Sequence[Answer | None] = [None] * len(found.daemons)
+    if probe:
+        answers = asyncio.run(probe_all(found.daemons, peers, os.environ))
+    pairs = list(zip(found.daemons, answers, strict=True))
+    if json:
+        for daemon, answer in pairs:
+            emit_json(_as_json(daemon, answer))
+    else:
+        emit(_table(pairs, probed=probe))
+    if found.problem is not None:
+        note(f"edgectl: there may be more: {found.problem}")
+
+
+def watch(*, json: bool, probe: bool, timeout_s: float | None) -> None:
+    """A line for each change, for that long or until Ctrl-C."""
+    asyncio.run(_watch(json=json, probed=probe, timeout_s=timeout_s))
+
+
+async def _watch(*, json: bool, probed: bool, timeout_s: float | None) -> None:
+    peers = PeerBook(peers_file(os.environ)).all()
+    asking: set[asyncio.Task[None]] = set()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s), Browser(peers) as browser:
+            if browser.problem is not None:
+                note(f"edgectl: {browser.problem}")
+            async for change in browser.changes():
+                wants_answer = probed and change.kind is not Kind.REMOVED
+                if not wants_answer or len(asking) >= MAX_PROBES_WAITING:
+                    _tell(change, None, json=json)
+                    continue
+                task = asyncio.create_task(_ask_and_tell(change, peers, json=json))
+                asking.add(task)
+                task.add_done_callback(asking.discard)
+
+
+async def _ask_and_tell(change: Change, peers: Sequence[Peer], *, json: bool) -> None:
+    _tell(change, await probe(change.daemon, peers, os.environ), json=json)
+
+
+def _tell(change: Change, answer: Answer | None, *, json: bool) -> None:
+    if json:
+        emit_json({"change": change.kind.value, **_as_json(change.daemon, answer)})
+        return
+    daemon = change.daemon
+    words = [_WORDS[change.kind], daemon.name, daemon.addresses[0], daemon.version]
+    words += [daemon.auth.value, "paired" if daemon.peer is not None else "not paired"]
+    if answer is not None:
+        words += [_state(answer), _models(answer), _load(answer)]
+    emit(harmless("  ".join(words)).rstrip() + "\n")
+
+
+def _table(pairs: Sequence[tuple[FoundDaemon, Answer | None]], *, probed: bool) -> str:
+    heads = ["NAME", "ADDRESS", "VERSION", "AUTH", "PAIRED"]
+    heads += ["STATE", "MODELS", "TIERS", "LOAD"] if probed else []
+    rows: list[list[Cell]] = []
+    for daemon, answer in pairs:
+        row: list[Cell] = [
+            daemon.name,
+            daemon.addresses[0] if answer is None else answer.address or daemon.addresses[0],
+            daemon.version,
+            daemon.auth.value,
+            Styled("no", None) if daemon.peer is None else Styled(daemon.peer, Style.GREEN),
+        ]
+        if answer is not None:
+            row += [_state(answer), _models(answer), _tiers(answer), _load(answer)]
+        rows.append(row)
+    columns = [Column(head) for head in heads]
+    return laid_out(columns, rows, colour=wants_colour(sys.stdout))
+
+
+def _state(answer: Answer) -> str:
+    if answer.status is not None:
+        return enum_name(admin_pb2.DaemonState.DESCRIPTOR, answer.status.state)
+    return answer.problem
+
+
+def _models(answer: Answer) -> str:
+    if answer.status is None:
+        return "-"
+    return ",".join(model.name for model in answer.status.models) or "-"
+
+
+def _tiers(answer: Answer) -> str:
+    names = (enum_name(inference_pb2.Tier.DESCRIPTOR, tier.tier) for tier in answer.tiers)
+    return ",".join(names) or "-"
+
+
+def _load(answer: Answer) -> str:
+    if answer.status is None:
+        return "-"
+    tiers = [tier for model in answer.status.models for tier in model.tiers]
+    running = sum(tier.num_running for tier in tiers)
+    waiting = sum(tier.num_waiting + tier.num_preempted for tier in tiers)
+    return f"{running} running, {waiting} waiting"
+
+
+def _as_json(daemon: FoundDaemon, answer: Answer | None) -> dict[str, Json]:
+    told: dict[str, Json] = {
+        "name": daemon.name,
+        "addresses": list(daemon.addresses),
+        "version": daemon.version,
+        "auth": daemon.auth.value,
+        "fingerprint": daemon.fingerprint or None,
+        "peer": daemon.peer,
+    }
+    if answer is not None:
+        told["address"] = answer.address
+        told["problem"] = answer.problem or None
+        told["status"] = None if answer.status is None else as_json(answer.status)
+        told["tiers"] = [as_json(tier) for tier in answer.tiers]
+    return told

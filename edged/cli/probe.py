@@ -1,0 +1,117 @@
+"""Asks daemons that were found on the local network what they serve.
+
+What a daemon says of itself there is a claim. So a token goes to one that was paired with alone,
+over TLS with the certificate that was seen then; of others it is only tried whether anybody
+listens. One that says that it needs neither TLS nor token is asked without.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from edged.client.channel import open_aio_channel
+from edged.client.found import FoundDaemon
+from edged.client.peers import Peer
+from edged.client.target import TOKEN_VARIABLE, Pinned, Plaintext, Target
+from edged.node.dns_sd import Auth
+from edged.v1 import admin_pb2, admin_pb2_grpc
+
+PROBE_TIMEOUT_S = 2.0
+"""For one address."""
+MAX_ADDRESSES_TRIED = 4
+MAX_AT_ONCE = 32
+MAX_PROBED = 512
+"""Of one list; the first are those that were paired with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of asking one daemon."""
+
+    address: str | None
+    """That answered, or took a connection."""
+    problem: str
+    """Why there is no status, in a few words; "" if there is one."""
+    status: admin_pb2.Status | None = None
+    tiers: tuple[admin_pb2.TierInfo, ...] = ()
+
+
+async def probe_all(
+    daemons: Sequence[FoundDaemon], peers: Sequence[Peer], environ: Mapping[str, str]
+) -> list[Answer | None]:
+    """In their order, MAX_AT_ONCE at a time; None beyond MAX_PROBED."""
+    room = asyncio.Semaphore(MAX_AT_ONCE)
+
+    async def ask(daemon: FoundDaemon) -> Answer:
+        async with room:
+            return await probe(daemon, peers, environ)
+
+    answers = await asyncio.gather(*(ask(daemon) for daemon in daemons[:MAX_PROBED]))
+    return [*answers, *[None] * (len(daemons) - len(answers))]
+
+
+async def probe(daemon: FoundDaemon, peers: Sequence[Peer], environ: Mapping[str, str]) -> Answer:
+    """Within PROBE_TIMEOUT_S for each of MAX_ADDRESSES_TRIED addresses."""
+    answer = Answer(None, "unreachable")
+    for address in daemon.addresses[:MAX_ADDRESSES_TRIED]:
+        target = _target(daemon, address, peers, environ)
+        if target is None:
+            if await _takes_connections(address):
+                return Answer(address, "not paired")
+            continue
+        answer = await _ask(target)
+        if answer.address is not None:
+            return answer
+    return answer
+
+
+def _target(
+    daemon: FoundDaemon, address: str, peers: Sequence[Peer], environ: Mapping[str, str]
+) -> Target | None:
+    """None if it may not be asked."""
+    if not daemon.fingerprint:
+        is_open = daemon.auth is Auth.NONE
+        return Target(daemon.name, address, Plaintext()) if is_open else None
+    peer = next((one for one in peers if one.fingerprint == daemon.fingerprint), None)
+    if peer is None:
+        return None
+    token = environ.get(TOKEN_VARIABLE) or peer.token or None
+    return Target(daemon.name, address, Pinned(peer.certificate_pem.encode()), token)
+
+
+async def _ask(target: Target) -> Answer:
+    async with open_aio_channel(target) as channel:
+        admin = admin_pb2_grpc.AdminServiceStub(channel)
+        metadata = target.metadata
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                status = await admin.GetStatus(admin_pb2.GetStatusRequest(), metadata=metadata)
+                tiers = await admin.ListTiers(admin_pb2.ListTiersRequest(), metadata=metadata)
+        except TimeoutError:
+            return Answer(None, "no answer")
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                return await _without_answer(target)
+            return Answer(target.address, (error.details() or error.code().name).strip())
+    return Answer(target.address, "", status.status, tuple(tiers.tiers))
+
+
+async def _without_answer(target: Target) -> Answer:
+    """Nobody is there, or somebody else."""
+    if not await _takes_connections(target.address):
+        return Answer(None, "unreachable")
+    is_pinned = isinstance(target.security, Pinned)
+    return Answer(target.address, "another certificate" if is_pinned else "not edged")
+
+
+async def _takes_connections(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True

@@ -29,6 +29,7 @@ from edged.core.types import SloTier
 from edged.log import configure_logging, get_logger
 from edged.node.advertise import Advertiser, host_name
 from edged.node.dns_sd import Auth, ServiceText
+from edged.node.identity import Identity
 from edged.rpc.convert import Tiers
 from edged.rpc.server import RpcServer
 from edged.rpc.view import DaemonState, DaemonView
@@ -76,7 +77,7 @@ class Daemon:
         await server.start()
         self._log.info("listening", version=__version__, listeners=list(server.listeners))
         health = asyncio.create_task(self._keep_health(fleet, server), name="health")
-        advertiser = self._advertiser(server.listeners)
+        advertiser = self._advertiser(server.listeners, server.identity)
         if self._settings.server.discovery:
             advertiser.start()
         try:
@@ -126,12 +127,14 @@ class Daemon:
         )
         return server
 
-    def _advertiser(self, listeners: Sequence[str]) -> Advertiser:
+    def _advertiser(self, listeners: Sequence[str], identity: Identity | None) -> Advertiser:
         server = self._settings.server
         name = host_name() if server.name == AUTO else server.name
-        return Advertiser(
-            name, listeners, ServiceText(__version__, Auth.NONE, fingerprint=""), self._clock
-        )
+        if identity is None:
+            text = ServiceText(__version__, Auth.NONE, fingerprint="")
+        else:
+            text = ServiceText(__version__, Auth.TOKEN, identity.fingerprint)
+        return Advertiser(name, listeners, text, self._clock)
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -10,8 +10,8 @@ from edged.client import Client, ClientError, discover
 
 
 def main(model: str, question: str) -> None:
-    loads: dict[str, int] = {}
     found = discover()
+    candidates = []
     for daemon in found.daemons:
         where = f"{daemon.name} at {daemon.addresses[0]}, version {daemon.version}"
         if daemon.peer is None:
@@ -19,19 +19,19 @@ def main(model: str, question: str) -> None:
             continue
         try:
             with Client(daemon, retry=None) as client:
-                has = client.status().model(model)
+                serving = client.status().model(model)
         except ClientError as error:
             print(f"{where}: {error}")
             continue
-        if has is None:
+        if serving is None:
             print(f"{where}: has no model {model}")
         else:
-            print(f"{where}: {has.load.num_requests} requests")
-            loads[daemon.peer] = has.load.num_requests
-    if not loads:
+            print(f"{where}: {serving.load.num_requests} requests")
+            candidates.append((serving.load.num_requests, daemon))
+    if not candidates:
         sys.exit(f"nobody here has {model}" + (f"; {found.problem}" if found.problem else ""))
-    picked = sorted(loads, key=lambda name: loads[name])
-    with Client(picked, client="example-lan-picker") as client:
+    least_first = sorted(candidates, key=lambda candidate: candidate[0])
+    with Client([daemon for _, daemon in least_first], client="example-lan-picker") as client:
         for event in client.generate(question, model=model, max_tokens=200):
             print(event.text, end="", flush=True)
     print()

@@ -35,6 +35,9 @@ CHANNEL_OPTIONS: Options = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
+HEAD_START_S = 0.5
+"""Of the known addresses, before others of the same daemon are looked for."""
+
 Find = Callable[[], Awaitable[Sequence[Target]]]
 """Looks for other addresses of the same daemon."""
 
@@ -152,10 +155,7 @@ class Link:
 
     async def _connect(self) -> grpc.aio.Channel:
         try:
-            channel = await self._first_ready(self._ways)
-            if channel is None and self._find is not None:
-                found = await self._find()
-                channel = await self._first_ready(found) if found else None
+            channel = await self._here_or_elsewhere()
         except EdgedError as error:
             raise self.named(client_error(error)) from error
         if channel is None and (why := await self._diagnosis()) is not None:
@@ -166,6 +166,24 @@ class Link:
             detail = f"no daemon answers at {self.shown}{tried}"
             raise self.named(UnreachableError(Reason.UNREACHABLE, detail))
         return channel
+
+    async def _here_or_elsewhere(self) -> grpc.aio.Channel | None:
+        """Where it was has a head start; then it is looked for as well."""
+        here = asyncio.create_task(self._first_ready(self._ways))
+        tasks = {here}
+        try:
+            await asyncio.wait(tasks, timeout=None if self._find is None else HEAD_START_S)
+            if self._find is not None and not (here.done() and here.result() is not None):
+                tasks.add(asyncio.create_task(self._elsewhere(self._find)))
+            return await _first_of(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _elsewhere(self, find: Find) -> grpc.aio.Channel | None:
+        found = await find()
+        return await self._first_ready(found) if found else None
 
     async def _diagnosis(self) -> EdgedError | None:
         """Why nobody answers, as far as it can be told: above all, that somebody else does."""
@@ -183,12 +201,12 @@ class Link:
     async def _first_ready(self, ways: Sequence[Target]) -> grpc.aio.Channel | None:
         """The channel that connects first; None if none does in time."""
         channels = [open_aio_channel(way, CHANNEL_OPTIONS) for way in ways]
-        waits = {asyncio.create_task(_is_ready(channel)): channel for channel in channels}
+        waits = {asyncio.create_task(_when_ready(channel)) for channel in channels}
         ready: grpc.aio.Channel | None = None
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._connect_timeout_s):
-                    ready = await _first_true(waits)
+                    ready = await _first_of(waits)
         finally:
             for task in waits:
                 task.cancel()
@@ -199,30 +217,31 @@ class Link:
         return ready
 
 
-async def _first_true(
-    waits: "dict[asyncio.Task[bool], grpc.aio.Channel]",
+async def _first_of(
+    tasks: "set[asyncio.Task[grpc.aio.Channel | None]]",
 ) -> grpc.aio.Channel | None:
-    waiting = set(waits)
+    """The channel of the first task that comes to one; None if none does."""
+    waiting = set(tasks)
     while waiting:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
-            if task.result():
-                return waits[task]
+            if (channel := task.result()) is not None:
+                return channel
     return None
 
 
-async def _is_ready(channel: grpc.aio.Channel) -> bool:
-    """Whether the first attempt of a new channel to connect succeeds."""
+async def _when_ready(channel: grpc.aio.Channel) -> grpc.aio.Channel | None:
+    """It, when it is connected; None if its first attempt fails."""
     state = channel.get_state(try_to_connect=True)
     while state is not grpc.ChannelConnectivity.READY:
         if state in (
             grpc.ChannelConnectivity.TRANSIENT_FAILURE,
             grpc.ChannelConnectivity.SHUTDOWN,
         ):
-            return False
+            return None
         await channel.wait_for_state_change(state)
         state = channel.get_state(try_to_connect=True)
-    return True
+    return channel
 
 
 class Reading:

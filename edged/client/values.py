@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from edged.core.types import SloTier
+from edged.node.grant import Grant
 from edged.v1 import access_pb2, admin_pb2, inference_pb2
 
 
@@ -133,19 +134,6 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
-    """What this client may do."""
-
-    name: str
-    max_tier: SloTier | None
-    models: tuple[str, ...]
-    """Empty: all."""
-    is_admin: bool
-    max_requests_per_minute: float | None
-    max_concurrent_requests: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Identity:
     """Who the daemon is."""
 
@@ -155,7 +143,8 @@ class Identity:
     """Of its certificate; "" if it has none."""
     listeners: tuple[str, ...]
     is_advertised: bool
-    allowance: Allowance
+    grant: Grant
+    """What this client may do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +254,7 @@ def to_identity(identity: access_pb2.GetIdentityResponse) -> Identity:
         fingerprint=identity.fingerprint,
         listeners=tuple(identity.listeners),
         is_advertised=identity.is_advertised,
-        allowance=Allowance(
+        grant=Grant(
             name=grant.name,
             max_tier=_TIERS.get(grant.max_tier, SloTier.INTERACTIVE),
             models=tuple(grant.models),

@@ -1,13 +1,10 @@
 """The examples, as they stand, against the installed daemon."""
 
 import asyncio
-import json
-import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.client.scripted import Scripted
 from tests.e2e.daemon import Daemon, serving
 from tests.e2e.settings import sim_tables
 from tests.e2e.streams import WAIT_S

@@ -1,5 +1,6 @@
 """Daemons that were paired with: asked by name, wherever they are, and nobody in their place."""
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,8 @@ from edged.node.dns_sd import Auth
 from edged.places import peers_file
 from tests.client.certificates import Certified, certified
 from tests.client.scripted import WHOLE, playing, says
-from tests.client.servers import free_port
+from tests.client.servers import free_port, mute_host
+from tests.rpc.fakes import GATE_TIMEOUT_S
 
 NAMES = ("gpu-box", "nas", "attic")
 
@@ -325,3 +327,16 @@ async def test_with_leave_a_peer_takes_over(tmp_path: Path) -> None:
         environ = environ_of(tmp_path, peer("nas", own, other.address))
         async with AsyncClient(nobody(), environ=environ, retry=None, fall_over=True) as client:
             assert (await client.complete("Hi")).admitted.daemon == "nas"
+
+
+async def test_a_peer_that_moved_is_found_while_its_old_address_says_nothing() -> None:
+    own = certified("edged")
+    with mute_host() as old:
+        async with playing(says(WHOLE[0]), certified=own) as daemon:
+            known = peer("gpu-box", own, old)
+            network = Network(found("box", own, daemon.address))
+            ways = ways_to_peer(known)
+            link = Link(ways, 1000.0, Moved(known, ways, ManualClock(), network.find))
+            async with asyncio.timeout(GATE_TIMEOUT_S):
+                await link.unary("/edged.v1.Any/Any", b"", 20.0)
+            await link.close()

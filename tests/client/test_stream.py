@@ -2,9 +2,7 @@
 
 import asyncio
 import gc
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from math import inf
 
 import pytest
@@ -39,6 +37,7 @@ from edged.supervise.stream import (
 from edged.v1 import inference_pb2 as pb
 from tests.client.scripted import WHOLE, is_silent, playing, says, then
 from tests.client.scripted import admitted as is_admitted
+from tests.client.servers import mute_host
 from tests.rpc.fakes import GATE_TIMEOUT_S, PlayedStream, admitted, delta, finished
 from tests.rpc.front import Front
 
@@ -282,13 +281,6 @@ async def test_a_method_that_is_not_answered_ends_in_time() -> None:
             with pytest.raises(DeadlineExceededError, match=r"did not answer within 0\.2 s"):
                 await client.status()
         await daemon.wait_until_given_up()
-
-
-@contextmanager
-def mute_host() -> Iterator[str]:
-    """It takes connections, and never says anything."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
 async def test_a_host_that_says_nothing_ends_in_time() -> None:

@@ -13,7 +13,7 @@ def main(where: str | None) -> None:
     with Client(where, client="example-chat") as client:
         while question := ask_person():
             history.append(Message("user", question))
-            with client.generate(history, tier="interactive") as answer:
+            with client.generate(history, tier="interactive", max_tokens=400) as answer:
                 try:
                     for event in answer:
                         print(event.text, end="", flush=True)

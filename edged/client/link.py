@@ -187,10 +187,8 @@ class Link:
 
     async def _diagnosis(self) -> EdgedError | None:
         """Why nobody answers, as far as it can be told: above all, that somebody else does."""
-        from edged.client.trust import diagnose  # noqa: PLC0415  # imports cryptography
-
         looks = [
-            asyncio.to_thread(diagnose, way, self._connect_timeout_s)
+            asyncio.to_thread(_look_at, way, self._connect_timeout_s)
             for way in self._ways
             if not way.address.startswith(UNIX_PREFIX)
         ]
@@ -215,6 +213,12 @@ class Link:
                 if channel is not ready:
                     await channel.close()
         return ready
+
+
+def _look_at(way: Target, timeout_s: float) -> EdgedError | None:
+    from edged.client.trust import diagnose  # noqa: PLC0415  # imports cryptography
+
+    return diagnose(way, timeout_s)
 
 
 async def _first_of(

@@ -32,7 +32,7 @@ def threads_of_clients() -> int:
 
 async def run_program(code: str, *arguments: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-X", "dev", "-W", "error", "-c", code, *arguments),
+        *(sys.executable, "-W", "error", "-c", code, *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -214,7 +214,7 @@ with Client(sys.argv[1]) as client:
 """
     async with playing(then(says(admitted()), is_silent())) as daemon:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-X", "dev", "-W", "error", "-c", code, daemon.address),
+            *(sys.executable, "-W", "error", "-c", code, daemon.address),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,5 +1,5 @@
-"""The command `edgectl`: its words and options; `operate` does the work, and for questions to a
-model `ask`.
+"""The command `edgectl`: its words and options; `operate` does the work. Those that ask a model are
+in `ask`, those about who may use a daemon in `access`.
 
 That imports gRPC, so it is imported by the commands that need it: help, completion and wrong usage
 answer at once.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edged.cli import ask
+from edged.cli import access, ask
 from edged.cli.complete import model_names, request_ids
 from edged.cli.connected import Global, connected
 from edged.cli.discover import discover
@@ -175,6 +175,9 @@ def models_unload(
 
 app.command()(ask.run)
 app.command()(ask.chat)
+app.command()(access.identity)
+app.add_typer(access.token_app, name="token")
+app.command()(access.pair)
 app.command()(discover)
 
 

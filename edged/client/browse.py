@@ -116,7 +116,8 @@ class Browser:
         """Why daemons may not be heard, as far as this host knows."""
         if self._problem is None and self._sightings.reasons:
             reasons = self._sightings.reasons
-            return f"{sum(reasons.values())} announcements were refused: {next(iter(reasons))}"
+            why = next(iter(reasons))
+            return f"{sum(reasons.values())} announcements were refused, the first: {why}"
         return self._problem
 
     def found(self) -> tuple[FoundDaemon, ...]:

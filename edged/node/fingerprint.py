@@ -43,5 +43,10 @@ def digest_of(written: str) -> bytes:
     return base64.b64decode(parse_fingerprint(written).removeprefix(PREFIX) + "=")
 
 
+def hexadecimal(written: str) -> str:
+    """The same as OpenSSL writes it: 32 pairs of digits with colons between."""
+    return digest_of(written).hex(":").upper()
+
+
 def _written(digest: bytes) -> str:
     return PREFIX + base64.b64encode(digest).decode().rstrip("=")

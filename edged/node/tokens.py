@@ -58,7 +58,7 @@ class TokenStore:
     def all(self) -> tuple[TokenRecord, ...]:
         """Every token, also those that were revoked, oldest first."""
         self._reload_if_changed()
-        return tuple(sorted(self._records.values(), key=lambda one: (one.created_s, one.token_id)))
+        return tuple(sorted(self._records.values(), key=lambda one: one.created_s))
 
     @property
     def has_valid(self) -> bool:

@@ -1,4 +1,5 @@
-"""AccessService but for pairing: who the daemon is, what a caller may do, and the tokens."""
+"""AccessService: who the daemon is, what a caller may do, and the tokens; pairing is in
+`pairing_front`."""
 
 # ruff: noqa: N802  methods have the names of the service
 
@@ -6,13 +7,16 @@ from collections.abc import Callable
 
 import grpc
 
+from edged.clock import Clock
 from edged.errors import ConfigError, EdgedError, InvalidRequestError, Reason
 from edged.log import get_logger
+from edged.node.fingerprint import digest_of
 from edged.node.identity import Identity
 from edged.node.token_file import TokenRecord
 from edged.rpc.caller import current_caller
 from edged.rpc.convert_access import from_grant, from_record, to_grant
 from edged.rpc.guard import Guard
+from edged.rpc.pairing_front import PairingFront
 from edged.rpc.trust import Trust
 from edged.rpc.view import DaemonView
 from edged.v1 import access_pb2 as pb
@@ -30,6 +34,7 @@ class AccessFront(AccessServiceServicer):
         guard: Guard,
         view: DaemonView,
         identity: Callable[[], Identity | None],
+        clock: Clock,
     ) -> None:
         """`identity` is None while no listener has a certificate."""
         self._tokens = trust.tokens
@@ -37,6 +42,7 @@ class AccessFront(AccessServiceServicer):
         self._guard = guard
         self._view = view
         self._identity = identity
+        self._pairing = PairingFront(self, self._certificate_sha256, clock)
 
     async def GetIdentity(
         self,
@@ -101,6 +107,38 @@ class AccessFront(AccessServiceServicer):
             raise _without_paths(error) from error
         _log.info("token revoked", token_id=record.token_id, token=record.grant.name)
         return record
+
+    async def BeginPairing(
+        self,
+        request: pb.BeginPairingRequest,
+        context: grpc.aio.ServicerContext[pb.BeginPairingRequest, pb.BeginPairingResponse],
+    ) -> pb.BeginPairingResponse:
+        return self._pairing.begin(request, context.peer())
+
+    async def FinishPairing(
+        self,
+        request: pb.FinishPairingRequest,
+        context: grpc.aio.ServicerContext[pb.FinishPairingRequest, pb.FinishPairingResponse],
+    ) -> pb.FinishPairingResponse:
+        return await self._pairing.finish(request, context.peer())
+
+    async def WatchPairings(  # type: ignore[override]  # the stubs know no handler that writes itself
+        self,
+        request: pb.WatchPairingsRequest,
+        context: grpc.aio.ServicerContext[pb.WatchPairingsRequest, pb.WatchPairingsResponse],
+    ) -> None:
+        await self._pairing.watch(context)
+
+    async def AnswerPairing(
+        self,
+        request: pb.AnswerPairingRequest,
+        context: grpc.aio.ServicerContext[pb.AnswerPairingRequest, pb.AnswerPairingResponse],
+    ) -> pb.AnswerPairingResponse:
+        return self._pairing.answer(request)
+
+    def _certificate_sha256(self) -> bytes | None:
+        identity = self._identity()
+        return None if identity is None else digest_of(identity.fingerprint)
 
     def _told(self, record: TokenRecord) -> pb.Token:
         return from_record(record, self._guard.last_used_s(record.token_id))

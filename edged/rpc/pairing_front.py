@@ -7,6 +7,7 @@ pairing, an administrator all of them.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,12 +34,12 @@ _Watch = grpc.aio.ServicerContext[pb.WatchPairingsRequest, pb.WatchPairingsRespo
 class PairingTokens(Protocol):
     """Where the tokens of accepted clients come from."""
 
-    def give(self, grant: pb.Grant) -> pb.CreateTokenResponse:
+    def give(self, wanted: pb.Grant) -> pb.CreateTokenResponse:
         """Raises EdgedError: INVALID_ARGUMENT; DUPLICATE_TOKEN; BAD_CONFIG."""
         ...
 
-    def take_back(self, token_id: str) -> None:
-        """Revoke one that nobody has received."""
+    def take_back(self, name_or_id: str) -> object:
+        """Revoke one that nobody has received. Raises EdgedError: BAD_CONFIG."""
         ...
 
 
@@ -90,7 +91,8 @@ class PairingFront:
             async with asyncio.timeout(pairing.expires_s - self._clock.now_s()):
                 answer = await waiting
         except (TimeoutError, asyncio.CancelledError) as error:
-            self._take_back(waiting)
+            if waiting.done() and not waiting.cancelled():
+                self._take_back(waiting.result())
             if isinstance(error, TimeoutError):
                 raise EdgedError(
                     Reason.PAIRING_REFUSED,
@@ -140,8 +142,8 @@ class PairingFront:
         self._pairings.drop(pairing.pairing_id)
         if not waiting.done():
             waiting.set_result(answer)
-        elif isinstance(answer, pb.CreateTokenResponse):
-            self._tokens.take_back(answer.token.token_id)
+        else:
+            self._take_back(answer)
         self._changed.set()
         return pb.AnswerPairingResponse()
 
@@ -165,11 +167,11 @@ class PairingFront:
             f"{MAX_SAME_NAMES} tokens are named like {shown(name)}; give it another name",
         )
 
-    def _take_back(self, waiting: "asyncio.Future[_Answer]") -> None:
+    def _take_back(self, answer: _Answer) -> None:
         """The client has left in the moment of the answer: it never learns of its token."""
-        if waiting.done() and not waiting.cancelled():
-            answer = waiting.result()
-            if isinstance(answer, pb.CreateTokenResponse):
+        if isinstance(answer, pb.CreateTokenResponse):
+            # What stands in the way is in the log; nobody has the token's secret.
+            with suppress(EdgedError):
                 self._tokens.take_back(answer.token.token_id)
 
     async def _wait_for_change(self) -> None:

@@ -85,9 +85,7 @@ class RpcServer:
         self._admin = AdminFront(
             models, tiers, own, view, clock, limits=settings.admin, network=settings.network
         )
-        self._access = AccessFront(  # type: ignore[abstract]  # what it lacks is not served
-            trust, self._guard, view, lambda: self.identity
-        )
+        self._access = AccessFront(trust, self._guard, view, lambda: self.identity, clock)
 
     @property
     def listeners(self) -> tuple[str, ...]:

@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.cli.fake_access import FakeAccess, serving_access
 from tests.cli.fake_daemon import FakeDaemon, Served
 from tests.cli.program import Program
+from tests.cli.terminal import Opened, Terminal
 
 
 @pytest.fixture
@@ -42,3 +45,34 @@ def edgectl(environ: dict[str, str], served: Served) -> Program:
 @pytest.fixture
 def edged(environ: dict[str, str]) -> Program:
     return Program("edged", environ)
+
+
+@pytest.fixture
+def access() -> FakeAccess:
+    return FakeAccess()
+
+
+@pytest.fixture
+def at(access: FakeAccess, tmp_path: Path) -> Iterator[str]:
+    """HOST:PORT of its daemon, which has a socket on its own machine."""
+    with serving_access(access, tmp_path / "access.sock") as host_port:
+        yield host_port
+
+
+@pytest.fixture
+def there(environ: dict[str, str], tmp_path: Path, at: str) -> Program:
+    """`edgectl` on that machine."""
+    return Program("edgectl", {**environ, "EDGED_HOST": f"unix:{tmp_path / 'access.sock'}"})
+
+
+@pytest.fixture
+def open_terminal() -> Iterator[Opened]:
+    """Runs a program with arguments and further variables."""
+    with ExitStack() as opened:
+
+        def open_(program: Program, *arguments: str, **environ: str) -> Terminal:
+            terminal = Terminal(program, arguments, environ)
+            opened.callback(terminal.close)
+            return terminal
+
+        yield open_

@@ -17,17 +17,14 @@ import grpc
 from edged.cli.exits import CommandError, ExitCode, exit_code_of
 from edged.client.channel import open_channel
 from edged.client.target import Target
+from edged.client.told import TOO_LARGE, told_by_daemon
 from edged.client.trust import FETCH_TIMEOUT_S, diagnose
 from edged.v1 import access_pb2_grpc, admin_pb2_grpc, inference_pb2_grpc
 
 DEFAULT_TIMEOUT_S = 10.0
-_DETAILS_TRAILER = "grpc-status-details-bin"
-
 _OVERLOAD = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED})
 """With a time to try again: a full queue, and a wait that was too long."""
 _DENIED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
-_TOO_LARGE = "larger than max"
-"""In what gRPC says of a message that it refuses."""
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -102,9 +99,10 @@ class Connection:
         """What went wrong with a call, for a person."""
         failed = cast(grpc.Call, error)
         code, detail = failed.code(), (failed.details() or "").strip().rstrip(".")
-        retry_after_s, is_from_daemon = _told_by_daemon(failed)
-        again = "" if retry_after_s is None else f"; try again in {retry_after_s:g} s"
-        if is_from_daemon:
+        told = told_by_daemon(failed.trailing_metadata() or ())
+        if told is not None:
+            retry_after_s = told.retry_after_s
+            again = "" if retry_after_s is None else f"; try again in {retry_after_s:g} s"
             is_overloaded = code in _OVERLOAD and retry_after_s is not None
             exit_code = ExitCode.OVERLOADED if is_overloaded else ExitCode.ERROR
             exit_code = ExitCode.DENIED if code in _DENIED else exit_code
@@ -131,7 +129,7 @@ class Connection:
                 return CommandError(
                     f"the daemon at {self.address} did not answer{limit}", ExitCode.UNREACHABLE
                 )
-            case grpc.StatusCode.RESOURCE_EXHAUSTED if _TOO_LARGE not in detail:
+            case grpc.StatusCode.RESOURCE_EXHAUSTED if TOO_LARGE not in detail:
                 return CommandError(detail, ExitCode.OVERLOADED)
             case grpc.StatusCode.UNIMPLEMENTED:
                 return CommandError(f"what listens at {self.address} does not know this call")
@@ -168,24 +166,3 @@ def _interrupt_cancels(stream: Iterator[object]) -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
     if was_interrupted:
         raise KeyboardInterrupt
-
-
-def _told_by_daemon(failed: grpc.Call) -> tuple[float | None, bool]:
-    """When to retry, and whether a daemon made this error."""
-    from google.rpc import (  # type: ignore[import-untyped]  # noqa: PLC0415  # ships no type information; needed for errors alone
-        error_details_pb2,
-        status_pb2,
-    )
-
-    trailers = dict(failed.trailing_metadata() or ())
-    packed = trailers.get(_DETAILS_TRAILER)
-    if not isinstance(packed, bytes):
-        return None, False
-    retry, info = error_details_pb2.RetryInfo(), error_details_pb2.ErrorInfo()
-    retry_after_s: float | None = None
-    is_from_daemon = False
-    for detail in status_pb2.Status.FromString(packed).details:
-        if detail.Unpack(retry):
-            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
-        is_from_daemon = detail.Unpack(info) or is_from_daemon
-    return retry_after_s, is_from_daemon

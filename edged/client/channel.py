@@ -1,14 +1,15 @@
 """Opens gRPC channels to a target, for blocking and for asynchronous callers."""
 
+from collections.abc import Sequence
+
 import grpc
 
-from edged.client.certificate import read_pem
 from edged.client.target import Pinned, Plaintext, Target, Trusted
 from edged.errors import ConfigError
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-_Options = list[tuple[str, int | str]]
+Options = Sequence[tuple[str, int | str]]
 
 
 def open_channel(target: Target) -> grpc.Channel:
@@ -24,9 +25,9 @@ def open_channel(target: Target) -> grpc.Channel:
     return grpc.secure_channel(target.address, credentials, options)
 
 
-def open_aio_channel(target: Target) -> grpc.aio.Channel:
+def open_aio_channel(target: Target, further: Options = ()) -> grpc.aio.Channel:
     """For callers on an event loop. As `open_channel`."""
-    options = _options(target)
+    options = [*_options(target), *further]
     credentials = _credentials(target)
     if credentials is None:
         return grpc.aio.insecure_channel(target.address, options)
@@ -43,8 +44,8 @@ def _credentials(target: Target) -> grpc.ChannelCredentials | None:
             return grpc.ssl_channel_credentials(root_certificates=authorities_pem)
 
 
-def _options(target: Target) -> _Options:
-    options: _Options = [
+def _options(target: Target) -> list[tuple[str, int | str]]:
+    options: list[tuple[str, int | str]] = [
         # A proxy for the web has no business between two processes of a LAN.
         ("grpc.enable_http_proxy", 0),
         # Also the longest wait for a connection to be made.
@@ -60,6 +61,8 @@ def _options(target: Target) -> _Options:
 
 def _name_in(target: Target) -> str:
     """A name that the certificate is for, which TLS asks for whatever else it is told."""
+    from edged.client.certificate import read_pem  # noqa: PLC0415  # imports cryptography
+
     assert isinstance(target.security, Pinned)
     try:
         name = read_pem(target.security.certificate_pem).name

@@ -189,16 +189,6 @@ class AdminFront(AdminServiceServicer):
             changes=report.changes, waiting=report.waiting, problems=report.problems
         )
 
-    async def Reload(
-        self,
-        request: pb.ReloadRequest,
-        context: grpc.aio.ServicerContext[pb.ReloadRequest, pb.ReloadResponse],
-    ) -> pb.ReloadResponse:
-        report = await self._view.reload()
-        return pb.ReloadResponse(
-            changes=report.changes, waiting=report.waiting, problems=report.problems
-        )
-
     async def Drain(
         self,
         request: pb.DrainRequest,

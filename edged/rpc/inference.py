@@ -81,10 +81,6 @@ class InferenceFront(InferenceServiceServicer):
         """For requests that come from now on."""
         self._tiers = tiers
 
-    def replace_tiers(self, tiers: Tiers) -> None:
-        """For requests that come from now on."""
-        self._tiers = tiers
-
     async def Generate(  # type: ignore[override]  # the stubs know no handler that writes itself
         self, request: pb.GenerateRequest, context: _GenerateContext
     ) -> None:

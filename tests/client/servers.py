@@ -57,3 +57,10 @@ def raw_server(talk: Callable[[socket.socket], None]) -> Iterator[str]:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
+
+
+@contextmanager
+def mute_host() -> Iterator[str]:
+    """It takes connections, and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"

@@ -1,0 +1,87 @@
+"""Asks one daemon after the other, now and later, until one does it or nothing more can be done."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Collection
+from typing import TypeVar
+
+from edged.client.errors import ClientError, DeadlineExceededError
+from edged.client.link import Link
+from edged.client.retry import NO_RETRIES, Attempts, RetryPolicy, most_telling
+from edged.client.route import Route
+from edged.clock import Clock
+from edged.errors import Reason
+
+AnswerT = TypeVar("AnswerT")
+
+Pause = Callable[[float], Awaitable[None]]
+Ask = Callable[[Link, float | None], Awaitable[AnswerT]]
+"""Asks one daemon within so many seconds, if there is a limit. Raises ClientError."""
+
+
+class Caller:
+    def __init__(
+        self,
+        route: Route,
+        policy: RetryPolicy | None,
+        clock: Clock,
+        *,
+        pause: Pause = asyncio.sleep,
+        draw: random.Random | None = None,
+    ) -> None:
+        self._route = route
+        self._policy = policy or NO_RETRIES
+        self._clock = clock
+        self._pause = pause
+        self._draw = draw or random.Random()
+
+    async def anywhere(
+        self,
+        ask: Ask[AnswerT],
+        *,
+        ends_s: float | None = None,
+        without: Collection[Link] = (),
+    ) -> tuple[Link, AnswerT]:
+        """The first answer, and who gave it. `without` are not to be asked.
+
+        Raises:
+            ClientError: nobody did it; the error that tells most, with those of the others as its
+                notes. A wait that would pass `ends_s` is not begun.
+        """
+        places = [link for link in self._route.order() if link not in without]
+        attempts = Attempts(places, self._policy, self._clock.now_s(), self._draw)
+        is_widened = False
+        while True:
+            for link in attempts.due(self._clock.now_s()):
+                try:
+                    return link, await ask(link, self._remaining_s(ends_s, link))
+                except ClientError as error:
+                    self._route.note(link, error)
+                    attempts.failed(link, error, self._clock.now_s())
+            if not is_widened:
+                is_widened = True
+                others = [link for link in await self._route.others() if link not in without]
+                attempts.add(others, self._clock.now_s())
+                if others:
+                    continue
+            now_s = self._clock.now_s()
+            wait_s = attempts.wait_s(now_s)
+            if wait_s is None or (ends_s is not None and now_s + wait_s >= ends_s):
+                raise most_telling(list(attempts.errors.values()))
+            await self._pause(wait_s)
+
+    async def has_others_than(self, lost: Collection[Link]) -> bool:
+        given = self._route.order()
+        return any(link not in lost for link in (*given, *await self._route.others()))
+
+    def _remaining_s(self, ends_s: float | None, link: Link) -> float | None:
+        if ends_s is None:
+            return None
+        remaining_s = ends_s - self._clock.now_s()
+        if remaining_s <= 0:
+            error = DeadlineExceededError(
+                Reason.DEADLINE_EXCEEDED, "the time that the caller gave has passed"
+            )
+            error.daemon = link.shown
+            raise error
+        return remaining_s

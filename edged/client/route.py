@@ -1,0 +1,141 @@
+"""Which daemons a client may ask, and in which order.
+
+Those that were given come in their order, except that one that was just lost goes last: nobody is
+to wait for its connection time and again. Where falling over is allowed, the other daemons that
+this user has paired with follow, when none of those that were given will do.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from edged.client.address import Address, PeerName, choose_address, parse_address
+from edged.client.errors import ClientError, MisconfiguredError, NotTrustedError, client_error
+from edged.client.link import Link
+from edged.client.nearby import Ways, ways_to_peer
+from edged.client.peers import Peer, PeerBook
+from edged.client.target import TOKEN_VARIABLE, Target, target_of
+from edged.clock import Clock
+from edged.errors import EdgedError, Reason
+from edged.places import peers_file
+
+if TYPE_CHECKING:
+    from edged.client.found import FoundDaemon
+
+AVOID_S = 30.0
+"""How long a daemon that was lost goes last, and how long others that were looked up are good."""
+MAX_OTHERS = 8
+"""Most daemons that nobody gave and that are asked all the same."""
+
+Where: TypeAlias = "str | Target | FoundDaemon | Sequence[str | Target | FoundDaemon] | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A daemon, and how it is spoken to."""
+
+    ways: Ways
+    peer: Peer | None = None
+    """If it was paired with, and is meant wherever it is."""
+
+
+FindOthers = Callable[[], Awaitable[Sequence[Given]]]
+
+
+class Route:
+    def __init__(
+        self,
+        given: Sequence[Given],
+        connect: Callable[[Given], Link],
+        clock: Clock,
+        find_others: FindOthers | None = None,
+    ) -> None:
+        self._links = tuple(map(connect, given))
+        self._connect = connect
+        self._clock = clock
+        self._find_others = find_others
+        self._others: tuple[Link, ...] = ()
+        self._link_of: dict[str, Link] = {}
+        """To those that were not given, by their fingerprints."""
+        self._look_again_s = 0.0
+        self._avoided_until_s: dict[Link, float] = {}
+
+    def order(self) -> list[Link]:
+        """Those that were given."""
+        now_s = self._clock.now_s()
+        return sorted(self._links, key=lambda link: self._avoided_until_s.get(link, 0.0) > now_s)
+
+    async def others(self) -> tuple[Link, ...]:
+        """Those that were not, if any are allowed."""
+        if self._find_others is not None and self._clock.now_s() >= self._look_again_s:
+            found = (await self._find_others())[:MAX_OTHERS]
+            self._others = tuple(self._link_to(other) for other in found)
+            self._look_again_s = self._clock.now_s() + AVOID_S
+        return self._others
+
+    def note(self, link: Link, error: ClientError) -> None:
+        if error.reason in (Reason.UNREACHABLE, Reason.DRAINING):
+            self._avoided_until_s[link] = self._clock.now_s() + AVOID_S
+
+    async def close(self) -> None:
+        for link in (*self._links, *self._link_of.values()):
+            await link.close()
+
+    def _link_to(self, other: Given) -> Link:
+        assert other.peer is not None, "who was not given was paired with"
+        fingerprint = other.peer.fingerprint
+        if fingerprint not in self._link_of:
+            self._link_of[fingerprint] = self._connect(other)
+        return self._link_of[fingerprint]
+
+
+def given_by(where: Where, token: str | None, environ: Mapping[str, str]) -> list[Given]:
+    """The daemons that a program names.
+
+    Raises:
+        ClientError: BadRequestError, something is no address; NotTrustedError, it has to be paired
+            with first; MisconfiguredError, the peers' file cannot be read, nothing was given, or
+            one token for several daemons.
+    """
+    try:
+        if where is None:
+            return [_at(choose_address(None, environ), token, environ)]
+        if not isinstance(where, Sequence) or isinstance(where, str):
+            return [_one(where, token, environ)]
+        if len(where) != 1:
+            # A token is for one daemon: the others are not to learn it.
+            environ = {key: value for key, value in environ.items() if key != TOKEN_VARIABLE}
+            if token is not None or not where:
+                expected = "one for a token" if where else "at least one"
+                raise MisconfiguredError(
+                    Reason.BAD_CONFIG, f"{len(where)} daemons were given; expected {expected}"
+                )
+        return [_one(one, token, environ) for one in where]
+    except EdgedError as error:
+        raise client_error(error) from None
+
+
+def _one(
+    where: "str | Target | FoundDaemon", token: str | None, environ: Mapping[str, str]
+) -> Given:
+    if isinstance(where, str):
+        return _at(parse_address(where), token, environ)
+    if isinstance(where, Target):
+        return Given((replace(where, token=token or where.token),))
+    book = PeerBook(peers_file(environ))
+    peer = book.named(where.peer) if where.peer is not None else None
+    if peer is None:
+        raise NotTrustedError(
+            Reason.PEER_UNKNOWN,
+            f"{where.name} was not paired with: run `edgectl pair {where.addresses[0]}`",
+        )
+    return Given(ways_to_peer(peer, token, where.addresses), peer)
+
+
+def _at(address: Address, token: str | None, environ: Mapping[str, str]) -> Given:
+    target = target_of(address, environ)
+    if isinstance(address, PeerName):
+        peer = PeerBook(peers_file(environ)).named(address.name)
+        if peer is not None:
+            return Given(ways_to_peer(peer, token or target.token), peer)
+    return Given((replace(target, token=token or target.token),))

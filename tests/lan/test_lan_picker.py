@@ -1,0 +1,93 @@
+"""The example that picks a daemon, where two were paired with and one was not."""
+
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from edged.client.certificate import read_pem
+from edged.client.peers import Peer, PeerBook
+from edged.core.types import SloTier
+from edged.node.grant import Grant
+from edged.node.identity import CERTIFICATE_FILE
+from edged.node.tokens import TOKENS_FILE, TokenStore
+from edged.places import peers_file
+from tests.e2e.daemon import Daemon, environment_of
+from tests.e2e.settings import SIM
+from tests.e2e.streams import ask
+from tests.lan.conftest import Advertise
+from tests.lan.network import Host, Network
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "lan_picker.py"
+
+
+def pick(host: Host, folder: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*host.within, sys.executable, "-W", "error", str(EXAMPLE), SIM, "Who is there?"],
+        capture_output=True,
+        text=True,
+        env=environment_of(folder),
+        timeout=40,
+        check=False,
+    )
+
+
+def new_token(state: Path) -> str:
+    grant = Grant("laptop", max_tier=SloTier.STANDARD)
+    secret, _ = TokenStore(state / TOKENS_FILE).create(grant, 1_800_000_000.0)
+    return secret
+
+
+def pair(name: str, state: Path, secret: str, folder: Path) -> None:
+    """As `edgectl pair` leaves this side. The daemon has moved since then."""
+    pem = (state / CERTIFICATE_FILE).read_bytes()
+    known = Peer(
+        name=name,
+        addresses=("10.77.0.99:7411",),
+        fingerprint=read_pem(pem).fingerprint,
+        certificate_pem=pem.decode(),
+        token=secret,
+    )
+    PeerBook(peers_file(environment_of(folder))).put(known)
+
+
+async def test_the_picker_asks_whoever_has_least_to_do(
+    network: Network, advertise: Advertise, tmp_path: Path
+) -> None:
+    busy, idle, here = network.hosts
+    async with AsyncExitStack() as stack:
+        daemons: dict[str, Daemon] = {}
+        for host, name in ((busy, "busy"), (idle, "idle")):
+            state = tmp_path / name
+            secret = new_token(state)
+            daemon = await stack.enter_async_context(
+                advertise(host, name, insecure=False, state_directory=str(state))
+            )
+            await daemon.ready()
+            pair(f"my-{name}", state, secret, tmp_path)
+            daemons[name] = daemon
+        await stack.enter_async_context(advertise(here, "stranger", "0.0.0.0:7412"))
+        occupying = daemons["busy"].generate(ask("Hello", max_tokens=4000, ignore_eos=True))
+        await occupying.tokens(1)
+        done = pick(here, tmp_path)
+        await occupying.leave()
+        finished = await daemons["idle"].logged("request finished")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.splitlines()
+    assert f"busy at {busy.address()}:7411" in done.stdout
+    assert any(line.startswith("busy at") and line.endswith("1 requests") for line in shown)
+    assert any(line.startswith("idle at") and line.endswith("0 requests") for line in shown)
+    assert any(
+        line.startswith("stranger at") and line.endswith("not paired with") for line in shown
+    )
+    assert finished["client"] == "laptop/example-lan-picker"
+    assert finished["tier"] == "standard"
+
+
+async def test_the_picker_says_why_there_is_nobody(network: Network, tmp_path: Path) -> None:
+    network.hosts[0].ip("link", "set", "eth0", "down")
+    done = pick(network.hosts[0], tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "nobody here has sim; no network interface of this host is up and can multicast\n"
+    )

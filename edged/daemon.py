@@ -27,6 +27,7 @@ from edged.config import Settings
 from edged.core.types import SloTier
 from edged.log import configure_logging, get_logger
 from edged.rpc.convert import Tiers
+from edged.rpc.descriptors import WANTED_DESCRIPTORS, allow_descriptors
 from edged.rpc.inference import InferenceLimits
 from edged.rpc.server import RpcServer, RpcSettings
 from edged.rpc.view import DaemonState, DaemonView
@@ -49,6 +50,9 @@ def run(settings: Settings) -> int:
         EdgedError: the daemon cannot start: an address is taken.
     """
     configure_logging(settings.server.log_level, settings.server.log_format)
+    # gRPC's core writes past the log, bytes that a client sent it included.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    allow_descriptors(WANTED_DESCRIPTORS)
     return asyncio.run(Daemon(settings, MonotonicClock()).serve())
 
 

@@ -10,11 +10,14 @@ from edged.clock import Clock
 from edged.core.types import SloTier
 from edged.errors import ConfigError
 from edged.rpc.admin import AdminFront, AdminLimits
+from edged.rpc.arrivals import ArrivalLimits
+from edged.rpc.connections import ConnectionLimits, options
 from edged.rpc.convert import Tiers
 from edged.rpc.health import Health
 from edged.rpc.inference import InferenceFront, InferenceLimits
 from edged.rpc.interceptor import ErrorsBecomeStatus
 from edged.rpc.listeners import listen_tcp, listen_unix
+from edged.rpc.receiving import RequestsAreReadHere
 from edged.rpc.view import DaemonView
 from edged.supervise.model import Models
 from edged.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
@@ -33,13 +36,8 @@ class RpcSettings:
     """Of a request and of an answer."""
     max_other_calls: int = 512
     """Calls that are no Generate, and calls that are being refused."""
-    max_streams_per_connection: int = 1024
-    """Further calls of one connection wait at the client."""
-    keepalive_s: float = 30.0
-    """Silence after which a connection is asked whether its client lives."""
-    keepalive_timeout_s: float = 10.0
-    min_client_ping_s: float = 5.0
-    """A client that asks oftener is disconnected."""
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    arrivals: ArrivalLimits = field(default_factory=ArrivalLimits)
     inference: InferenceLimits = field(default_factory=InferenceLimits)
     admin: AdminLimits = field(default_factory=AdminLimits)
 
@@ -59,8 +57,8 @@ class RpcServer:
         self._health = Health(SERVICES)
         self._listeners: tuple[str, ...] = ()
         self._server = grpc.aio.server(
-            interceptors=(ErrorsBecomeStatus(),),
-            options=_options(settings),
+            interceptors=(RequestsAreReadHere(settings.arrivals), ErrorsBecomeStatus()),
+            options=options(settings.connections, settings.max_message_bytes),
             maximum_concurrent_rpcs=settings.max_calls,
         )
         inference = InferenceFront(models, tiers, clock, settings.inference)
@@ -102,18 +100,3 @@ class RpcServer:
         is left. May be called twice, and on a server that did not start."""
         self._health.close()
         await self._server.stop(grace_s)
-
-
-def _options(settings: RpcSettings) -> tuple[tuple[str, int], ...]:
-    min_client_ping_ms = round(settings.min_client_ping_s * 1000)
-    return (
-        # Two daemons on one port would share its calls without anybody noticing.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
-        ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
-        ("grpc.keepalive_time_ms", round(settings.keepalive_s * 1000)),
-        ("grpc.keepalive_timeout_ms", round(settings.keepalive_timeout_s * 1000)),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", min_client_ping_ms),
-    )

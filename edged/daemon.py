@@ -28,10 +28,9 @@ from edged.core.types import SloTier
 from edged.log import configure_logging, get_logger
 from edged.rpc.convert import Tiers
 from edged.rpc.descriptors import WANTED_DESCRIPTORS, allow_descriptors
-from edged.rpc.inference import InferenceLimits
-from edged.rpc.server import RpcServer, RpcSettings
+from edged.rpc.server import RpcServer
 from edged.rpc.view import DaemonState, DaemonView
-from edged.startup import model_specs, socket_path, tier_specs
+from edged.startup import model_specs, rpc_settings, service_name, tier_specs, trust
 from edged.supervise.fleet import Fleet
 from edged.supervise.model import ModelState, ModelStatus
 
@@ -101,7 +100,6 @@ class Daemon:
         self._drain_requested.set()
 
     def _server(self, fleet: Fleet) -> RpcServer:
-        server_settings = self._settings.server
         view = DaemonView(
             version=__version__,
             policy=self._settings.scheduler.policy,
@@ -109,18 +107,18 @@ class Daemon:
             state=lambda: daemon_state(fleet.status(), is_draining=self._is_draining),
             listeners=lambda: server.listeners,
             request_drain=self.request_drain,
+            name=service_name(self._settings),
+            warnings=lambda: server.warnings,
         )
-        rpc_settings = RpcSettings(
-            listen=server_settings.listen or None,
-            socket_path=socket_path(self._settings, os.environ),
-            max_message_bytes=server_settings.max_message_bytes,
-            inference=InferenceLimits(
-                max_generate_calls=server_settings.max_concurrent_requests,
-                heartbeat_s=server_settings.heartbeat_s,
-            ),
+        tiers = Tiers(tier_specs(self._settings), SloTier(self._settings.server.default_tier))
+        server = RpcServer(
+            rpc_settings(self._settings, os.environ),
+            fleet,
+            tiers,
+            view,
+            self._clock,
+            trust=trust(self._settings, os.environ),
         )
-        tiers = Tiers(tier_specs(self._settings), SloTier(server_settings.default_tier))
-        server = RpcServer(rpc_settings, fleet, tiers, view, self._clock)
         return server
 
     def _watch_signals(self) -> None:

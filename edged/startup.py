@@ -1,5 +1,6 @@
 """Turns settings into what the parts of a daemon are started with."""
 
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,12 @@ from edged.config.settings import MOST_SEQUENCES, EngineSettings, ModelSettings,
 from edged.config.values import AUTO
 from edged.core.types import SloTier, TierSpec
 from edged.engine.wire import Start
+from edged.node.identity import IdentitySource
+from edged.node.tokens import CREDENTIAL, TOKENS_FILE, TokenStore
+from edged.rpc.inference import InferenceLimits
+from edged.rpc.network_limits import NetworkLimits
+from edged.rpc.settings import RpcSettings
+from edged.rpc.trust import Trust
 from edged.supervise.spec import ModelSpec
 
 CALL_GRACE_S = 10.0
@@ -93,6 +100,60 @@ def socket_path(settings: Settings, environ: Mapping[str, str]) -> Path | None:
     if given == AUTO:
         return places.daemon_socket(environ)
     return Path(given) if given else None
+
+
+def state_directory(settings: Settings, environ: Mapping[str, str]) -> Path:
+    """Where the daemon's key and its tokens are."""
+    given = settings.server.state_directory
+    return places.state_directory(environ) if given == AUTO else Path(given)
+
+
+def credential(environ: Mapping[str, str], name: str) -> Path | None:
+    """The file of a credential that the service manager may have given; None without one."""
+    directory = environ.get("CREDENTIALS_DIRECTORY", "")
+    return Path(directory) / name if directory else None
+
+
+def trust(settings: Settings, environ: Mapping[str, str]) -> Trust:
+    """What callers are known by, and the daemon by them.
+
+    Raises:
+        ConfigError: the tokens cannot be read.
+    """
+    directory, server = state_directory(settings, environ), settings.server
+    identity = IdentitySource(
+        directory,
+        socket.gethostname(),
+        Path(server.tls_certificate) if server.tls_certificate else None,
+        Path(server.tls_key) if server.tls_key else None,
+    )
+    return Trust(TokenStore(directory / TOKENS_FILE, credential(environ, CREDENTIAL)), identity)
+
+
+def service_name(settings: Settings) -> str:
+    """What the daemon is called on the local network, unless another has that name."""
+    given = settings.server.name
+    return socket.gethostname().partition(".")[0] if given == AUTO else given
+
+
+def rpc_settings(settings: Settings, environ: Mapping[str, str]) -> RpcSettings:
+    server = settings.server
+    return RpcSettings(
+        listen=server.listen or None,
+        socket_path=socket_path(settings, environ),
+        loopback_access=server.loopback_access,
+        insecure=server.insecure,
+        max_message_bytes=server.max_message_bytes,
+        inference=InferenceLimits(
+            max_generate_calls=server.max_concurrent_requests,
+            heartbeat_s=server.heartbeat_s,
+        ),
+        network=NetworkLimits(
+            max_generate_calls=min(
+                server.max_concurrent_requests, NetworkLimits().max_generate_calls
+            )
+        ),
+    )
 
 
 def model_specs(settings: Settings, environ: Mapping[str, str]) -> tuple[ModelSpec, ...]:

@@ -59,6 +59,13 @@ ListenOption = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help='TCP address; "" for none.')
 ]
 SocketOption = Annotated[str | None, typer.Option(metavar="PATH", help='Unix socket; "" for none.')]
+InsecureOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--insecure/--no-insecure",
+        help="Listen without TLS and tokens where other hosts can reach it.",
+    ),
+]
 KvTypeOption = Annotated[
     str | None,
     typer.Option(
@@ -121,6 +128,7 @@ TierMixOption = Annotated[
 _SECTIONS: Mapping[str, str] = {
     "listen": "server",
     "socket": "server",
+    "insecure": "server",
     "kv_type": "engine",
     "context_tokens": "engine",
     "max_sequences": "engine",
@@ -139,6 +147,7 @@ def serve(
     model: ModelsOption = None,
     listen: ListenOption = None,
     socket: SocketOption = None,
+    insecure: InsecureOption = None,
     kv_type: KvTypeOption = None,
     context_tokens: ContextOption = None,
     max_sequences: SequencesOption = None,
@@ -148,6 +157,8 @@ def serve(
 ) -> None:
     """Serve in the foreground until SIGTERM or Ctrl-C, then drain."""
     loaded = _load_settings(setting_flags(context.params), config)
+    # gRPC's core would write a line for every connection that is no TLS.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # The daemon is the largest import of all, and nothing but serving needs it.
     from edged import daemon  # noqa: PLC0415
 
@@ -264,6 +275,7 @@ def config_show(
     model: ModelsOption = None,
     listen: ListenOption = None,
     socket: SocketOption = None,
+    insecure: InsecureOption = None,
     kv_type: KvTypeOption = None,
     context_tokens: ContextOption = None,
     max_sequences: SequencesOption = None,

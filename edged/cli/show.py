@@ -35,6 +35,8 @@ def status(status: admin_pb2.Status, *, colour: bool) -> str:
     ]
     listeners = painted(", ".join(status.listeners) or "nothing", colour=colour)
     text = f"{'  '.join(head)}\nlistening on {listeners}\n"
+    for warning in status.warnings:
+        text += painted(Styled(f"warning: {warning}", Style.YELLOW), colour=colour) + "\n"
     for model in status.models:
         text += "\n" + _model_details(model, colour=colour)
     return text

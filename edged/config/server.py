@@ -82,7 +82,8 @@ class ServerSettings(BaseModel):
     )
     max_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=4096,
-        description="Most Generate calls of one tier served at once; more are refused at once.",
+        description="Most Generate calls of one tier served at once, for each of the socket, "
+        "loopback and the network (there at most 1024); more are refused at once.",
     )
     heartbeat_s: Annotated[float, Field(gt=0, le=10)] = Field(
         default=10.0,

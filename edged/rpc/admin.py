@@ -11,9 +11,19 @@ import psutil
 
 from edged.clock import Clock
 from edged.errors import EdgedError, InvalidRequestError, Reason
+from edged.rpc.caller import current_caller
 from edged.rpc.convert import Tiers
-from edged.rpc.convert_admin import DAEMON_STATES, to_model, to_requests, to_tier
-from edged.rpc.gate import CallGate
+from edged.rpc.convert_admin import (
+    DAEMON_STATES,
+    request_id_of,
+    to_model,
+    to_requests,
+    to_tier,
+)
+from edged.rpc.gate import DoorGates
+from edged.rpc.network_limits import NetworkLimits
+from edged.rpc.own_requests import OwnRequests
+from edged.rpc.permits import may_see, tiers_for
 from edged.rpc.view import DaemonView
 from edged.rpc.violations import shown
 from edged.rpc.watch import Pause, moments_to_tell
@@ -35,7 +45,7 @@ MAX_ID_CHARACTERS = 64
 @dataclass(frozen=True, slots=True)
 class AdminLimits:
     max_watch_calls: int = 64
-    """WatchStatus and LoadModel together."""
+    """WatchStatus and LoadModel together, at each door of this host."""
     write_stall_s: float = WRITE_STALL_S
     pause: Pause = asyncio.sleep
     """How watchers wait for their interval to pass."""
@@ -45,14 +55,23 @@ class AdminFront(AdminServiceServicer):
     """Answers the calls of AdminService. Lives on the daemon's event loop."""
 
     def __init__(
-        self, models: Models, tiers: Tiers, view: DaemonView, clock: Clock, limits: AdminLimits
+        self,
+        models: Models,
+        tiers: Tiers,
+        own: OwnRequests,
+        view: DaemonView,
+        clock: Clock,
+        *,
+        limits: AdminLimits,
+        network: NetworkLimits,
     ) -> None:
+        self.tiers = tiers
         self._models = models
-        self._tiers = tiers
+        self._own = own
         self._view = view
         self._clock = clock
         self._limits = limits
-        self._watching = CallGate("watching", limits.max_watch_calls)
+        self._watching = DoorGates("watching", limits.max_watch_calls, network.max_watch_calls)
         self._unloading: dict[str, asyncio.Future[None]] = {}
         self._process = psutil.Process()
 
@@ -81,7 +100,12 @@ class AdminFront(AdminServiceServicer):
         request: pb.ListRequestsRequest,
         context: grpc.aio.ServicerContext[pb.ListRequestsRequest, pb.ListRequestsResponse],
     ) -> pb.ListRequestsResponse:
-        rows = await self._models.list_requests()
+        caller = current_caller()
+        rows = tuple(
+            row
+            for row in await self._models.list_requests()
+            if self._own.may_see(request_id_of(row), caller)
+        )
         return pb.ListRequestsResponse(requests=to_requests(rows, self._clock.now_s()))
 
     async def Cancel(
@@ -96,14 +120,15 @@ class AdminFront(AdminServiceServicer):
                 f"is {shown(prefix)}; expected an id or its beginning, {MIN_ID_CHARACTERS} to "
                 f"{MAX_ID_CHARACTERS} characters",
             )
-        return pb.CancelResponse(request_id=self._models.cancel(prefix))
+        named = self._own.named(prefix, current_caller())
+        return pb.CancelResponse(request_id=self._models.cancel(named))
 
     async def ListModels(
         self,
         request: pb.ListModelsRequest,
         context: grpc.aio.ServicerContext[pb.ListModelsRequest, pb.ListModelsResponse],
     ) -> pb.ListModelsResponse:
-        return pb.ListModelsResponse(models=[to_model(model) for model in self._models.status()])
+        return pb.ListModelsResponse(models=self._visible_models())
 
     async def LoadModel(  # type: ignore[override]  # the stubs know no handler that writes itself
         self,
@@ -148,9 +173,8 @@ class AdminFront(AdminServiceServicer):
         request: pb.ListTiersRequest,
         context: grpc.aio.ServicerContext[pb.ListTiersRequest, pb.ListTiersResponse],
     ) -> pb.ListTiersResponse:
-        return pb.ListTiersResponse(
-            tiers=[to_tier(spec, self._tiers) for spec in self._tiers.specs]
-        )
+        tiers = tiers_for(current_caller().grant, self.tiers)
+        return pb.ListTiersResponse(tiers=[to_tier(spec, tiers) for spec in tiers.specs])
 
     async def Drain(
         self,
@@ -167,15 +191,21 @@ class AdminFront(AdminServiceServicer):
         return pb.DrainResponse(num_requests=num_requests)
 
     def _status(self) -> pb.Status:
+        caller = current_caller()
         return pb.Status(
             version=self._view.version,
             state=DAEMON_STATES[self._view.state()],
             uptime_s=self._clock.now_s() - self._view.started_s,
             policy=self._view.policy,
-            listeners=self._view.listeners(),
+            listeners=self._view.listeners_for(caller),
             resident_bytes=self._process.memory_info().rss,
-            models=[to_model(model) for model in self._models.status()],
+            models=self._visible_models(),
+            warnings=self._view.warnings() if caller.grant.is_admin else (),
         )
+
+    def _visible_models(self) -> list[pb.Model]:
+        grant = current_caller().grant
+        return [to_model(model) for model in self._models.status() if may_see(grant, model.name)]
 
     def _find(self, name: str) -> ModelStatus:
         found = next((model for model in self._models.status() if model.name == name), None)

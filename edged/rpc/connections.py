@@ -15,9 +15,12 @@ Options = tuple[tuple[str, int], ...]
 class ConnectionLimits:
     max_connections: int = 2048
     """To each address that is listened on; more are closed as they come."""
-    max_streams: int = 100
+    max_streams: int = 1024
     """Calls of one connection; further ones wait at a client that behaves, and are refused to one
     that does not. A call that was reset counts until the event loop has seen it."""
+    max_tcp_streams: int = 128
+    """The same over TCP, where a connection may be anybody's: too few to keep others' calls from
+    the event loop for long."""
     max_waiting_calls: int = 6000
     """Calls of each method that the event loop has not seen yet; more are refused as CANCELLED.
     From half of them on, some are."""

@@ -57,7 +57,7 @@ _ON_UNATTAINABLE: Mapping["pb.OnUnattainable.ValueType", OnUnattainable] = {
     pb.ON_UNATTAINABLE_BEST_EFFORT: OnUnattainable.BEST_EFFORT,
     pb.ON_UNATTAINABLE_REJECT: OnUnattainable.REJECT,
 }
-_TIER_OF = {number: tier for tier, number in TIERS.items()}
+TIER_OF = {number: tier for tier, number in TIERS.items()}
 _DEFAULT = SamplingParams()
 
 
@@ -84,6 +84,8 @@ class Call:
     remaining_s: float | None
     """Until the call's own gRPC deadline; None without one."""
     now_s: float
+    counts_as: str | None = None
+    """What the caller's client ids begin with; None: they are what it says."""
 
 
 def to_submission(request: pb.GenerateRequest, call: Call, tiers: Tiers) -> Submission:
@@ -98,7 +100,7 @@ def to_submission(request: pb.GenerateRequest, call: Call, tiers: Tiers) -> Subm
     stop = _stop(request.sampling, violations)
     service = _service(request, tiers, violations)
     deadline_s = _deadline_s(request.targets, call, violations)
-    client_id = _client_id(request.client, call.peer, violations)
+    client_id = _client_id(request.client, call, violations)
     expected_tokens = request.expected_tokens if request.HasField("expected_tokens") else None
     holds = expected_tokens is None or expected_tokens >= 1
     violations.require(holds, "expected_tokens", expected_tokens, "at least 1")
@@ -255,7 +257,7 @@ def _stop(message: pb.Sampling, violations: Violations) -> tuple[str, ...]:
 
 
 def _service(request: pb.GenerateRequest, tiers: Tiers, violations: Violations) -> ServiceLevel:
-    tier = _TIER_OF.get(request.tier) if request.tier else tiers.default
+    tier = TIER_OF.get(request.tier) if request.tier else tiers.default
     spec = tiers.find(tier) if tier else None
     if tier is None or spec is None:
         known = ", ".join(f"{TIERS[known.tier]} ({known.tier})" for known in tiers.specs)
@@ -288,11 +290,13 @@ def _require_positive(present: bool, field: str, value: float, violations: Viola
     violations.require(holds, f"targets.{field}", value, "a finite number > 0")
 
 
-def _client_id(client: str, peer: str, violations: Violations) -> ClientId:
+def _client_id(client: str, call: Call, violations: Violations) -> ClientId:
     violations.require(
         _CLIENT.fullmatch(client) is not None,
         "client",
         client,
         "0 to 64 characters out of A-Z a-z 0-9 . _ -",
     )
-    return ClientId(client or caller_address(peer))
+    if call.counts_as is None:
+        return ClientId(client or caller_address(call.peer))
+    return ClientId(f"{call.counts_as}/{client}" if client else call.counts_as)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from edged.core.memory import MemoryReport
-from edged.core.types import TIER_RANK, SloTier, TierSpec
+from edged.core.types import TIER_RANK, RequestId, SloTier, TierSpec
 from edged.engine.wire import RequestState, Statistics, TierStatistics
 from edged.rpc.convert import TIERS, Tiers, max_request_tokens
 from edged.rpc.view import DaemonState
@@ -141,6 +141,11 @@ def _state(view: RequestView) -> "pb.RequestState.ValueType":
     if view.is_held:
         return pb.REQUEST_STATE_HELD
     return pb.REQUEST_STATE_RUNNING if view.has_run else pb.REQUEST_STATE_WAITING
+
+
+def request_id_of(row: RequestRow) -> RequestId:
+    state = row.state
+    return state.submission.request_id if isinstance(state, RequestView) else state.request_id
 
 
 def _tier(row: RequestRow) -> SloTier:

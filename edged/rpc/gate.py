@@ -1,9 +1,10 @@
 """How many calls of one kind are served at once; one more is refused at once, never queued."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from edged.errors import EdgedError, Reason
+from edged.rpc.caller import Door, current_caller
 
 RETRY_AFTER_S = 1.0
 
@@ -36,3 +37,17 @@ class CallGate:
             yield
         finally:
             self._num_calls -= 1
+
+
+class DoorGates:
+    """One gate for each door, so that nobody at one door takes the places of another."""
+
+    def __init__(self, what: str, max_calls: int, max_network_calls: int) -> None:
+        self._gates = {
+            door: CallGate(what, max_network_calls if door is Door.NETWORK else max_calls)
+            for door in Door
+        }
+
+    def entered(self) -> AbstractContextManager[None]:
+        """Hold one place at the door of the call that is being answered. Raises as `CallGate`."""
+        return self._gates[current_caller().door].entered()

@@ -8,21 +8,28 @@ collected. Whatever way the handler is left, the stream is cancelled on the way 
 
 # ruff: noqa: N802  methods have the names of the service
 
+import asyncio
 import secrets
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 
 import grpc
 
 from edged.clock import Clock
 from edged.core.types import RequestId, SloTier
 from edged.errors import EdgedError, Reason
+from edged.rpc.allowance import Allowance
+from edged.rpc.caller import Caller, current_caller
 from edged.rpc.convert import Call, Tiers, max_request_tokens, to_prompt, to_submission
 from edged.rpc.convert_events import HEARTBEAT, to_response
-from edged.rpc.gate import CallGate
+from edged.rpc.gate import DoorGates
 from edged.rpc.heartbeat import Silence, with_silences
+from edged.rpc.network_limits import NetworkLimits
+from edged.rpc.own_requests import OwnRequests
+from edged.rpc.permits import check_model, check_service, has_every_tier, tiers_for
 from edged.rpc.writing import WRITE_STALL_S, write_within
-from edged.supervise.model import Models, ModelStatus, Stream
+from edged.supervise.model import Models, ModelStatus, Stream, Submission
 from edged.v1 import inference_pb2 as pb
 from edged.v1.inference_pb2_grpc import InferenceServiceServicer
 
@@ -32,7 +39,8 @@ _GenerateContext = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateRespo
 @dataclass(frozen=True, slots=True)
 class InferenceLimits:
     max_generate_calls: int = 4096
-    """Of each tier: a thousand documents of a batch leave every place for a chat."""
+    """Of each tier and each door of this host: a thousand documents of a batch leave every place
+    for a chat."""
     max_tokenize_calls: int = 64
     heartbeat_s: float = 10.0
     """Longest silence on a stream of Generate."""
@@ -43,33 +51,74 @@ class InferenceLimits:
 class InferenceFront(InferenceServiceServicer):
     """Answers the calls of InferenceService. Lives on the daemon's event loop."""
 
-    def __init__(self, models: Models, tiers: Tiers, clock: Clock, limits: InferenceLimits) -> None:
+    def __init__(
+        self,
+        models: Models,
+        tiers: Tiers,
+        own: OwnRequests,
+        clock: Clock,
+        *,
+        limits: InferenceLimits,
+        network: NetworkLimits,
+    ) -> None:
+        self.tiers = tiers
         self._models = models
-        self._tiers = tiers
+        self._own = own
         self._clock = clock
         self._limits = limits
+        self._allowance = Allowance(clock)
         self._generating = {
-            tier: CallGate(f"{tier} Generate", limits.max_generate_calls) for tier in SloTier
+            tier: DoorGates(
+                f"{tier} Generate", limits.max_generate_calls, network.max_generate_calls
+            )
+            for tier in SloTier
         }
-        self._tokenizing = CallGate("Tokenize", limits.max_tokenize_calls)
+        self._tokenizing = DoorGates(
+            "Tokenize", limits.max_tokenize_calls, network.max_tokenize_calls
+        )
 
     async def Generate(  # type: ignore[override]  # the stubs know no handler that writes itself
         self, request: pb.GenerateRequest, context: _GenerateContext
     ) -> None:
+        caller = current_caller()
+        submission, ends_after_s = self._permitted(request, context, caller)
+        with (
+            self._allowance.generating(caller),
+            self._generating[submission.service.tier].entered(),
+            self._own.held(submission.request_id, caller),
+        ):
+            stream = self._models.submit(request.model, submission)
+            try:
+                async with _ending_after(ends_after_s):
+                    await self._relay(stream, context)
+            finally:
+                stream.cancel("its call has ended")
+
+    def _permitted(
+        self, request: pb.GenerateRequest, context: _GenerateContext, caller: Caller
+    ) -> tuple[Submission, float | None]:
+        """The request as the models are handed it, and the seconds after which it is ended here.
+
+        To the scheduler a deadline is a target: the nearer, the more urgent. So that of a caller
+        whose targets are limited ends the request, and makes it no more urgent.
+
+        Raises:
+            EdgedError: INVALID_ARGUMENT, TIER_NOT_ALLOWED, MODEL_NOT_ALLOWED.
+        """
         call = Call(
             request_id=RequestId(secrets.token_hex(8)),
             seed=secrets.randbits(64),
             peer=context.peer(),
             remaining_s=_remaining_s(context),
             now_s=self._clock.now_s(),
+            counts_as=caller.counts_as,
         )
-        submission = to_submission(request, call, self._tiers)
-        with self._generating[submission.service.tier].entered():
-            stream = self._models.submit(request.model, submission)
-            try:
-                await self._relay(stream, context)
-            finally:
-                stream.cancel("its call has ended")
+        submission = to_submission(request, call, tiers_for(caller.grant, self.tiers))
+        check_service(caller.grant, submission.service, request.targets, self.tiers)
+        check_model(caller.grant, request.model, self._models.status())
+        if submission.deadline_s is None or has_every_tier(caller.grant):
+            return submission, None
+        return replace(submission, deadline_s=None), submission.deadline_s - call.now_s
 
     async def Tokenize(
         self,
@@ -96,6 +145,7 @@ class InferenceFront(InferenceServiceServicer):
                 await write_within(context, message, self._limits.write_stall_s)
 
     async def _tokenize(self, model: str, message: pb.Prompt) -> tuple[int, ...]:
+        check_model(current_caller().grant, model, self._models.status())
         with self._tokenizing.entered():
             return await self._models.tokenize(model, to_prompt(message))
 
@@ -111,6 +161,20 @@ class InferenceFront(InferenceServiceServicer):
                 retry_after_s=1.0,
             )
         return max_request_tokens(ready.kv)
+
+
+@asynccontextmanager
+async def _ending_after(seconds: float | None) -> AsyncIterator[None]:
+    """Raises EdgedError: DEADLINE_EXCEEDED; the block took longer."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise EdgedError(
+            Reason.DEADLINE_EXCEEDED, f"the deadline of {seconds:.3g} s passed"
+        ) from None
 
 
 def _is_named(model: ModelStatus, name: str) -> bool:

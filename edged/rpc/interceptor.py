@@ -14,8 +14,7 @@ from google.protobuf.message import DecodeError
 
 from edged.errors import EdgedError, Reason
 from edged.rpc import status
-
-SERVICE_PREFIX = "/edged.v1."
+from edged.rpc.rights import EDGED_PREFIX
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -37,7 +36,7 @@ class ErrorsBecomeStatus(grpc.aio.ServerInterceptor):
     ) -> "grpc.RpcMethodHandler[_Request, _Response] | None":
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith(SERVICE_PREFIX):
+        if handler is None or not method.startswith(EDGED_PREFIX):
             return handler
         assert not handler.request_streaming, f"{method}: requests of edged.v1 are not streamed"
         streams = handler.response_streaming
@@ -68,6 +67,9 @@ def _wrap(method: str, behaviour: _Behaviour, parse: Callable[[bytes], object]) 
             return await behaviour(_parsed(raw, parse), context)
         except grpc.aio.InternalError:
             raise
+        except NotImplementedError:
+            # A method of the protocol that the service does not have.
+            return await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served")
         except EdgedError as error:
             failure = status.from_edged_error(error)
         except Exception as error:

@@ -1,42 +1,76 @@
 """Decides where the server listens, and finds out beforehand why it could not.
 
-Theory of operation: gRPC says of a failed bind only that it failed, and takes over the socket file
-of a daemon that lives. So an address is tried with a plain socket first, whose error is told, and
-a socket file is called: only one that nobody answers is removed.
+Theory of operation: gRPC says of a failed bind only that it failed. So an address is tried with a
+plain socket first, whose error is told, and a socket file is called: only one that nobody answers
+is removed.
 """
 
 import asyncio
 import errno
 import os
+import shutil
 import socket
 import stat
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
 from edged.errors import ConfigError
-from edged.places import MAX_SOCKET_PATH_BYTES, make_private_directory
+from edged.places import MAX_SOCKET_PATH_BYTES, is_loopback, make_private_directory
 
 SOCKET_MODE = 0o660
 """Who may connect: the daemon's user and group, as far as the directory lets them."""
+SOCKET_BACKLOG = 128
+"""Connections that wait to be taken; for more, the system makes the client wait."""
+_INNER_NAME_BYTES = 16
+"""The longest name in the inner socket's directory: a connection's number."""
 
 _NOT_OF_THIS_HOST = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-async def listen_tcp(server: grpc.aio.Server, listen: str) -> tuple[str, ...]:
-    """Listen on every address of HOST:PORT, with an IPv6 host in brackets; port 0 takes a free one.
+@dataclass(frozen=True, slots=True)
+class TcpAddresses:
+    """What one HOST:PORT of the settings stands for."""
+
+    listen: str
+    """As it was given."""
+    port: int
+    addresses: tuple[tuple[socket.AddressFamily, str], ...]
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host can reach it, under every one of its addresses."""
+        return all(is_loopback(address) for _, address in self.addresses)
+
+
+async def find_addresses(listen: str) -> TcpAddresses:
+    """Every address of HOST:PORT, with an IPv6 host in brackets.
+
+    Raises:
+        ConfigError: the name has no address.
+    """
+    host, _, port = listen.rpartition(":")
+    return TcpAddresses(listen, int(port), tuple(await _resolve(host.strip("[]"), listen)))
+
+
+def listen_tcp(
+    server: grpc.aio.Server, wanted: TcpAddresses, credentials: grpc.ServerCredentials | None
+) -> tuple[str, ...]:
+    """Listen on every one of the addresses; port 0 takes a free one. Without credentials it is
+    plaintext.
 
     Returns:
         The addresses bound, as "127.0.0.1:7411".
 
     Raises:
-        ConfigError: the name has no address, none of them is this host's, or one is taken.
+        ConfigError: none of them is this host's, or one is taken.
     """
-    host, _, port_text = listen.rpartition(":")
-    port = int(port_text)
+    listen, port = wanted.listen, wanted.port
     bound: list[str] = []
     unusable: OSError | None = None
-    for family, address in await _resolve(host.strip("[]"), listen):
+    for family, address in wanted.addresses:
         try:
             _try_bind(family, address, port)
         except OSError as error:
@@ -48,12 +82,12 @@ async def listen_tcp(server: grpc.aio.Server, listen: str) -> tuple[str, ...]:
                 f"cannot listen on {listen} (server.listen): {address} port {port}: "
                 f"{error.strerror}"
             ) from error
-        shown_host = f"[{address}]" if family == socket.AF_INET6 else address
+        host = f"[{address}]" if family == socket.AF_INET6 else address
         try:
-            port = server.add_insecure_port(f"{shown_host}:{port}")
+            port = _add_port(server, f"{host}:{port}", credentials)
         except RuntimeError as error:
             raise ConfigError(f"cannot listen on {listen} (server.listen): {error}") from error
-        bound.append(f"{shown_host}:{port}")
+        bound.append(f"{host}:{port}")
     if not bound and unusable is not None:
         raise ConfigError(
             f"cannot listen on {listen} (server.listen): {unusable.strerror}"
@@ -61,13 +95,18 @@ async def listen_tcp(server: grpc.aio.Server, listen: str) -> tuple[str, ...]:
     return tuple(bound)
 
 
-def listen_unix(server: grpc.aio.Server, path: Path) -> str:
+def _add_port(
+    server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None
+) -> int:
+    if credentials is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, credentials)
+
+
+def listen_unix(path: Path) -> socket.socket:
     """Listen on a socket file, which only the daemon's user and group may connect to.
 
     A directory that does not exist is made, for this user alone.
-
-    Returns:
-        The address bound, as "unix:/run/edged/edged.sock".
 
     Raises:
         ConfigError: a daemon answers there, the file is no socket, the directory is unsafe or
@@ -79,17 +118,58 @@ def listen_unix(server: grpc.aio.Server, path: Path) -> str:
             f"the socket's path {path} (server.socket) has {num_bytes} bytes; "
             f"expected at most {MAX_SOCKET_PATH_BYTES}"
         )
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if not _is_safe_and_of_root(path.parent):
             make_private_directory(path.parent)
         _remove_stale(path)
-        _try_bind_unix(path)
-        server.add_insecure_port(f"unix:{path}")
+        listener.bind(str(path))
         path.chmod(SOCKET_MODE)
-    except (OSError, RuntimeError) as error:
-        why = (isinstance(error, OSError) and error.strerror) or error
-        raise ConfigError(f"cannot listen on the socket {path} (server.socket): {why}") from error
-    return f"unix:{path}"
+        listener.listen(SOCKET_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on the socket {path} (server.socket): {error.strerror or error}"
+        ) from error
+    except ConfigError:
+        listener.close()
+        raise
+    return listener
+
+
+@dataclass(frozen=True, slots=True)
+class InnerSocket:
+    """Where gRPC listens behind the relay of the unix socket: in a directory of its own, which
+    only this user can enter."""
+
+    path: Path
+
+    @classmethod
+    def beside(cls, outer: Path) -> "InnerSocket":
+        """Next to the socket that clients know, so that what a killed daemon leaves is found and
+        replaced; elsewhere if the path would be too long.
+
+        Raises:
+            ConfigError: the directory cannot be made, or is another user's.
+        """
+        directory = outer.with_name(f".{outer.name}.d")
+        try:
+            if len(os.fsencode(directory)) + _INNER_NAME_BYTES > MAX_SOCKET_PATH_BYTES:
+                directory = Path(tempfile.mkdtemp(prefix="edged-"))
+            else:
+                make_private_directory(directory)
+                for left in directory.iterdir():
+                    left.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot make the directory {directory}, beside the socket {outer} "
+                f"(server.socket): {error.strerror or error}"
+            ) from error
+        return cls(directory / "grpc")
+
+    def remove(self) -> None:
+        """The directory and all that is in it, if it is still there."""
+        shutil.rmtree(self.path.parent, ignore_errors=True)
 
 
 def _is_safe_and_of_root(directory: Path) -> bool:
@@ -118,13 +198,6 @@ def _try_bind(family: socket.AddressFamily, address: str, port: int) -> None:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((address, port))
-
-
-def _try_bind_unix(path: Path) -> None:
-    """Raises OSError: the host's own reason why this socket cannot be made. No file is left."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.bind(str(path))
-    path.unlink()
 
 
 def _remove_stale(path: Path) -> None:

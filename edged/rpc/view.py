@@ -4,6 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from edged.rpc.caller import Caller, Door
+
+UNIX_PREFIX = "unix:"
+
 
 class DaemonState(StrEnum):
     LOADING = "loading"
@@ -26,3 +30,15 @@ class DaemonView:
     """Addresses of every front, as a person reads them."""
     request_drain: Callable[[float | None], None]
     """Begin to drain; returns at once. Longest wait in seconds; None is the configured one."""
+    name: str = ""
+    """What it is called on the local network."""
+    is_advertised: Callable[[], bool] = lambda: False
+    """Whether it tells the local network where it is."""
+    warnings: Callable[[], tuple[str, ...]] = tuple
+    """What an operator is to know of it, though it serves: sentences."""
+
+    def listeners_for(self, caller: Caller) -> tuple[str, ...]:
+        """Paths of this host are nobody's business on another."""
+        if caller.door is not Door.NETWORK or caller.grant.is_admin:
+            return self.listeners()
+        return tuple(one for one in self.listeners() if not one.startswith(UNIX_PREFIX))

@@ -536,6 +536,7 @@ class Status(message.Message):
     LISTENERS_FIELD_NUMBER: builtins.int
     RESIDENT_BYTES_FIELD_NUMBER: builtins.int
     MODELS_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     version: builtins.str
     """Version of edged."""
     state: DaemonState.ValueType
@@ -552,7 +553,11 @@ class Status(message.Message):
 
     @builtins.property
     def models(self) -> containers.RepeatedCompositeFieldContainer[Model]:
-        """Its models."""
+        """Its models, as far as the caller may use them."""
+
+    @builtins.property
+    def warnings(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What its operator is to know of it, though it serves: sentences. For administrators."""
 
     def __init__(
         self,
@@ -564,10 +569,11 @@ class Status(message.Message):
         listeners: abc.Iterable[builtins.str] | None = ...,
         resident_bytes: builtins.int = ...,
         models: abc.Iterable[Model] | None = ...,
+        warnings: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["listeners", b"listeners", "models", b"models", "policy", b"policy", "resident_bytes", b"resident_bytes", "state", b"state", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["listeners", b"listeners", "models", b"models", "policy", b"policy", "resident_bytes", b"resident_bytes", "state", b"state", "uptime_s", b"uptime_s", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -101,21 +101,22 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRequests(self, request, context):
-        """Returns every request that is not finished, most urgent first.
+        """Returns every request that is not finished, most urgent first: of its own caller, for an
+        administrator all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Ends a request; its stream ends with CANCELLED.
+        """Ends a request of the caller's own, for an administrator any; its stream ends with CANCELLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Returns the configured models.
+        """Returns the configured models, as far as the caller may use them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,13 +124,15 @@ class AdminServiceServicer:
 
     def LoadModel(self, request, context):
         """Starts a configured model's engine and streams its progress until it is ready or has failed.
+        For administrators.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """Stops a model's engine; running requests finish first, up to drain_s, then are cancelled.
+        """Stops a model's engine; running requests finish first, up to drain_s, then are cancelled. For
+        administrators.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,7 +147,7 @@ class AdminServiceServicer:
 
     def Drain(self, request, context):
         """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits. Asked
-        a second time, it waits no longer.
+        a second time, it waits no longer. For administrators.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,20 +38,26 @@ class AdminServiceStub:
     WatchStatus: grpc.UnaryStreamMultiCallable[admin_pb2.WatchStatusRequest, admin_pb2.WatchStatusResponse]
     """Streams the status: at once, then whenever it changed, at most once per interval."""
     ListRequests: grpc.UnaryUnaryMultiCallable[admin_pb2.ListRequestsRequest, admin_pb2.ListRequestsResponse]
-    """Returns every request that is not finished, most urgent first."""
+    """Returns every request that is not finished, most urgent first: of its own caller, for an
+    administrator all.
+    """
     Cancel: grpc.UnaryUnaryMultiCallable[admin_pb2.CancelRequest, admin_pb2.CancelResponse]
-    """Ends a request; its stream ends with CANCELLED."""
+    """Ends a request of the caller's own, for an administrator any; its stream ends with CANCELLED."""
     ListModels: grpc.UnaryUnaryMultiCallable[admin_pb2.ListModelsRequest, admin_pb2.ListModelsResponse]
-    """Returns the configured models."""
+    """Returns the configured models, as far as the caller may use them."""
     LoadModel: grpc.UnaryStreamMultiCallable[admin_pb2.LoadModelRequest, admin_pb2.LoadModelResponse]
-    """Starts a configured model's engine and streams its progress until it is ready or has failed."""
+    """Starts a configured model's engine and streams its progress until it is ready or has failed.
+    For administrators.
+    """
     UnloadModel: grpc.UnaryUnaryMultiCallable[admin_pb2.UnloadModelRequest, admin_pb2.UnloadModelResponse]
-    """Stops a model's engine; running requests finish first, up to drain_s, then are cancelled."""
+    """Stops a model's engine; running requests finish first, up to drain_s, then are cancelled. For
+    administrators.
+    """
     ListTiers: grpc.UnaryUnaryMultiCallable[admin_pb2.ListTiersRequest, admin_pb2.ListTiersResponse]
     """Returns the service tiers with their targets and limits."""
     Drain: grpc.UnaryUnaryMultiCallable[admin_pb2.DrainRequest, admin_pb2.DrainResponse]
     """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits. Asked
-    a second time, it waits no longer.
+    a second time, it waits no longer. For administrators.
     """
 
 @typing.type_check_only
@@ -64,20 +70,26 @@ class AdminServiceAsyncStub(AdminServiceStub):
     WatchStatus: aio.UnaryStreamMultiCallable[admin_pb2.WatchStatusRequest, admin_pb2.WatchStatusResponse]  # type: ignore[assignment]
     """Streams the status: at once, then whenever it changed, at most once per interval."""
     ListRequests: aio.UnaryUnaryMultiCallable[admin_pb2.ListRequestsRequest, admin_pb2.ListRequestsResponse]  # type: ignore[assignment]
-    """Returns every request that is not finished, most urgent first."""
+    """Returns every request that is not finished, most urgent first: of its own caller, for an
+    administrator all.
+    """
     Cancel: aio.UnaryUnaryMultiCallable[admin_pb2.CancelRequest, admin_pb2.CancelResponse]  # type: ignore[assignment]
-    """Ends a request; its stream ends with CANCELLED."""
+    """Ends a request of the caller's own, for an administrator any; its stream ends with CANCELLED."""
     ListModels: aio.UnaryUnaryMultiCallable[admin_pb2.ListModelsRequest, admin_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Returns the configured models."""
+    """Returns the configured models, as far as the caller may use them."""
     LoadModel: aio.UnaryStreamMultiCallable[admin_pb2.LoadModelRequest, admin_pb2.LoadModelResponse]  # type: ignore[assignment]
-    """Starts a configured model's engine and streams its progress until it is ready or has failed."""
+    """Starts a configured model's engine and streams its progress until it is ready or has failed.
+    For administrators.
+    """
     UnloadModel: aio.UnaryUnaryMultiCallable[admin_pb2.UnloadModelRequest, admin_pb2.UnloadModelResponse]  # type: ignore[assignment]
-    """Stops a model's engine; running requests finish first, up to drain_s, then are cancelled."""
+    """Stops a model's engine; running requests finish first, up to drain_s, then are cancelled. For
+    administrators.
+    """
     ListTiers: aio.UnaryUnaryMultiCallable[admin_pb2.ListTiersRequest, admin_pb2.ListTiersResponse]  # type: ignore[assignment]
     """Returns the service tiers with their targets and limits."""
     Drain: aio.UnaryUnaryMultiCallable[admin_pb2.DrainRequest, admin_pb2.DrainResponse]  # type: ignore[assignment]
     """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits. Asked
-    a second time, it waits no longer.
+    a second time, it waits no longer. For administrators.
     """
 
 class AdminServiceServicer(metaclass=abc_1.ABCMeta):
@@ -105,7 +117,9 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         request: admin_pb2.ListRequestsRequest,
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.ListRequestsResponse, abc.Awaitable[admin_pb2.ListRequestsResponse]]:
-        """Returns every request that is not finished, most urgent first."""
+        """Returns every request that is not finished, most urgent first: of its own caller, for an
+        administrator all.
+        """
 
     @abc_1.abstractmethod
     def Cancel(
@@ -113,7 +127,7 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         request: admin_pb2.CancelRequest,
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.CancelResponse, abc.Awaitable[admin_pb2.CancelResponse]]:
-        """Ends a request; its stream ends with CANCELLED."""
+        """Ends a request of the caller's own, for an administrator any; its stream ends with CANCELLED."""
 
     @abc_1.abstractmethod
     def ListModels(
@@ -121,7 +135,7 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         request: admin_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.ListModelsResponse, abc.Awaitable[admin_pb2.ListModelsResponse]]:
-        """Returns the configured models."""
+        """Returns the configured models, as far as the caller may use them."""
 
     @abc_1.abstractmethod
     def LoadModel(
@@ -129,7 +143,9 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         request: admin_pb2.LoadModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[admin_pb2.LoadModelResponse], abc.AsyncIterator[admin_pb2.LoadModelResponse]]:
-        """Starts a configured model's engine and streams its progress until it is ready or has failed."""
+        """Starts a configured model's engine and streams its progress until it is ready or has failed.
+        For administrators.
+        """
 
     @abc_1.abstractmethod
     def UnloadModel(
@@ -137,7 +153,9 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         request: admin_pb2.UnloadModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.UnloadModelResponse, abc.Awaitable[admin_pb2.UnloadModelResponse]]:
-        """Stops a model's engine; running requests finish first, up to drain_s, then are cancelled."""
+        """Stops a model's engine; running requests finish first, up to drain_s, then are cancelled. For
+        administrators.
+        """
 
     @abc_1.abstractmethod
     def ListTiers(
@@ -154,7 +172,7 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[admin_pb2.DrainResponse, abc.Awaitable[admin_pb2.DrainResponse]]:
         """Refuses new work, lets running work finish within drain_s, cancels the rest, then exits. Asked
-        a second time, it waits no longer.
+        a second time, it waits no longer. For administrators.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

@@ -29,7 +29,7 @@ class _Tier:
 class _TierEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Tier.ValueType], builtins.type):
     DESCRIPTOR: descriptor.EnumDescriptor
     TIER_UNSPECIFIED: _Tier.ValueType  # 0
-    """The server's default tier."""
+    """The server's default tier, or the most urgent that the caller may ask for."""
     TIER_INTERACTIVE: _Tier.ValueType  # 1
     """A person watches the tokens appear."""
     TIER_STANDARD: _Tier.ValueType  # 2
@@ -41,7 +41,7 @@ class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
     """Who is waiting, and so how long they may wait."""
 
 TIER_UNSPECIFIED: Tier.ValueType  # 0
-"""The server's default tier."""
+"""The server's default tier, or the most urgent that the caller may ask for."""
 TIER_INTERACTIVE: Tier.ValueType  # 1
 """A person watches the tokens appear."""
 TIER_STANDARD: Tier.ValueType  # 2
@@ -481,7 +481,8 @@ class GenerateRequest(message.Message):
     """Service tier."""
     client: builtins.str
     """Names the app for fairness, limits and `edgectl ps`; 0 to 64 characters of [A-Za-z0-9._-].
-    Empty: the caller's address.
+    Empty: the caller's address. A caller with a token named "laptop" is shown, and counts, as
+    "laptop", or as "laptop/editor" if it names "editor" here.
     """
     expected_tokens: builtins.int
     """Length of the answer in tokens, ≥ 1, as far as the app knows it. A wrong one costs time, nothing

@@ -1,6 +1,7 @@
 """A real gRPC server over a fake `Models`, and a real client of it."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,8 +15,12 @@ from grpc_status import rpc_status
 
 from edged.clock import ManualClock
 from edged.core.types import SloTier, TierSpec
+from edged.node.identity import IdentitySource
+from edged.node.tokens import TokenStore
 from edged.rpc.convert import Tiers
-from edged.rpc.server import RpcServer, RpcSettings
+from edged.rpc.server import RpcServer
+from edged.rpc.settings import RpcSettings
+from edged.rpc.trust import Trust
 from edged.rpc.view import DaemonState, DaemonView
 from edged.v1 import inference_pb2 as pb
 from edged.v1.admin_pb2_grpc import AdminServiceStub
@@ -65,7 +70,15 @@ class Front:
         self.health = health_pb2_grpc.HealthStub(self.channel)
 
 
-LOOPBACK = RpcSettings(listen="127.0.0.1:0", socket_path=None)
+LOOPBACK = RpcSettings(listen="127.0.0.1:0", socket_path=None, loopback_access="admin")
+NOW_S = 1_800_000_000.0
+"""The time of day."""
+
+
+def trust_in(folder: Path) -> Trust:
+    """Without tokens, and with a certificate that is made when it is needed."""
+    tokens = TokenStore(folder / "tokens.json")
+    return Trust(tokens, IdentitySource(folder, "desk"), lambda: NOW_S)
 
 
 def over_socket(path: Path) -> RpcSettings:
@@ -76,14 +89,17 @@ def over_socket(path: Path) -> RpcSettings:
 async def running_front(settings: RpcSettings = LOOPBACK) -> AsyncIterator[Front]:
     """Serve until the block is left; the client's channel has connections of its own."""
     models, daemon, clock = PlayedModels(model_status()), Daemon(), ManualClock(1000.0)
-    server = RpcServer(settings, models, TIERS, daemon.view(started_s=900.0), clock)
-    await server.start()
-    try:
-        target = server.listeners[0]
-        async with open_channel(target) as channel:
-            yield Front(server, models, daemon, clock, target, channel)
-    finally:
-        await server.stop(0)
+    view = daemon.view(started_s=900.0)
+    with tempfile.TemporaryDirectory() as state:
+        trust = trust_in(Path(state))
+        server = RpcServer(settings, models, TIERS, view, clock, trust=trust)
+        await server.start()
+        try:
+            target = server.listeners[0]
+            async with open_channel(target) as channel:
+                yield Front(server, models, daemon, clock, target, channel)
+        finally:
+            await server.stop(0)
 
 
 def open_channel(target: str, **options: int) -> grpc.aio.Channel:

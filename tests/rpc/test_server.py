@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import stat
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from edged.errors import ConfigError
 from edged.places import MAX_SOCKET_PATH_BYTES
 from edged.rpc.connections import ConnectionLimits
 from edged.rpc.inference import InferenceLimits
-from edged.rpc.server import RpcServer, RpcSettings
+from edged.rpc.server import RpcServer
+from edged.rpc.settings import RpcSettings
 from edged.v1 import admin_pb2
 from edged.v1 import inference_pb2 as pb
 from edged.v1.inference_pb2_grpc import InferenceServiceStub
@@ -30,24 +32,26 @@ from tests.rpc.front import (
     running_front,
     text_request,
     told_by,
+    trust_in,
 )
 
 ALL_TIERS = (pb.TIER_INTERACTIVE, pb.TIER_STANDARD, pb.TIER_BATCH)
 
 
-def new_server(settings: RpcSettings) -> RpcServer:
-    view = Daemon().view(started_s=0.0)
-    return RpcServer(settings, PlayedModels(model_status()), TIERS, view, ManualClock())
+def new_server(settings: RpcSettings, folder: Path) -> RpcServer:
+    view, models = Daemon().view(started_s=0.0), PlayedModels(model_status())
+    return RpcServer(settings, models, TIERS, view, ManualClock(), trust=trust_in(folder))
 
 
 async def failure_to_start(settings: RpcSettings) -> str:
-    server = new_server(settings)
-    try:
-        with pytest.raises(ConfigError) as caught:
-            await server.start()
-        return caught.value.detail
-    finally:
-        await server.stop(0)
+    with tempfile.TemporaryDirectory() as folder:
+        server = new_server(settings, Path(folder))
+        try:
+            with pytest.raises(ConfigError) as caught:
+                await server.start()
+            return caught.value.detail
+        finally:
+            await server.stop(0)
 
 
 async def answers(target: str) -> bool:
@@ -95,7 +99,7 @@ async def test_nobody_can_share_the_port(front: Front) -> None:
 
 
 async def test_an_address_of_another_host_is_an_error() -> None:
-    told = await failure_to_start(replace(LOOPBACK, listen="192.0.2.1:0"))
+    told = await failure_to_start(replace(LOOPBACK, listen="192.0.2.1:0", insecure=True))
     assert "192.0.2.1:0" in told
     assert "assign requested address" in told
 
@@ -233,7 +237,7 @@ async def test_an_answer_over_the_limit_is_refused_and_the_server_lives() -> Non
 
 async def test_calls_over_the_limit_of_one_connection_wait_at_the_client() -> None:
     async with running_front(
-        replace(LOOPBACK, connections=ConnectionLimits(max_streams=1))
+        replace(LOOPBACK, connections=ConnectionLimits(max_tcp_streams=1))
     ) as front:
         first = front.inference.Generate(text_request("first"))
         first_stream = await front.models.next_stream()
@@ -276,7 +280,7 @@ async def test_stopping_lets_running_calls_end_and_takes_no_new_ones() -> None:
         assert await ended(late) == grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_server_may_be_stopped_twice_and_without_a_start() -> None:
-    server = new_server(LOOPBACK)
+async def test_a_server_may_be_stopped_twice_and_without_a_start(tmp_path: Path) -> None:
+    server = new_server(LOOPBACK, tmp_path)
     await server.stop(0)
     await server.stop(0)

@@ -1,0 +1,145 @@
+"""Files that only the daemon's user may touch: read with their permissions checked, written whole.
+
+Root may prepare them for a daemon of another user (`sudo edgectl token create --file …`): what it
+makes belongs to the owner of the directory.
+"""
+
+import fcntl
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edged.errors import ConfigError
+
+FileVersion = tuple[int, int, int, int]
+"""Changes whenever the file is replaced or written."""
+
+
+def version_of(path: Path) -> FileVersion | None:
+    """None: there is no file, or it cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def read_private(path: Path, max_bytes: int) -> bytes | None:
+    """The content of a file that nobody else can have written; None if there is none.
+
+    Raises:
+        ConfigError: it cannot be read, is no file or too large, belongs to another user, or others
+            may write to it.
+    """
+    found = read_with_mode(path, max_bytes)
+    if found is None:
+        return None
+    content, status = found
+    if os.geteuid() and status.st_uid not in (os.geteuid(), 0):
+        raise ConfigError(
+            f"{path} belongs to user {status.st_uid}; expected {os.geteuid()} or root"
+        )
+    if status.st_mode & 0o022:
+        raise ConfigError(
+            f"others may write to {path} (mode {stat.S_IMODE(status.st_mode):04o}); run "
+            f"`chmod go-w {path}` if its content is still what it should be"
+        )
+    return content
+
+
+def read_with_mode(path: Path, max_bytes: int) -> tuple[bytes, os.stat_result] | None:
+    """The content of a file, and whose it is; None if there is none.
+
+    Raises:
+        ConfigError: it cannot be read, is no file or too large.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{path} is no file")
+        try:
+            content = file.read(max_bytes + 1)
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > max_bytes:
+        raise ConfigError(f"{path} has over {max_bytes} bytes, the most it may have")
+    return content, status
+
+
+def make_state_directory(directory: Path) -> None:
+    """Make a directory that only this user can enter; of one that exists, check that nobody else
+    may write to it. A link is followed: systemd makes one to /var/lib/private.
+
+    Raises:
+        ConfigError: it cannot be made, belongs to another user, or others may write to it.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.stat()
+    except OSError as error:
+        raise ConfigError(f"cannot make the directory {directory}: {error.strerror}") from error
+    is_ours = found.st_uid == os.geteuid() or os.geteuid() == 0
+    if not is_ours or found.st_mode & 0o022:
+        raise ConfigError(
+            f"{directory} must be a directory of user {os.geteuid()} that nobody else may write to"
+        )
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file: one process at a time changes it.
+
+    Raises:
+        OSError: the lock cannot be had.
+    """
+    lock = path.with_name(path.name + ".lock")
+    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        _give_to_owner_of(path.parent, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def replace_private(path: Path, content: bytes) -> None:
+    """Write a file that its owner alone can read, whole or not at all, also if the power fails.
+
+    Raises:
+        OSError: it cannot be written; what was there is still there.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            _give_to_owner_of(path.parent, descriptor)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync_directory(path.parent)
+
+
+def _give_to_owner_of(directory: Path, descriptor: int) -> None:
+    if os.geteuid() == 0:
+        owner = directory.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

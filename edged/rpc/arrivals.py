@@ -32,8 +32,10 @@ class Arrivals:
 
     def __init__(self, limits: ArrivalLimits) -> None:
         self._limits = limits
-        self._places = _Places(limits.max_arriving, limits.hurried_s)
+        self._all = _Places(limits.max_arriving)
         self._of_connection: dict[str, _Places] = {}
+        self._unhurried: dict[asyncio.Timeout, tuple[_Places, float]] = {}
+        """What is read, longest first: whose it is, and since when."""
 
     @property
     def num_connections(self) -> int:
@@ -49,15 +51,21 @@ class Arrivals:
         """
         own = self._of_connection.get(peer)
         if own is None:
-            own = _Places(self._limits.max_arriving_of_connection, self._limits.hurried_s)
-            self._of_connection[peer] = own
+            own = self._of_connection[peer] = _Places(self._limits.max_arriving_of_connection)
+        own.num_users += 1
         try:
             async with (
                 asyncio.timeout(self._limits.message_s) as time,
-                own.held(time),
-                self._places.held(time),
+                self._held(own, own),
+                self._held(self._all, None),
             ):
-                yield
+                self._unhurried[time] = own, asyncio.get_running_loop().time()
+                if own.num_waiting > 0 or self._all.num_waiting > 0:
+                    self._hurry(None if self._all.num_waiting > 0 else own)
+                try:
+                    yield
+                finally:
+                    self._unhurried.pop(time, None)
         except TimeoutError:
             raise EdgedError(
                 Reason.DEADLINE_EXCEEDED,
@@ -65,48 +73,42 @@ class Arrivals:
                 f"and {self._limits.hurried_s:g} s while others wait to be read",
             ) from None
         finally:
-            if own.is_empty:
-                self._of_connection.pop(peer, None)
+            own.num_users -= 1
+            if own.num_users == 0:
+                del self._of_connection[peer]
+
+    @asynccontextmanager
+    async def _held(self, places: "_Places", of: "_Places | None") -> AsyncIterator[None]:
+        places.num_waiting += 1
+        try:
+            if places.free.locked():
+                self._hurry(of)
+            await places.free.acquire()
+        finally:
+            places.num_waiting -= 1
+        try:
+            yield
+        finally:
+            places.free.release()
+
+    def _hurry(self, of: "_Places | None") -> None:
+        """The request that has been read longest, of a connection or of all, is to give way."""
+        found = (
+            (time, since_s)
+            for time, (whose, since_s) in self._unhurried.items()
+            if of is None or whose is of
+        )
+        time, since_s = next(found, (None, 0.0))
+        if time is None:
+            return
+        del self._unhurried[time]
+        end_s = time.when()
+        if not time.expired() and end_s is not None:
+            time.reschedule(min(end_s, since_s + self._limits.hurried_s))
 
 
 class _Places:
-    def __init__(self, num_places: int, hurried_s: float) -> None:
-        self._free = asyncio.Semaphore(num_places)
-        self._hurried_s = hurried_s
-        self._num_waiting = 0
-        self._unhurried: dict[asyncio.Timeout, float] = {}
-        """Who holds a place, longest first, and since when."""
-        self._num_held = 0
-
-    @property
-    def is_empty(self) -> bool:
-        return self._num_held == 0 and self._num_waiting == 0
-
-    @asynccontextmanager
-    async def held(self, time: asyncio.Timeout) -> AsyncIterator[None]:
-        """Whoever holds a place has until `time`, which becomes shorter when others wait."""
-        self._num_waiting += 1
-        try:
-            if self._free.locked():
-                self._hurry()
-            await self._free.acquire()
-        finally:
-            self._num_waiting -= 1
-        self._num_held += 1
-        self._unhurried[time] = asyncio.get_running_loop().time()
-        try:
-            if self._num_waiting > 0:
-                self._hurry()
-            yield
-        finally:
-            self._unhurried.pop(time, None)
-            self._num_held -= 1
-            self._free.release()
-
-    def _hurry(self) -> None:
-        """The one that has held a place longest is to give way, if none has been told for this."""
-        for time, since_s in list(self._unhurried.items())[:1]:
-            del self._unhurried[time]
-            end_s = time.when()
-            if not time.expired() and end_s is not None:
-                time.reschedule(min(end_s, since_s + self._hurried_s))
+    def __init__(self, num_places: int) -> None:
+        self.free = asyncio.Semaphore(num_places)
+        self.num_waiting = 0
+        self.num_users = 0

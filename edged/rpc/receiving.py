@@ -7,6 +7,7 @@ interceptors: a call that one of them refuses is a stream already, and its messa
 """
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import TypeVar, cast
 
@@ -19,6 +20,7 @@ from edged.rpc.arrivals import ArrivalLimits, Arrivals
 from edged.rpc.gate import CallGate
 
 REFLECTION_PREFIX = "/grpc.reflection."
+"""Of the one service with streams of requests."""
 MAX_REFLECTION_CALLS = 16
 """They stay open for as long as their clients like."""
 
@@ -52,8 +54,9 @@ class RequestsAreReadHere(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         parse = cast(Callable[[bytes], object] | None, handler.request_deserializer)
         if handler.request_streaming:
-            if not method.startswith(REFLECTION_PREFIX):
-                return handler
+            if inspect.iscoroutinefunction(handler.stream_stream):
+                return handler  # it refuses the call, and reads nothing
+            assert method.startswith(REFLECTION_PREFIX), f"{method} reads by itself"
             of_stream = cast(_OfStream, handler.stream_stream)
             answer = _ending_well(self._gated(of_stream))
             make = grpc.stream_stream_rpc_method_handler

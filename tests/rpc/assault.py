@@ -152,6 +152,8 @@ class Stayers:
         self._writers: list[asyncio.StreamWriter] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.num_refused = 0
+        self.refusal = ""
+        """Of the last one."""
         self.num_closed = 0
         """By the server, so far."""
         self._changed = asyncio.Event()
@@ -178,8 +180,9 @@ class Stayers:
     async def _open(self) -> None:
         try:
             reader, writer = await self._target.connect(is_plain=self._slow.is_plain)
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError) as error:
             self.num_refused += 1
+            self.refusal = repr(error)
             return
         self._writers.append(writer)
         self._tasks.append(asyncio.create_task(self._stay(reader, writer)))

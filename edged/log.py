@@ -4,11 +4,14 @@ Theory of operation: on a terminal a line is made for the eye, elsewhere it is o
 first key is `event`. Everything goes through the standard library's handler, so that asyncio's and
 gRPC's lines look the same and a stream that can no longer be written to never stops the daemon.
 INFO is what an operator acts on, and one canonical line for each finished request.
+
+Whoever can connect can make libraries complain, so these have a limit of lines a minute.
 """
 
 import logging
 import os
 import sys
+from collections import Counter
 from enum import StrEnum
 from typing import TextIO, cast
 
@@ -18,6 +21,9 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 from edged.core.types import ClientId, FinishEvent, FinishReason, Outcome, SloTier
 
 Logger = FilteringBoundLogger
+
+MAX_FOREIGN_LINES_PER_MINUTE = 30
+"""Of each library's logger."""
 
 _ROOT = "edged"
 _FIRST_KEYS = ("event", "at", "level", "component")
@@ -51,6 +57,7 @@ def configure_logging(
             ],
         )
     )
+    handler.addFilter(_ForeignFloods())
     # A failed write would otherwise be reported to stderr, which may be what failed.
     logging.raiseExceptions = False
     least = logging.getLevelNamesMapping()[level.upper()]
@@ -115,6 +122,30 @@ def _told(outcome: Outcome) -> dict[str, object]:
 
 def _rounded(seconds: float | None, digits: int) -> float | None:
     return None if seconds is None else round(seconds, digits)
+
+
+class _ForeignFloods(logging.Filter):
+    """Lets so many lines of each library through in a minute; the last says that more follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._minute = 0
+        self._num_lines: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        library = record.name.partition(".")[0]
+        if library == _ROOT:
+            return True
+        minute = int(record.created // 60)
+        if minute != self._minute:
+            self._minute = minute
+            self._num_lines.clear()
+        self._num_lines[library] += 1
+        num_lines = self._num_lines[library]
+        if num_lines == MAX_FOREIGN_LINES_PER_MINUTE:
+            record.msg = f"{library} has too much to say; the rest of this minute is not logged"
+            record.args = record.exc_info = record.exc_text = None
+        return num_lines <= MAX_FOREIGN_LINES_PER_MINUTE
 
 
 def _stamps() -> list[Processor]:

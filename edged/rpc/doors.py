@@ -1,25 +1,31 @@
 """Makes the servers: one for each door, with the limits of that door.
 
-Each option was found in gRPC's sources and seen to work; the tests of the doors hold them to it.
+What the options are is `edged.rpc.connections`'.
 """
+
+from dataclasses import replace
 
 import grpc
 
 from edged.node.identity import Identity
 from edged.rpc.caller import Door
+from edged.rpc.connections import ConnectionLimits, options
 from edged.rpc.gatekeeper import Gatekeeper
 from edged.rpc.guard import Guard
 from edged.rpc.interceptor import ErrorsBecomeStatus
+from edged.rpc.receiving import RequestsAreReadHere
 from edged.rpc.settings import RpcSettings
-
-_Options = tuple[tuple[str, int], ...]
 
 
 def make_server(door: Door, guard: Guard, settings: RpcSettings) -> grpc.aio.Server:
     is_network = door is Door.NETWORK
     return grpc.aio.server(
-        interceptors=(Gatekeeper(guard, door), ErrorsBecomeStatus()),
-        options=_options(settings) + (_network_options(settings) if is_network else ()),
+        interceptors=(
+            RequestsAreReadHere(settings.arrivals),
+            Gatekeeper(guard, door),
+            ErrorsBecomeStatus(),
+        ),
+        options=options(_connection_limits(door, settings), settings.max_message_bytes),
         maximum_concurrent_rpcs=settings.max_network_calls if is_network else settings.max_calls,
     )
 
@@ -43,29 +49,19 @@ class Certificates:
         )
 
 
-def _options(settings: RpcSettings) -> _Options:
-    min_client_ping_ms = round(settings.min_client_ping_s * 1000)
-    return (
-        # Two daemons on one port would share its calls without anybody noticing.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
-        ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
-        ("grpc.keepalive_time_ms", round(settings.keepalive_s * 1000)),
-        ("grpc.keepalive_timeout_ms", round(settings.keepalive_timeout_s * 1000)),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", min_client_ping_ms),
-    )
-
-
-def _network_options(settings: RpcSettings) -> _Options:
-    """A later option stands before an earlier one of its name."""
-    limits = settings.network
-    return (
-        ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
-        ("grpc.max_allowed_incoming_connections", limits.max_connections),
-        ("grpc.server_handshake_timeout_ms", round(limits.handshake_timeout_s * 1000)),
-        ("grpc.max_connection_idle_ms", round(limits.max_idle_s * 1000)),
-        ("grpc.max_metadata_size", limits.max_metadata_bytes),
-        ("grpc.absolute_max_metadata_size", limits.max_metadata_bytes),
-    )
+def _connection_limits(door: Door, settings: RpcSettings) -> ConnectionLimits:
+    limits, network = settings.connections, settings.network
+    match door:
+        case Door.UNIX:
+            return limits
+        case Door.LOOPBACK:
+            return replace(limits, max_streams=limits.max_tcp_streams)
+        case Door.NETWORK:
+            return replace(
+                limits,
+                max_streams=network.max_streams_per_connection,
+                max_connections=network.max_connections,
+                handshake_s=network.handshake_timeout_s,
+                idle_s=network.max_idle_s,
+                max_metadata_bytes=network.max_metadata_bytes,
+            )

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from edged.core.types import SloTier
 from edged.rpc.admin import AdminLimits
+from edged.rpc.arrivals import ArrivalLimits
+from edged.rpc.connections import ConnectionLimits
 from edged.rpc.guard import LoopbackAccess
 from edged.rpc.inference import InferenceLimits
 from edged.rpc.network_limits import NetworkLimits
@@ -30,13 +32,10 @@ class RpcSettings:
     """Of a request and of an answer."""
     max_other_calls: int = 512
     """Calls that are no Generate, and calls that are being refused; at each door of this host."""
-    max_streams_per_connection: int = 1024
-    """Further calls of one connection wait at the client."""
-    keepalive_s: float = 30.0
-    """Silence after which a connection is asked whether its client lives."""
-    keepalive_timeout_s: float = 10.0
-    min_client_ping_s: float = 5.0
-    """A client that asks oftener is disconnected."""
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    """At the doors of this host; `network` has fewer of most."""
+    arrivals: ArrivalLimits = field(default_factory=ArrivalLimits)
+    """At each door."""
     inference: InferenceLimits = field(default_factory=InferenceLimits)
     admin: AdminLimits = field(default_factory=AdminLimits)
     network: NetworkLimits = field(default_factory=NetworkLimits)

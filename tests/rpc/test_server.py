@@ -13,6 +13,7 @@ import pytest
 from edged.clock import ManualClock
 from edged.errors import ConfigError
 from edged.places import MAX_SOCKET_PATH_BYTES
+from edged.rpc.connections import ConnectionLimits
 from edged.rpc.inference import InferenceLimits
 from edged.rpc.server import RpcServer
 from edged.rpc.settings import RpcSettings
@@ -235,7 +236,9 @@ async def test_an_answer_over_the_limit_is_refused_and_the_server_lives() -> Non
 
 
 async def test_calls_over_the_limit_of_one_connection_wait_at_the_client() -> None:
-    async with running_front(replace(LOOPBACK, max_streams_per_connection=1)) as front:
+    async with running_front(
+        replace(LOOPBACK, connections=ConnectionLimits(max_tcp_streams=1))
+    ) as front:
         first = front.inference.Generate(text_request("first"))
         first_stream = await front.models.next_stream()
         second = front.inference.Generate(text_request("second"))

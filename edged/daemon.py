@@ -32,7 +32,6 @@ from edged.node.host import Host
 from edged.node.service_manager import take_from
 from edged.reload import Parts, Reloader
 from edged.rpc.convert import Tiers
-from edged.rpc.descriptors import WANTED_DESCRIPTORS, allow_descriptors
 from edged.rpc.server import RpcServer
 from edged.rpc.view import DaemonState, DaemonView, ReloadReport
 from edged.startup import model_specs, rpc_settings, service_name, tier_specs, trust
@@ -58,7 +57,6 @@ def run(settings: Settings, read: Callable[[], Settings]) -> int:
         EdgedError: the daemon cannot start: an address is taken.
     """
     configure_logging(settings.server.log_level, settings.server.log_format)
-    allow_descriptors(WANTED_DESCRIPTORS)
     return asyncio.run(Daemon(settings, read, MonotonicClock()).serve())
 
 

@@ -156,8 +156,3 @@ async def test_a_daemon_without_certificate_says_so() -> None:
         assert (whoami.fingerprint, whoami.certificate_pem) == ("", "")
         assert (whoami.name, whoami.is_advertised) == ("desk", False)
         assert list(whoami.listeners) == ["127.0.0.1:7411"]
-
-
-async def test_a_method_that_is_not_served_says_so(front: Front) -> None:
-    call = front.access.BeginPairing(pb.BeginPairingRequest())
-    assert (await told_by(call)).code == grpc.StatusCode.UNIMPLEMENTED

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.node import layout, service_control, shipped, steps, units
-from edged.node.layout import GROUP, TREE_MARK, Layout
+from edged.node.layout import TREE_MARK, USER, Layout
 from edged.node.service_control import ServiceControl
 from edged.node.steps import Keep, Link, Remove, Run, RunCommand, Step, Write
 
 PROGRAMS = ("edged", "edgectl")
+NOBODY = "65534"
+"""The group of nobody, however a host calls it."""
 _ON_EVERY_PATH = ("/usr/bin", "/usr/local/bin")
 
 
@@ -45,9 +47,15 @@ class Host:
         return service_control.Systemd(self.run, self.is_user, booted)
 
     def has_group(self, name: str) -> bool:
-        """A static one. Those that exist while a service runs are in no file."""
+        """One of the host's own. Those that exist while a service runs are in no file."""
+        return self._is_listed("etc/group", name)
+
+    def has_user(self, name: str) -> bool:
+        return self._is_listed("etc/passwd", name)
+
+    def _is_listed(self, file: str, name: str) -> bool:
         try:
-            lines = (self.root / "etc/group").read_text().splitlines()
+            lines = (self.root / file).read_text(errors="replace").splitlines()
         except OSError:
             return False
         return any(line.partition(":")[0] == name for line in lines)
@@ -104,7 +112,7 @@ def plan_install(host: Host, wanted: Wanted) -> tuple[Step, ...]:
 def _install(host: Host, wanted: Wanted) -> Iterator[Step]:
     where = host.layout
     if where.sysusers is not None:
-        yield from _make_group(host, where.sysusers)
+        yield from _make_user(host, where.sysusers)
     if not os.path.lexists(where.config):
         yield Write(where.config, wanted.config_text)
     unit_text = _unit_text(host, wanted.program)
@@ -118,11 +126,11 @@ def _install(host: Host, wanted: Wanted) -> Iterator[Step]:
     )
 
 
-def _make_group(host: Host, file: Path) -> Iterator[Step]:
+def _make_user(host: Host, file: Path) -> Iterator[Step]:
     text = shipped.service_file("edged.sysusers").read_text()
     if not steps.is_same_file(file, text):
         yield Write(file, text)
-    if not host.has_group(GROUP):
+    if not (host.has_user(USER) and host.has_group(USER)):
         yield Run(("systemd-sysusers", str(file)))
 
 
@@ -172,13 +180,23 @@ def _uninstall(host: Host, config_text: str) -> Iterator[Step]:
         yield Remove(where.config.parent)
     if where.sysusers is not None and os.path.lexists(where.sysusers):
         yield Remove(where.sysusers, where.own_directories)
-        if host.has_group(GROUP):
-            yield Run(("groupdel", GROUP))
+        yield from _remove_user(host)
     for path in where.kept:
         if os.path.lexists(path):
             yield Keep(path, "edged did not make it")
     if (where.tree / TREE_MARK).is_file():
         yield Remove(where.tree)
+
+
+def _remove_user(host: Host) -> Iterator[Step]:
+    has_user, has_group = host.has_user(USER), host.has_group(USER)
+    if has_user and has_group:
+        # A group that is somebody's own cannot be removed, and userdel leaves one with members.
+        yield Run(("usermod", "--gid", NOBODY, USER))
+    if has_group:
+        yield Run(("groupdel", USER))
+    if has_user:
+        yield Run(("userdel", USER))
 
 
 def _links(where: Layout, root: Path) -> Iterator[Path]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from edged import places
 
-GROUP = "edged"
+USER = "edged"
+"""Of the service, and its group."""
 UNIT = "edged.service"
 AGENT = "org.edged.edged"
 TREE_MARK = ".made-by-scripts-install"
@@ -42,7 +43,7 @@ def system_layout(root: Path) -> Layout:
         programs=root / "usr/local/bin",
         config=config,
         tree=root / "opt/edged",
-        # With a dynamic user the state is in a private directory, and a link in the usual place.
+        # With DynamicUser= the state is in a private directory, and a link in the usual place.
         state=(root / "var/lib/edged", root / "var/cache/edged", *private, root / "run/edged"),
         kept=(etc / f"systemd/system/{UNIT}.d", etc / "credstore/edged.tokens"),
         own_directories=(config.parent, etc / "sysusers.d"),

@@ -12,7 +12,11 @@ NOT_OURS = (
     "/var/tmp",  # of systemd, for services with a temporary directory of their own
     # Backups and locks of useradd and its kin.
     "/etc/.pwd.lock",
-    *(f"/etc/{name}{ending}" for name in ("group", "gshadow") for ending in ("", "-")),
+    *(
+        f"/etc/{name}{ending}"
+        for name in ("group", "gshadow", "passwd", "shadow")
+        for ending in ("", "-")
+    ),
     # Of systemd, for all services with a dynamic user; made at boot on most hosts.
     "/var/cache/private",
     "/var/lib/private",
@@ -129,7 +133,7 @@ def test_removing_leaves_nothing(installed: BootedHost) -> None:
     host = installed
     _uninstall(host)
     before = host.changed_files()
-    groups = host.path("/etc/group").read_text()
+    known = {name: host.path(name).read_text() for name in ("/etc/group", "/etc/passwd")}
     install(host)
     host.check("systemctl", "start", UNIT)
     made = _new(before, host.changed_files())
@@ -140,7 +144,7 @@ def test_removing_leaves_nothing(installed: BootedHost) -> None:
     said = _uninstall(host)
     assert "remove /opt/edged" in said.splitlines()
     assert _new(before, host.changed_files()) == {}
-    assert host.path("/etc/group").read_text() == groups
+    assert {name: host.path(name).read_text() for name in known} == known
     assert not host.path("/run/edged").exists()
     assert host.run("systemctl", "cat", UNIT).returncode, "systemd has forgotten it"
 

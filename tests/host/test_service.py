@@ -13,7 +13,6 @@ QUIET = {"listen": ""}
 """Only the socket, where it is known who calls."""
 STEP_S = 0.01
 RELOADED = '"event": "configuration reloaded"'
-FIRST_DYNAMIC_UID, LAST_DYNAMIC_UID = 61184, 65519
 
 pytestmark = pytest.mark.timeout(1200)  # the first test installs edged
 
@@ -30,7 +29,8 @@ async def test_the_embedded_model_answers_from_inside_the_sandbox(installed: Boo
         )
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
         assert int(status["CapBnd"], 16) == 0
-        assert FIRST_DYNAMIC_UID <= int(status["Uid"].split()[0]) <= LAST_DYNAMIC_UID
+        user = installed.check("id", "--user", "edged").strip()
+        assert status["Uid"].split() == [user] * 4
 
 
 async def test_systemctl_status_tells_how_it_is(installed: BootedHost) -> None:
@@ -143,6 +143,18 @@ async def test_reloading_what_is_wrong_is_told_and_changes_nothing(installed: Bo
         await service.until(lambda: "server.drain" in "".join(service.lines()), "it is told")
         assert (await service.generate("again", 4).end()).finished
         assert (service.pid, service.shown("ActiveState")) == (pid, "active")
+
+
+async def test_host_is_kept_awake_while_a_request_runs(installed: BootedHost) -> None:
+    if installed.run("systemctl", "start", "dbus.service").returncode:
+        pytest.skip("there is no logind to be told: apt-get install dbus")
+    async with running(installed, sim_tables(server=QUIET, step_s=STEP_S)) as service:
+        listed = ("systemd-inhibit", "--list", "--no-legend", "--no-pager")
+        assert "edged" not in installed.check(*listed)
+        stream = service.generate("long", 100)
+        await service.until(lambda: "edged" in installed.check(*listed), "it is inhibited")
+        await stream.end()
+        await service.until(lambda: "edged" not in installed.check(*listed), "it may suspend")
 
 
 async def test_refused_configuration_fails_once_and_says_why(installed: BootedHost) -> None:

@@ -9,6 +9,8 @@ from edged.node.installation import Host, Wanted, plan_install, plan_uninstall
 from edged.node.steps import Run, Step, perform
 
 PROGRAM = Path("/opt/edged/bin/edged")
+GROUPS = "root:x:0:\nvideo:x:44:\n"
+USERS = "root:x:0:0::/:/bin/sh\n"
 CONFIG_TEXT = "# nothing is set\n"
 
 
@@ -34,7 +36,8 @@ class FakeHost:
     def __post_init__(self) -> None:
         (self.root / "run/systemd/system").mkdir(parents=True)
         (self.root / "etc").mkdir()
-        (self.root / "etc/group").write_text("root:x:0:\nvideo:x:44:\n")
+        (self.root / "etc/group").write_text(GROUPS)
+        (self.root / "etc/passwd").write_text(USERS)
 
     @property
     def host(self) -> Host:
@@ -90,12 +93,19 @@ class FakeHost:
                 self._ending -= 1
                 is_seen = self.active_state == "active" or self._ending >= 0
                 return self._answer(argv, is_yes=is_seen or name.count("/") == 1)
-            case ["systemd-sysusers", _]:
-                with (self.root / "etc/group").open("a") as file:
-                    file.write("edged:x:999:\n")
-            case ["groupdel", "edged"]:
-                (self.root / "etc/group").write_text("root:x:0:\nvideo:x:44:\n")
+            case [tool, *_]:
+                self._change_users(tool)
         return CompletedProcess(argv, 0, "", "")
+
+    def _change_users(self, tool: str) -> None:
+        groups, users = self.root / "etc/group", self.root / "etc/passwd"
+        if tool == "systemd-sysusers":
+            groups.write_text(f"{GROUPS}edged:x:999:alice\n")
+            users.write_text(f"{USERS}edged:x:999:999::/:/bin/false\n")
+        elif tool == "groupdel":
+            groups.write_text(GROUPS)
+        elif tool == "userdel":
+            users.write_text(USERS)
 
     @staticmethod
     def _answer(argv: Sequence[str], *, is_yes: bool) -> CompletedProcess[str]:

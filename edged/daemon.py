@@ -26,6 +26,7 @@ from edged.clock import Clock, MonotonicClock
 from edged.config import Settings
 from edged.core.types import SloTier
 from edged.log import configure_logging, get_logger
+from edged.node.descriptors import raise_descriptor_limit
 from edged.rpc.convert import Tiers
 from edged.rpc.server import RpcServer
 from edged.rpc.view import DaemonState, DaemonView
@@ -48,6 +49,7 @@ def run(settings: Settings) -> int:
         EdgedError: the daemon cannot start: an address is taken.
     """
     configure_logging(settings.server.log_level, settings.server.log_format)
+    raise_descriptor_limit()
     return asyncio.run(Daemon(settings, MonotonicClock()).serve())
 
 

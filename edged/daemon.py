@@ -26,7 +26,6 @@ from edged.clock import Clock, MonotonicClock
 from edged.config import Settings
 from edged.core.types import SloTier
 from edged.log import configure_logging, get_logger
-from edged.node.descriptors import raise_descriptor_limit
 from edged.rpc.convert import Tiers
 from edged.rpc.server import RpcServer
 from edged.rpc.view import DaemonState, DaemonView
@@ -49,7 +48,6 @@ def run(settings: Settings) -> int:
         EdgedError: the daemon cannot start: an address is taken.
     """
     configure_logging(settings.server.log_level, settings.server.log_format)
-    raise_descriptor_limit()
     return asyncio.run(Daemon(settings, MonotonicClock()).serve())
 
 

@@ -156,9 +156,11 @@ class Daemon:
         from edged.node.advertise import Advertiser  # noqa: PLC0415
         from edged.node.dns_sd import Auth, ServiceText  # noqa: PLC0415
 
-        identity = server.identity
-        auth = Auth.NONE if identity is None else Auth.TOKEN
-        text = ServiceText(__version__, auth, "" if identity is None else identity.fingerprint)
+        def text() -> ServiceText:
+            auth = Auth.NONE if self._settings.server.insecure else Auth.TOKEN
+            identity = server.identity
+            return ServiceText(__version__, auth, "" if identity is None else identity.fingerprint)
+
         name = service_name(self._settings)
         advertiser = Advertiser(name, server.network_listeners, text, self._clock)
         advertiser.start()

@@ -24,12 +24,10 @@ from collections.abc import Sequence
 from edged import __version__
 from edged.clock import Clock, MonotonicClock
 from edged.config import Settings
-from edged.config.values import AUTO
 from edged.core.types import SloTier
 from edged.log import configure_logging, get_logger
-from edged.node.advertise import Advertiser, host_name
+from edged.node.advertise import Advertiser
 from edged.node.dns_sd import Auth, ServiceText
-from edged.node.identity import Identity
 from edged.rpc.convert import Tiers
 from edged.rpc.server import RpcServer
 from edged.rpc.view import DaemonState, DaemonView
@@ -77,7 +75,7 @@ class Daemon:
         await server.start()
         self._log.info("listening", version=__version__, listeners=list(server.listeners))
         health = asyncio.create_task(self._keep_health(fleet, server), name="health")
-        advertiser = self._advertiser(server.listeners, server.identity)
+        advertiser = self._advertiser(server)
         if self._settings.server.discovery:
             advertiser.start()
         try:
@@ -127,14 +125,14 @@ class Daemon:
         )
         return server
 
-    def _advertiser(self, listeners: Sequence[str], identity: Identity | None) -> Advertiser:
-        server = self._settings.server
-        name = host_name() if server.name == AUTO else server.name
-        if identity is None:
-            text = ServiceText(__version__, Auth.NONE, fingerprint="")
-        else:
-            text = ServiceText(__version__, Auth.TOKEN, identity.fingerprint)
-        return Advertiser(name, listeners, text, self._clock)
+    def _advertiser(self, server: RpcServer) -> Advertiser:
+        def text() -> ServiceText:
+            auth = Auth.NONE if self._settings.server.insecure else Auth.TOKEN
+            identity = server.identity
+            return ServiceText(__version__, auth, "" if identity is None else identity.fingerprint)
+
+        name = service_name(self._settings)
+        return Advertiser(name, server.network_listeners, text, self._clock)
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -29,6 +29,7 @@ DOCUMENTS = sorted(
     for path in [*ROOT.glob("*.md"), *ROOT.glob("edged/**/*.md"), *ROOT.glob("backends/*.md")]
     if ".venv" not in path.parts
 )
+NO_MODULES = ("edged.sock", "edged.backends", "edged.tokens")
 NAMES_IN_SOURCE = {
     name
     for path in [*MODULES, *ROOT.glob("proto/edged/v1/*.proto")]
@@ -89,7 +90,7 @@ def test_what_a_document_names_exists(document: Path) -> None:
             missing += [name] if not any(place.exists() for place in beside) else []
         elif re.fullmatch(r"(edged|backends)(\.[A-Za-z_]\w*)+", name) and "edged.v1." not in name:
             missing += (
-                [name] if not _exists(name) and name not in ("edged.sock", "edged.backends") else []
+                [name] if not _exists(name) and name not in NO_MODULES else []
             )
         elif re.fullmatch(r"([A-Z][a-z0-9]+){2,}(\.\w+)?", name):
             missing += [name] if name.split(".")[0] not in NAMES_IN_SOURCE else []

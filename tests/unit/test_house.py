@@ -89,9 +89,7 @@ def test_what_a_document_names_exists(document: Path) -> None:
             beside = (ROOT / name, document.parent / name)
             missing += [name] if not any(place.exists() for place in beside) else []
         elif re.fullmatch(r"(edged|backends)(\.[A-Za-z_]\w*)+", name) and "edged.v1." not in name:
-            missing += (
-                [name] if not _exists(name) and name not in NO_MODULES else []
-            )
+            missing += [name] if not _exists(name) and name not in NO_MODULES else []
         elif re.fullmatch(r"([A-Z][a-z0-9]+){2,}(\.\w+)?", name):
             missing += [name] if name.split(".")[0] not in NAMES_IN_SOURCE else []
     assert not missing, f"{_relative(document)} names what does not exist: {missing}"

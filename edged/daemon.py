@@ -80,18 +80,12 @@ class Daemon:
 
     async def serve(self) -> int:
         """The whole life of the daemon. Raises EdgedError if it cannot start."""
+        reloader = Reloader(self._settings, self._read)
+        self._watch_signals(reloader)
         specs = model_specs(self._settings, os.environ)
         fleet = Fleet(specs, self._settings.default_model, self._clock)
         host = Host(self._service_variables, fleet, self._clock)
-
-        async def reload() -> ReloadReport:
-            return await reloader.reload()
-
-        server = self._server(fleet, reload)
-        reloader = Reloader(
-            self._settings, self._read, Parts(fleet, server, host, hooks=(server.reload_trust,))
-        )
-        self._watch_signals(reloader)
+        server = self._server(fleet, reloader.reload)
         await server.start()
         self._log.info("listening", version=__version__, listeners=list(server.listeners))
         health = asyncio.create_task(self._keep_health(fleet, server), name="health")
@@ -101,6 +95,7 @@ class Daemon:
                 if model.preload and not self._is_draining:
                     await fleet.load(name)
             host.listening()
+            reloader.begin(Parts(fleet, server, host, hooks=(server.reload_trust,)))
             host.inhibit_suspend(inhibits=self._settings.server.inhibit_suspend)
             await self._drain_requested.wait()
             server.set_serving(False)
@@ -161,9 +156,11 @@ class Daemon:
         from edged.node.advertise import Advertiser  # noqa: PLC0415
         from edged.node.dns_sd import Auth, ServiceText  # noqa: PLC0415
 
-        identity = server.identity
-        auth = Auth.NONE if identity is None else Auth.TOKEN
-        text = ServiceText(__version__, auth, "" if identity is None else identity.fingerprint)
+        def text() -> ServiceText:
+            auth = Auth.NONE if self._settings.server.insecure else Auth.TOKEN
+            identity = server.identity
+            return ServiceText(__version__, auth, "" if identity is None else identity.fingerprint)
+
         name = service_name(self._settings)
         advertiser = Advertiser(name, server.network_listeners, text, self._clock)
         advertiser.start()

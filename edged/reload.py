@@ -34,6 +34,7 @@ from edged.rpc.server import RpcServer
 from edged.rpc.view import ReloadReport
 from edged.startup import model_specs, tier_specs
 from edged.supervise.fleet import SHUTTING_DOWN, Fleet
+from edged.supervise.model import ModelStatus
 
 LIVE = frozenset(
     {
@@ -62,21 +63,26 @@ class Parts:
     server: RpcServer
     host: Host
     hooks: Sequence[Hook] = ()
-    """Called at each reload, after a configuration that is right."""
+    """Called at each reload, when a configuration that is right has been taken over."""
 
 
 class Reloader:
     """Belongs to the event loop."""
 
-    def __init__(self, settings: Settings, read: ReadSettings, parts: Parts) -> None:
+    def __init__(self, settings: Settings, read: ReadSettings) -> None:
+        """Must be made on a running event loop."""
         self.settings = settings
         """What the daemon runs with."""
         self._read = read
-        self._parts = parts
+        self._parts: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
         self._log = get_logger("reload")
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[ReloadReport]] = set()
         self._is_asked = False
+
+    def begin(self, parts: Parts) -> None:
+        """The daemon has started; what was asked for before is done now."""
+        self._parts.set_result(parts)
 
     def ask(self) -> None:
         """Reload soon. Asked again before that has begun, it is done once."""
@@ -90,7 +96,7 @@ class Reloader:
         Raises:
             EdgedError: DRAINING.
         """
-        if self._parts.fleet.is_draining:
+        if self._parts.done() and self._parts.result().fleet.is_draining:
             raise EdgedError(Reason.DRAINING, SHUTTING_DOWN)
         return await asyncio.shield(self._begin())
 
@@ -101,38 +107,39 @@ class Reloader:
         return task
 
     async def _reload(self) -> ReloadReport:
+        parts = await asyncio.shield(self._parts)
         async with self._turn:
             self._is_asked = False
-            self._parts.host.reloading()
-            report = await self._reloaded()
-            self._tell(report)
+            parts.host.reloading()
+            report = await self._reloaded(parts)
+            self._tell(report, parts.host)
             return report
 
-    async def _reloaded(self) -> ReloadReport:
+    async def _reloaded(self, parts: Parts) -> ReloadReport:
         try:
             read = await asyncio.to_thread(self._read)
-            if self._parts.fleet.is_draining:
+            if parts.fleet.is_draining:
                 return ReloadReport(problems=(SHUTTING_DOWN,))
-            return self._take_over(read)
+            return self._take_over(read, parts)
         except ConfigError as error:
             return ReloadReport(problems=tuple(error.detail.splitlines()))
         except Exception as error:  # a defect must not end a daemon that serves
             self._log.exception("reload failed")
             return ReloadReport(problems=(f"internal error: {type(error).__name__}",))
 
-    def _tell(self, report: ReloadReport) -> None:
+    def _tell(self, report: ReloadReport, host: Host) -> None:
         for waiting in report.waiting:
             self._log.warning("a setting waits", detail=waiting)
         if report.problems:
             self._log.error("reload met problems", problems=list(report.problems))
             number = counted(len(report.problems), "problem")
-            self._parts.host.reloaded(f"the last reload met {number}: see the log")
+            host.reloaded(f"the last reload met {number}: see the log")
         else:
             self._log.info("configuration reloaded", changes=list(report.changes))
-            self._parts.host.reloaded()
+            host.reloaded()
 
-    def _take_over(self, read: Settings) -> ReloadReport:
-        before, parts = self.settings, self._parts
+    def _take_over(self, read: Settings, parts: Parts) -> ReloadReport:
+        before = self.settings
         after = self.settings = with_live_of(read, before)
         server = after.server
         configure_logging(server.log_level, server.log_format)
@@ -143,32 +150,15 @@ class Reloader:
             if model.preload and name not in before.models:
                 parts.fleet.load_soon(name)
         told = [str(change) for change in changes(before, after)]
-        told += self._changes_of_models(before, after)
+        told += _changes_of_models(before, after)
         problems = []
         for hook in parts.hooks:
             try:
                 told += hook()
             except EdgedError as error:
                 problems += error.detail.splitlines()
-        waiting = (*_restarts(after, read), *self._waiting_models())
+        waiting = (*_restarts(after, read), *_waiting_models(parts.fleet.status()))
         return ReloadReport(tuple(told), waiting, tuple(problems))
-
-    def _changes_of_models(self, before: Settings, after: Settings) -> Iterator[str]:
-        for name, model in after.models.items():
-            if name not in before.models:
-                yield f"model {name!r} is new" + (", and loads" if model.preload else "")
-            elif model != before.models[name]:
-                yield f"model {name!r} is configured otherwise"
-        for name in before.models.keys() - after.models.keys():
-            yield (
-                f"model {name!r} is removed: it takes no new requests, and what it has may take "
-                f"{after.server.drain_s:g} s"
-            )
-
-    def _waiting_models(self) -> Iterator[str]:
-        for status in self._parts.fleet.status():
-            if status.waiting_settings:
-                yield f"model {status.name!r}: {waiting_warning(status)}"
 
 
 def with_live_of(read: Settings, running: Settings) -> Settings:
@@ -183,3 +173,22 @@ def _restarts(after: Settings, read: Settings) -> Iterator[str]:
     for change in changes(after, read):
         key, value = show_key(change.key), show_value(change.after)
         yield f"{key} = {value} holds after a restart; now it is {show_value(change.before)}"
+
+
+def _changes_of_models(before: Settings, after: Settings) -> Iterator[str]:
+    for name, model in after.models.items():
+        if name not in before.models:
+            yield f"model {name!r} is new" + (", and loads" if model.preload else "")
+        elif model != before.models[name]:
+            yield f"model {name!r} is configured otherwise"
+    for name in (name for name in before.models if name not in after.models):
+        yield (
+            f"model {name!r} is removed: it takes no new requests, and what it has may take "
+            f"{after.server.drain_s:g} s"
+        )
+
+
+def _waiting_models(models: Iterable[ModelStatus]) -> Iterator[str]:
+    for status in models:
+        if status.waiting_settings:
+            yield f"model {status.name!r}: {waiting_warning(status)}"

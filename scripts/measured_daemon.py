@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import grpc
 
@@ -87,8 +88,11 @@ class MeasuredDaemon:
 
 
 @asynccontextmanager
-async def measured_daemon(*flags: str) -> AsyncIterator[MeasuredDaemon]:
-    """A daemon that is ready when it is handed over, and gone afterwards."""
+async def measured_daemon(
+    *flags: str, log: IO[bytes] | None = None
+) -> AsyncIterator[MeasuredDaemon]:
+    """A daemon that is ready when it is handed over, and gone afterwards; its log goes to stderr
+    unless a file is given."""
     with tempfile.TemporaryDirectory() as folder:
         socket = f"{folder}/edged.sock"
         process = await asyncio.create_subprocess_exec(
@@ -101,6 +105,7 @@ async def measured_daemon(*flags: str) -> AsyncIterator[MeasuredDaemon]:
             "--log-level",
             "error",
             *flags,
+            stderr=log,
             env={**os.environ, "EDGED_CONFIG": _patient_config(folder)},
         )
         options = (("grpc.use_local_subchannel_pool", 1),)

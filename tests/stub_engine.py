@@ -51,6 +51,7 @@ from edged.engine.wire import (
     RequestRefused,
     RequestState,
     Resumed,
+    SetTiers,
     Start,
     StepEvents,
     Stop,
@@ -60,6 +61,7 @@ from edged.engine.wire import (
     Tokenize,
     Tokenized,
     TokensPrompt,
+    Warned,
     decode_command,
     encode_frame,
     frame_length,
@@ -217,6 +219,8 @@ class StubEngine:
                 self.send(Tokenized(call_id, encode(prompt), refusal))
             case Inspect(call_id):
                 self.send(Inspected(call_id, tuple(map(state, self._answers.values()))))
+            case SetTiers(tiers):
+                self.send(Warned(f"tiers: {[spec.max_waiting for spec in tiers]}"))
             case Stop():
                 os._exit(0)
             case Start():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from edged.cli.exits import CommandError, ExitCode
-from edged.client.address import choose_address
+from edged.client.address import HOST_VARIABLE, PEER_NAME, choose_address
 from edged.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -34,11 +34,28 @@ def connected(
 ) -> None:
     given = context.find_object(Global)
     assert given is not None, "the callback of the app has run"
-    target = find_target(host or given.host)
+    target = _located(host or given.host) or find_target(host or given.host)
     from edged.cli.remote import Connection
 
     with Connection(target, given.timeout_s) as connection:
         use(connection)
+
+
+def _located(host: str | None) -> "Target | None":
+    """Of a daemon that was paired with, wherever it is now; None of any other."""
+    name = host or os.environ.get(HOST_VARIABLE, "")
+    if not PEER_NAME.fullmatch(name):
+        return None
+    from edged.client.locate import locate
+    from edged.client.peers import PeerBook
+    from edged.client.target import TOKEN_VARIABLE, target_of_peer
+    from edged.places import peers_file
+
+    book = PeerBook(peers_file(os.environ))
+    peer = book.named(name)
+    if peer is None:
+        return None
+    return target_of_peer(locate(peer, book), os.environ.get(TOKEN_VARIABLE) or None)
 
 
 def find_target(host: str | None) -> "Target":

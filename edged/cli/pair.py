@@ -188,8 +188,8 @@ def _token_for_code(
         )
         code = proposal.code(digest_of(certificate.fingerprint), begun.nonce)
         note(
-            f"as {proposal.name!r}, with the code {code[:3]} {code[3:]}: compare it with the one "
-            "that `edgectl pair` shows on the daemon's machine, and answer there"
+            f"pairing as {proposal.name!r} with the code {code[:3]} {code[3:]}: compare it with "
+            "the one that `edgectl pair` shows on the daemon's machine, and answer there"
         )
         given = connection.call(
             connection.access.FinishPairing,

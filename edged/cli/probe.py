@@ -15,6 +15,8 @@ from edged.client.channel import open_aio_channel
 from edged.client.found import FoundDaemon
 from edged.client.peers import Peer
 from edged.client.target import TOKEN_VARIABLE, Pinned, Plaintext, Target
+from edged.client.trust import diagnose
+from edged.errors import Reason
 from edged.node.dns_sd import Auth
 from edged.v1 import admin_pb2, admin_pb2_grpc
 
@@ -78,7 +80,7 @@ def _target(
     if peer is None:
         return None
     token = environ.get(TOKEN_VARIABLE) or peer.token or None
-    return Target(daemon.name, address, Pinned(peer.certificate_pem.encode()), token)
+    return Target(daemon.name, address, Pinned(peer.certificate_pem.encode(), peer.name), token)
 
 
 async def _ask(target: Target) -> Answer:
@@ -102,8 +104,9 @@ async def _without_answer(target: Target) -> Answer:
     """Nobody is there, or somebody else."""
     if not await _takes_connections(target.address):
         return Answer(None, "unreachable")
-    is_pinned = isinstance(target.security, Pinned)
-    return Answer(target.address, "another certificate" if is_pinned else "not edged")
+    why = await asyncio.to_thread(diagnose, target, PROBE_TIMEOUT_S)
+    is_changed = why is not None and why.reason is Reason.PEER_CHANGED
+    return Answer(target.address, "another certificate" if is_changed else "not edged")
 
 
 async def _takes_connections(address: str) -> bool:

@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
-from edged.client.errors import ClientError, DeadlineExceededError
+from edged.client.errors import ClientError, DeadlineExceededError, UnreachableError
 from edged.client.link import Link
 from edged.client.retry import NO_RETRIES, Attempts, RetryPolicy, most_telling
 from edged.client.route import Route
@@ -66,6 +66,8 @@ class Caller:
                     continue
             now_s = self._clock.now_s()
             wait_s = attempts.wait_s(now_s)
+            if not attempts.errors:
+                raise UnreachableError(Reason.UNREACHABLE, "nobody is left who could be asked")
             if wait_s is None or (ends_s is not None and now_s + wait_s >= ends_s):
                 raise most_telling(list(attempts.errors.values()))
             await self._pause(wait_s)

@@ -35,6 +35,8 @@ CHANNEL_OPTIONS: Options = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
+LOOK_S = 2.0
+"""Longest look at an address that could not be connected to."""
 HEAD_START_S = 0.5
 """Of the known addresses, before others of the same daemon are looked for."""
 
@@ -61,8 +63,8 @@ class Link:
         self._pid = os.getpid()
 
     async def unary(self, path: str, request: bytes, limit_s: float) -> bytes:
-        """One answer. Raises ClientError."""
-        channel = await self._connected(limit_s)
+        """One answer, within `limit_s` of the connection. Raises ClientError."""
+        channel = await self._connected(None)
         try:
             method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
             return await method(request, timeout=limit_s, metadata=self._metadata)
@@ -188,7 +190,7 @@ class Link:
     async def _diagnosis(self) -> EdgedError | None:
         """Why nobody answers, as far as it can be told: above all, that somebody else does."""
         looks = [
-            asyncio.to_thread(_look_at, way, self._connect_timeout_s)
+            asyncio.to_thread(_look_at, way, min(self._connect_timeout_s, LOOK_S))
             for way in self._ways
             if not way.address.startswith(UNIX_PREFIX)
         ]

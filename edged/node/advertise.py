@@ -7,7 +7,7 @@ within TTL_S.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from edged.clock import Clock
 from edged.log import get_logger
@@ -30,13 +30,13 @@ class Advertiser:
         self,
         name: str,
         listeners: Sequence[str],
-        text: ServiceText,
+        text: Callable[[], ServiceText],
         clock: Clock,
         *,
         ttl_s: int = TTL_S,
     ) -> None:
         """`listeners` are the addresses bound, as "192.168.1.5:7411"; those that no other host
-        reaches are not told."""
+        reaches are not told. `text` is asked again and again: a certificate may be renewed."""
         self._name = name
         self._listeners = network_listeners(listeners)
         self._text = text

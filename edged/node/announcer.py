@@ -16,7 +16,7 @@ import contextlib
 import ipaddress
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -80,14 +80,15 @@ class Announcer:
         self,
         name: str,
         listeners: Sequence[str],
-        text: ServiceText,
+        text: Callable[[], ServiceText],
         clock: Clock,
         *,
         ttl_s: int,
     ) -> None:
         self._wanted = name
         self._listeners = listeners
-        self._text = text.encode()
+        self._read_text = text
+        self._text = text().encode()
         self._clock = clock
         self._ttl_s = ttl_s
         self._log = get_logger("advertise")
@@ -275,26 +276,28 @@ class Announcer:
             await asyncio.sleep(_POLL_S)
 
     async def _follow(self, zeroconf: AsyncZeroconf) -> None:
-        """Take over what changed of the host's addresses."""
-        told = self._told
+        """Take over what changed of the host's addresses, and of the daemon."""
+        told, was_text = self._told, self._text
         assert told is not None, "a name was taken"
         where = reachable(self._listeners, usable_interfaces())
         interfaces = () if where is None else where.interfaces
-        is_moved = where is not None and where.addresses != told.where.addresses
-        if where is not None and is_moved:
-            gone = [one for one in told.where.addresses if one not in where.addresses]
-            self._set_claim(told.name, where)
+        self._text = self._read_text().encode()
+        now = told.where if where is None else where
+        gone = [one for one in told.where.addresses if one not in now.addresses]
+        is_new = self._text != was_text or now.addresses != told.where.addresses
+        if is_new:
+            self._set_claim(told.name, now)
             assert self._info is not None, "there is a name"
             zeroconf.zeroconf.registry.async_update(self._info)
-            self._told = Advertised(told.name, where)
-            self._log.info("addresses changed", name=told.name, addresses=list(where.addresses))
+            self._told = Advertised(told.name, now)
+            self._log.info("advertised anew", name=told.name, addresses=list(now.addresses))
         has_all = len(zeroconf.zeroconf.engine.senders) == len(choice(interfaces))
         if interfaces != self._interfaces or not has_all:
             self._interfaces = interfaces
             self._is_near.clear()
             await zeroconf.async_update_interfaces(choice(interfaces))
             self._put_gates(zeroconf)
-        if is_moved:
+        if is_new:
             assert self._info is not None, "there is a name"
             self._take_back(zeroconf, gone)
             await (await zeroconf.async_update_service(self._info))

@@ -186,7 +186,7 @@ async def _end(child: asyncio.subprocess.Process) -> None:
     child.stdin.close()
     try:
         async with asyncio.timeout(RELEASE_S):
-            await child.wait()
+            await child.communicate()  # which closes its pipes too
     except TimeoutError:
         await _kill(child)
     except asyncio.CancelledError:
@@ -198,7 +198,7 @@ async def _kill(child: asyncio.subprocess.Process) -> None:
     """It, or the `cat` that has outlived it, is still there."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    await child.wait()
+    await child.communicate()
 
 
 async def _exit(child: asyncio.subprocess.Process) -> None:

@@ -18,7 +18,7 @@ class ConnectionLimits:
     max_streams: int = 1024
     """Calls of one connection; further ones wait at a client that behaves, and are refused to one
     that does not. A call that was reset counts until the event loop has seen it."""
-    max_tcp_streams: int = 128
+    max_tcp_streams: int = 64
     """The same over TCP, where a connection may be anybody's: too few to keep others' calls from
     the event loop for long."""
     max_waiting_calls: int = 6000

@@ -15,18 +15,20 @@ from edged.rpc.guard import Guard
 from edged.rpc.interceptor import ErrorsBecomeStatus
 from edged.rpc.receiving import RequestsAreReadHere
 from edged.rpc.settings import RpcSettings
+from edged.rpc.steady import steady_server
 
 
 def make_server(door: Door, guard: Guard, settings: RpcSettings) -> grpc.aio.Server:
     is_network = door is Door.NETWORK
-    return grpc.aio.server(
-        interceptors=(
-            RequestsAreReadHere(settings.arrivals),
-            Gatekeeper(guard, door),
-            ErrorsBecomeStatus(),
-        ),
-        options=options(_connection_limits(door, settings), settings.max_message_bytes),
-        maximum_concurrent_rpcs=settings.max_network_calls if is_network else settings.max_calls,
+    interceptors = (
+        RequestsAreReadHere(settings.arrivals),
+        Gatekeeper(guard, door),
+        ErrorsBecomeStatus(),
+    )
+    return steady_server(
+        interceptors,
+        options(_connection_limits(door, settings), settings.max_message_bytes),
+        settings.max_network_calls if is_network else settings.max_calls,
     )
 
 

@@ -27,7 +27,7 @@ class ReloadReport:
     waiting: tuple[str, ...] = ()
     """What is configured otherwise, and holds only after a restart or when a model is loaded."""
     problems: tuple[str, ...] = ()
-    """What is wrong; a configuration with problems changes nothing."""
+    """What is wrong with the configuration, which changes nothing then; or beside it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1083,7 +1083,9 @@ class ReloadResponse(message.Message):
 
     @builtins.property
     def problems(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """What is wrong. A configuration with problems is not taken over, not even in part."""
+        """What is wrong with the configuration, which is not taken over then, not even in part; or with what is
+        read beside it, which stays as it was then.
+        """
 
     def __init__(
         self,

@@ -285,6 +285,18 @@ def test_drain_leaves_the_time_to_the_daemon_unless_it_is_given(
     assert [drain.HasField("drain_s") for drain in daemon.drains] == [False, True]
 
 
+def test_reload_tells_what_came_of_it(edgectl: Program, daemon: FakeDaemon) -> None:
+    assert edgectl.run("reload").stdout == "nothing has changed\n"
+    daemon.reloaded = admin_pb2.ReloadResponse(changes=["a is b"], waiting=["c needs a restart"])
+    done = edgectl.run("reload")
+    assert (done.returncode, done.stdout) == (0, "a is b\nwaits: c needs a restart\n")
+    daemon.reloaded = admin_pb2.ReloadResponse(problems=["d is wrong", "so is e"])
+    done = edgectl.run("reload", "--json")
+    assert (done.returncode, done.stderr) == (1, "edgectl: d is wrong\nedgectl: so is e\n")
+    told = json.loads(done.stdout)
+    assert told == {"changes": [], "waiting": [], "problems": ["d is wrong", "so is e"]}
+
+
 def test_version_tells_both_sides(edgectl: Program) -> None:
     lines = edgectl.run("version").stdout.splitlines()
     assert lines[0].startswith("edgectl ")

@@ -52,7 +52,7 @@ def test_a_client_shows_the_code_and_keeps_the_daemon_when_both_ends_agree(
     terminal.read_until("[y/N]")
     [code] = access.codes
     assert f"{at} shows the certificate {OWN.fingerprint}" in terminal.shown
-    assert f"as 'laptop', with the code {grouped(code)}" in terminal.shown
+    assert f"pairing as 'laptop' with the code {grouped(code)}" in terminal.shown
     assert f"Did the daemon's machine show {grouped(code)} too?" in terminal.shown
     terminal.type("y\n")
     assert terminal.exit_code() == 0

@@ -8,15 +8,18 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from inspect import signature
 from typing import TypeVar
 
 import pytest
 
-from edged.client import Client
+from edged.client import AsyncClient, AsyncStream, Client, Stream
 from edged.client.errors import RequestCancelledError, UnreachableError
 from edged.client.loop import THREAD_NAME
+from edged.core.types import RequestId
 from tests.client.scripted import WHOLE, admitted, dies, is_silent, playing, says, then
 from tests.rpc.fakes import GATE_TIMEOUT_S
+from tests.rpc.front import running_front
 
 ResultT = TypeVar("ResultT")
 
@@ -72,6 +75,47 @@ async def test_leaving_the_loop_cancels_on_the_daemon() -> None:
         with Client(daemon.address) as client:
             await aside(ask)
             await daemon.wait_until_given_up()
+
+
+async def test_an_exception_in_the_loop_cancels_on_the_daemon() -> None:
+    async with playing(then(says(admitted()), is_silent())) as daemon:
+
+        def ask() -> None:
+            for _ in client.generate("Hi"):
+                raise ZeroDivisionError
+
+        with Client(daemon.address) as client:
+            with pytest.raises(ZeroDivisionError):
+                await aside(ask)
+            await daemon.wait_until_given_up()
+
+
+async def test_both_clients_offer_the_same() -> None:
+    def offered(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert offered(Client) - {"close", "is_closed"} == offered(AsyncClient) - {"aclose"}
+    assert offered(Stream) - {"close"} == offered(AsyncStream) - {"aclose", "cancel"}
+    for name in offered(AsyncClient) - {"aclose"}:
+        parameters = [signature(getattr(kind, name)).parameters for kind in (Client, AsyncClient)]
+        assert parameters[0] == parameters[1], name
+
+
+async def test_every_method_works() -> None:
+    async with running_front() as front:
+
+        def ask() -> None:
+            front.models.request_ids = (RequestId("abcd1234"),)
+            with Client(front.target) as client:
+                assert client.status().models == client.models()
+                assert len(client.tiers()) == 3
+                assert client.requests() == ()
+                assert client.cancel("abcd") == "abcd1234"
+                assert client.identity().name == "desk"
+                assert client.tokenize("Hi") == (1, 2, 3)
+                assert client.count_tokens("Hi").num_tokens == 3
+
+        await aside(ask)
 
 
 async def test_closing_a_stream_cancels_on_the_daemon() -> None:
@@ -171,7 +215,7 @@ async def test_a_program_ends_though_an_answer_is_waited_for() -> None:
     """By a thread that does not keep it."""
     code = """
 import sys, threading
-from edged.client import Client
+from edged.client import AsyncClient, AsyncStream, Client, Stream
 client = Client(sys.argv[1])
 stream = client.generate("Hi")
 next(stream)
@@ -203,7 +247,7 @@ except ClientError as error:
 async def test_ctrl_c_cancels_the_request_and_is_raised() -> None:
     code = """
 import sys
-from edged.client import Client
+from edged.client import AsyncClient, AsyncStream, Client, Stream
 with Client(sys.argv[1]) as client:
     try:
         for event in client.generate("Hi"):
@@ -233,7 +277,7 @@ with Client(sys.argv[1]) as client:
 async def test_a_client_in_the_child_of_a_fork_says_so() -> None:
     code = """
 import os, sys
-from edged.client import Client
+from edged.client import AsyncClient, AsyncStream, Client, Stream
 client = Client(sys.argv[1])
 stream = client.generate("Hi")
 if os.fork():

@@ -291,6 +291,13 @@ async def test_others_are_asked_when_none_of_those_given_will_do() -> None:
         await route.close()
 
 
+async def test_without_anybody_to_ask_it_says_so() -> None:
+    clock = ManualClock(100.0)
+    route = Route([], lambda one: Link(one.ways, 20.0), clock)
+    with pytest.raises(UnreachableError, match="nobody is left who could be asked"):
+        await asked(route, clock)
+
+
 async def test_others_are_not_looked_for_while_those_given_do_it() -> None:
     clock = ManualClock(100.0)
     async with playing(says(WHOLE[0])) as daemon:

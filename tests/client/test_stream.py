@@ -291,6 +291,13 @@ async def test_a_host_that_says_nothing_ends_in_time() -> None:
                 await asyncio.wait_for(client.status(), GATE_TIMEOUT_S)
 
 
+async def test_a_host_that_says_nothing_is_no_reason_not_to_ask_another(front: Front) -> None:
+    timeouts = Timeouts(connect_s=0.2, call_s=0.1)
+    with mute_host() as address:
+        async with AsyncClient([address, front.target], timeouts=timeouts) as client:
+            assert (await client.status()).version == "1.2.3"
+
+
 async def test_a_deadline_holds_while_it_connects() -> None:
     with mute_host() as address:
         async with AsyncClient(address) as client:

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 
 from edged.v1 import admin_pb2
@@ -300,3 +301,24 @@ async def test_terminal_that_is_closed_ends_its_daemon(tmp_path: Path) -> None:
         for fd in (terminal, its_end):
             if fd >= 0:
                 os.close(fd)
+
+
+async def test_signal_during_the_start_is_heeded_after_it(tmp_path: Path) -> None:
+    with service_socket(tmp_path / "notify") as manager:
+        async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as group:
+            told = group.create_task(manager.until_told("STATUS", "starting"))
+
+            async def live() -> None:
+                tables = sim_tables()
+                async with serving(tmp_path, tables, NOTIFY_SOCKET=manager.address) as daemon:
+                    await daemon.logged(RELOADED)
+                    await daemon.ready()
+
+            living = group.create_task(live())
+            await told
+            (process,) = [one for one in psutil.Process().children() if "serve" in one.cmdline()]
+            process.send_signal(signal.SIGHUP)
+            await living
+        manager.rest()
+    states = [name for one in manager.heard for name in ("READY", "RELOADING") if name in one]
+    assert states == ["READY", "RELOADING", "READY"]

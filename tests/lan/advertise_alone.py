@@ -12,7 +12,7 @@ from edged.node.dns_sd import Auth, ServiceText
 async def main(name: str, listener: str, ttl_s: int) -> None:
     configure_logging("info", "json", sys.stdout)
     text = ServiceText("0.0.0", Auth.TOKEN, "SHA256:" + "A" * 43)
-    Advertiser(name, (listener,), text, MonotonicClock(), ttl_s=ttl_s).start()
+    Advertiser(name, (listener,), lambda: text, MonotonicClock(), ttl_s=ttl_s).start()
     await asyncio.Event().wait()
 
 

@@ -126,7 +126,7 @@ async def test_a_new_address_replaces_the_old_one(
         moved = await watcher.until(
             lambda told: told["change"] == "updated" and "10.77.0.99:7411" in told["addresses"]
         )
-        assert daemon.lines("addresses changed")
+        assert daemon.lines("advertised anew")
         if f"{there.address()}:7411" in moved["addresses"]:
             await watcher.until(lambda told: f"{there.address()}:7411" not in told["addresses"])
         (found,) = discovered(here, tmp_path)

@@ -1,5 +1,6 @@
 """The example that picks a daemon, where two were paired with and one was not."""
 
+import asyncio
 import subprocess
 import sys
 from contextlib import AsyncExitStack
@@ -14,7 +15,7 @@ from edged.node.tokens import TOKENS_FILE, TokenStore
 from edged.places import peers_file
 from tests.e2e.daemon import Daemon, environment_of
 from tests.e2e.settings import SIM
-from tests.e2e.streams import ask
+from tests.e2e.streams import WAIT_S, ask
 from tests.lan.conftest import Advertise
 from tests.lan.network import Host, Network
 
@@ -69,7 +70,7 @@ async def test_the_picker_asks_whoever_has_least_to_do(
         await stack.enter_async_context(advertise(here, "stranger", "0.0.0.0:7412"))
         occupying = daemons["busy"].generate(ask("Hello", max_tokens=4000, ignore_eos=True))
         await occupying.tokens(1)
-        done = pick(here, tmp_path)
+        done = await asyncio.to_thread(pick, here, tmp_path)
         await occupying.leave()
         finished = await daemons["idle"].logged("request finished")
     assert done.returncode == 0, done.stderr
@@ -82,6 +83,26 @@ async def test_the_picker_asks_whoever_has_least_to_do(
     )
     assert finished["client"] == "laptop/example-lan-picker"
     assert finished["tier"] == "standard"
+
+
+DISCOVER = """
+import asyncio
+from edged.client import AsyncClient, Client, discover
+for found in (discover(), Client.discover(0.5), asyncio.run(AsyncClient.discover(0.5))):
+    print(*(daemon.name for daemon in found.daemons), found.problem)
+"""
+
+
+async def test_programs_discover(network: Network, advertise: Advertise, tmp_path: Path) -> None:
+    there, here, _ = network.hosts
+    async with advertise(there, "Studio"):
+        done = await asyncio.create_subprocess_exec(
+            *(*here.within, sys.executable, "-W", "error", "-c", DISCOVER),
+            stdout=subprocess.PIPE,
+            env=environment_of(tmp_path),
+        )
+        output, _ = await asyncio.wait_for(done.communicate(), WAIT_S)
+    assert output.decode() == "Studio None\n" * 3
 
 
 async def test_the_picker_says_why_there_is_nobody(network: Network, tmp_path: Path) -> None:

@@ -158,6 +158,11 @@ class Stayers:
         """By the server, so far."""
         self._changed = asyncio.Event()
 
+    @property
+    def num_held(self) -> int:
+        """Those that are open still."""
+        return len(self._writers) - self.num_closed
+
     async def add(self, count: int, *, at_once: int = 32) -> None:
         for start in range(0, count, at_once):
             size = min(at_once, count - start)

@@ -225,6 +225,35 @@ def other_methods(draw: Random, caller: Caller) -> Burst:
     return Burst(wire.opening() + b"".join(calls), 2 * FEW + 2)
 
 
+def no_utf8(draw: Random, caller: Caller) -> Burst:
+    """Names and values that are no text."""
+    bad = "".join(chr(draw.randint(128, 255)) for _ in range(draw.randint(1, 30)))
+    fields = draw.choice(
+        (
+            ("x-note", bad),
+            ("x-note-bin", bad),
+            ("user-agent", bad),
+            ("authorization", f"Bearer {bad}"),
+            ("grpc-timeout", bad),
+            ("grpc-encoding", bad),
+            (bad, "value"),
+            ("x-note", "a\r\nb\x00c"),
+            ("X-Note", "capitals"),
+        )
+    )
+    path = draw.choice((GENERATE, f"/{bad}", f"{GENERATE}{bad}"))
+    calls = (
+        wire.frame(
+            Kind.HEADERS,
+            caller.block(path, fields),
+            flags=wire.END_HEADERS | wire.END_STREAM,
+            stream_id=stream_id,
+        )
+        for stream_id in range(1, 2 * FEW, 2)
+    )
+    return Burst(wire.opening() + b"".join(calls), FEW + 2)
+
+
 def long_calls(draw: Random, caller: Caller) -> Burst:
     """Good calls for long answers, which whoever sends them does not wait for."""
     request = pb.GenerateRequest(prompt=pb.Prompt(text=str(draw.random())), client="hostile")
@@ -324,6 +353,7 @@ BURSTS: dict[str, Make] = {
         mutated_requests,
         unknown_methods,
         other_methods,
+        no_utf8,
         long_calls,
         wrong_streams,
         empty_frames,

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -17,12 +18,13 @@ from edged.core.types import (
 )
 from edged.engine.wire import RequestState, Statistics, TextPrompt, TierStatistics
 from edged.errors import EdgedError, Reason
-from edged.rpc.view import DaemonState
+from edged.rpc.convert import Tiers
+from edged.rpc.view import DaemonState, ReloadReport
 from edged.supervise.model import ModelState, RequestRow, RequestView, Submission
 from edged.v1 import admin_pb2 as pb
 from edged.v1 import inference_pb2
 from tests.rpc.fakes import GATE_TIMEOUT_S, model_status
-from tests.rpc.front import Front, told_by
+from tests.rpc.front import TIERS, Front, text_request, told_by
 
 
 def running(request_id: str, tier: SloTier, *, age_s: float = 1.0) -> RequestState:
@@ -320,3 +322,32 @@ async def test_models_are_listed_in_the_order_of_the_configuration(front: Front)
     front.models.statuses["alpha"] = model_status("alpha", is_default=False)
     models = (await front.admin.ListModels(pb.ListModelsRequest())).models
     assert [model.name for model in models] == ["tiny", "zeta", "alpha"]
+
+
+async def test_reload_tells_what_came_of_it(front: Front) -> None:
+    front.daemon.reload_report = ReloadReport(("a is b",), ("c waits",), ("d is wrong",))
+    answer = await front.admin.Reload(pb.ReloadRequest())
+    assert answer == pb.ReloadResponse(
+        changes=["a is b"], waiting=["c waits"], problems=["d is wrong"]
+    )
+    assert front.daemon.num_reloads == 1
+
+
+async def test_other_tiers_hold_for_the_calls_that_come(front: Front) -> None:
+    specs = tuple(replace(spec, ttft_target_s=9.0) for spec in TIERS.specs)
+    front.server.replace_tiers(Tiers(specs, SloTier.BATCH))
+    tiers = (await front.admin.ListTiers(pb.ListTiersRequest())).tiers
+    assert [tier.ttft_target_s for tier in tiers] == [9.0, 9.0, 9.0]
+    call = front.inference.Generate(text_request())
+    stream = await front.models.next_stream()
+    assert stream.submission.service == ServiceLevel(SloTier.BATCH, ttft_target_s=9.0)
+    call.cancel()
+
+
+async def test_settings_that_wait_are_among_the_warnings(front: Front) -> None:
+    front.models.set_status("tiny", waiting_settings=("kv_type", "path"))
+    (model,) = (await front.admin.ListModels(pb.ListModelsRequest())).models
+    assert list(model.warnings) == [
+        "kv_type, path have changed; to use that, load it again: edgectl models unload tiny, "
+        "then edgectl models load tiny"
+    ]

@@ -120,7 +120,8 @@ def data(content: bytes, stream_id: int, *, is_last: bool = True) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    encoded = text.encode()
+    """Characters up to 255 are bytes: a text need not be UTF-8."""
+    encoded = text.encode("latin-1")
     return _integer(len(encoded)) + encoded
 
 

@@ -146,3 +146,8 @@ async def test_a_turn_that_fails_or_is_given_up_lets_the_next_one_load() -> None
         assert await waiting == {}
     assert given_up.cancelled() or given_up.done()
     assert ledger.held("c") is None
+
+
+def test_two_models_of_one_name_have_accounts_of_their_own() -> None:
+    ledger = MemoryLedger()
+    assert ledger.account("a") != ledger.account("a")

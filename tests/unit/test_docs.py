@@ -1,6 +1,7 @@
 """Holds the documents to the code: tables equal what the code says, examples run as they stand."""
 
 import asyncio
+import os
 import re
 import sys
 import tomllib
@@ -156,10 +157,13 @@ def _commands() -> Iterator[str]:
 def test_a_command_in_the_readme_exists_with_its_options(line: str) -> None:
     program, *rest = line.split()
     command = get_command(edgectl if program == "edgectl" else edged)
-    for word in rest:
+    words = iter(rest)
+    for word in words:
         if word.startswith("--"):
-            known = {option for parameter in command.params for option in parameter.opts}
-            assert word in known | {"--help"}, f"{command.name} has no {word}"
+            option = next((one for one in command.params if word in one.opts), None)
+            assert option or word == "--help", f"{command.name} has no {word}"
+            if option and not getattr(option, "is_flag", False):
+                next(words, "")
         elif not word.startswith("-") and word.islower() and hasattr(command, "commands"):
             assert word in command.commands, f"{command.name} has no command {word}"
             command = command.commands[word]
@@ -191,20 +195,23 @@ def test_the_variables_named_are_variables_of_settings() -> None:
 
 
 async def run_example(code: str, front: Front) -> str:
-    """What an example prints that talks to `front` in place of the usual address."""
-    assert DEFAULT_ADDRESS in code
+    """What an example prints that talks to `front` in place of the usual address, which it names
+    or, with the client library, means."""
+    assert DEFAULT_ADDRESS in code or "Client()" in code or "Client(client=" in code
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-c", code.replace(DEFAULT_ADDRESS, front.target)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "EDGED_HOST": front.target},
     )
     output, errors = await asyncio.wait_for(process.communicate(), GATE_TIMEOUT_S)
     assert process.returncode == 0, errors.decode()
     return output.decode()
 
 
-async def test_the_first_example_streams_an_answer() -> None:
-    code, _errors, _health = blocks(section("Use it from an app"), "python")
+@pytest.mark.parametrize("place", [0, 2], ids=["library", "stubs"])
+async def test_an_example_streams_an_answer(place: int) -> None:
+    code = blocks(section("Use it from an app"), "python")[place]
     async with running_front() as front:
         running = asyncio.create_task(run_example(code, front))
         asked = asyncio.create_task(front.models.next_stream())
@@ -221,10 +228,10 @@ async def test_the_first_example_streams_an_answer() -> None:
 
 
 async def test_the_example_of_an_error_prints_its_reason() -> None:
-    _first, code, _health = blocks(section("Use it from an app"), "python")
+    _library, code, _stubs, _health = blocks(section("Use it from an app"), "python")
     shown, *_ = blocks(section("Use it from an app"), "text")
     async with running_front() as front:
-        detail = shown.splitlines()[0].removeprefix("NOT_FOUND ")
+        detail = shown.strip().removeprefix("NotFoundError UNKNOWN_MODEL ")
         front.models.refusal = EdgedError(Reason.UNKNOWN_MODEL, detail)
         assert await run_example(code, front) == shown
 

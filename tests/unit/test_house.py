@@ -18,6 +18,7 @@ MODULES = sorted(
     if "v1" not in path.relative_to(ROOT).parts
 )
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SCRIPTS = sorted(
     path
     for path in (ROOT / "scripts").iterdir()
@@ -28,6 +29,7 @@ DOCUMENTS = sorted(
     for path in [*ROOT.glob("*.md"), *ROOT.glob("edged/**/*.md"), *ROOT.glob("backends/*.md")]
     if ".venv" not in path.parts
 )
+NO_MODULES = ("edged.sock", "edged.backends", "edged.tokens")
 NAMES_IN_SOURCE = {
     name
     for path in [*MODULES, *ROOT.glob("proto/edged/v1/*.proto")]
@@ -43,7 +45,7 @@ def _relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", [*MODULES, *TESTS, *SCRIPTS], ids=_relative)
+@pytest.mark.parametrize("path", [*MODULES, *TESTS, *EXAMPLES, *SCRIPTS], ids=_relative)
 def test_a_module_has_one_job(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= MAX_MODULE_LINES, "a long module is a sign of two jobs"
@@ -81,13 +83,13 @@ def _exists(name: str) -> bool:
 def test_what_a_document_names_exists(document: Path) -> None:
     missing = []
     for name in _quoted(document):
-        if re.fullmatch(r"(\./)?(edged|backends|scripts|tests|proto|systemd|\.ci)/[\w./-]+", name):
+        if re.fullmatch(
+            r"(\./)?(edged|backends|examples|scripts|tests|proto|systemd|\.ci)/[\w./-]+", name
+        ):
             beside = (ROOT / name, document.parent / name)
             missing += [name] if not any(place.exists() for place in beside) else []
         elif re.fullmatch(r"(edged|backends)(\.[A-Za-z_]\w*)+", name) and "edged.v1." not in name:
-            missing += (
-                [name] if not _exists(name) and name not in ("edged.sock", "edged.backends") else []
-            )
+            missing += [name] if not _exists(name) and name not in NO_MODULES else []
         elif re.fullmatch(r"([A-Z][a-z0-9]+){2,}(\.\w+)?", name):
             missing += [name] if name.split(".")[0] not in NAMES_IN_SOURCE else []
     assert not missing, f"{_relative(document)} names what does not exist: {missing}"
@@ -97,7 +99,7 @@ def test_no_path_of_one_machine_is_in_the_tree() -> None:
     pattern = re.compile(r"(^|[\s\"'(=])/(root|home|work)/\w")
     found = [
         f"{_relative(path)}: {line.strip()}"
-        for folder in ("edged", "backends", "scripts", "tests", "proto", "systemd")
+        for folder in ("edged", "backends", "examples", "scripts", "tests", "proto", "systemd")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix not in {".pyc", ".gguf"} and path != Path(__file__)
         for line in path.read_text(errors="ignore").splitlines()

@@ -176,3 +176,14 @@ def test_a_request_that_ended_in_an_error_is_a_warning_that_tells_why(stream: io
     )
     (line,) = lines(stream)
     assert (line["level"], line["detail"]) == ("warning", "it took two engines down")
+
+
+def test_another_level_holds_for_loggers_that_were_bound_before(stream: io.StringIO) -> None:
+    configure_logging("info", stream=stream)
+    bound = get_logger("supervise").bind(model="m")
+    bound.debug("not yet")
+    configure_logging("debug", stream=stream)
+    bound.debug("now")
+    configure_logging("error", stream=stream)
+    bound.warning("no more")
+    assert [line["event"] for line in lines(stream)] == ["now"]

@@ -1,5 +1,6 @@
 """Turns settings into what the parts of a daemon are started with."""
 
+import os
 import socket
 import sys
 from collections.abc import Mapping
@@ -80,10 +81,11 @@ def start_command(settings: Settings, model: ModelSettings, environ: Mapping[str
 
 
 def _backend(given: str, model_path: str) -> str:
-    """GGUF models are files; those of MLX are folders."""
+    """GGUF models are files; those of MLX are folders. One that cannot be looked at is a matter of
+    the engine that loads it: the daemon serves the others."""
     if given != AUTO:
         return given
-    return "mlx" if model_path and Path(model_path).is_dir() else "llama_cpp"
+    return "mlx" if model_path and os.path.isdir(model_path) else "llama_cpp"
 
 
 def _max_step_tokens(engine: EngineSettings) -> int:

@@ -1,9 +1,10 @@
 """edged as a service of a booted host: configured, started, asked, and looked at."""
 
 import asyncio
+import shutil
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -69,6 +70,20 @@ async def running(host: BootedHost, tables: Tables) -> AsyncIterator[Service]:
     finally:
         host.run("systemctl", "kill", "--signal=KILL", "--kill-whom=all", UNIT)
         host.run("systemctl", "stop", UNIT)
+
+
+@contextmanager
+def dropped_in(host: BootedHost, text: str) -> Iterator[None]:
+    """With a drop-in, as `systemctl edit` would write it, until the next boot."""
+    folder = host.path(f"/run/systemd/system/{UNIT}.d")
+    folder.mkdir(parents=True)
+    (folder / "test.conf").write_text(text)
+    host.check("systemctl", "daemon-reload")
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder)
+        host.check("systemctl", "daemon-reload")
 
 
 def shown(host: BootedHost, name: str) -> str:

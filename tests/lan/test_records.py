@@ -147,8 +147,8 @@ async def test_one_that_was_killed_is_forgotten_within_its_time_to_live(
         gone = await watcher.until(is_change("removed", "Studio"))
     passed_s = gone["at_s"] - killed_s
     print(f"gone {passed_s:.1f} s after the kill, with a time to live of {SHORT_TTL_S} s")
-    # What answered one question only lives no longer; half a second for the look and the line.
-    assert passed_s < SHORT_TTL_S + 0.75
+    # Its last record was heard before the kill; the rest is for the look, and for a busy machine.
+    assert passed_s < SHORT_TTL_S + 1.5
 
 
 async def test_a_renewed_certificate_is_told(network: Network, tmp_path: Path) -> None:

@@ -60,19 +60,33 @@ def watch(*, json: bool, probe: bool, timeout_s: float | None) -> None:
 
 async def _watch(*, json: bool, probed: bool, timeout_s: float | None) -> None:
     peers = PeerBook(peers_file(os.environ)).all()
-    asking: set[asyncio.Task[None]] = set()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s), Browser(peers) as browser:
-            if browser.problem is not None:
-                note(f"edgectl: {browser.problem}")
-            async for change in browser.changes():
-                wants_answer = probed and change.kind is not Kind.REMOVED
-                if not wants_answer or len(asking) >= MAX_PROBES_WAITING:
-                    _tell(change, None, json=json)
-                    continue
-                task = asyncio.create_task(_ask_and_tell(change, peers, json=json))
-                asking.add(task)
-                task.add_done_callback(asking.discard)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), Browser(peers) as browser:
+                if browser.problem is not None:
+                    note(f"edgectl: {browser.problem}")
+                await _tell_each(browser, peers, json=json, probed=probed)
+    except BaseExceptionGroup as group:
+        # The reader of the output went away while something was being asked.
+        raise group.exceptions[0] from None
+
+
+async def _tell_each(browser: Browser, peers: Sequence[Peer], *, json: bool, probed: bool) -> None:
+    num_asking = 0
+
+    def has_told(_: asyncio.Task[None]) -> None:
+        nonlocal num_asking
+        num_asking -= 1
+
+    async with asyncio.TaskGroup() as asking:
+        async for change in browser.changes():
+            wants_answer = probed and change.kind is not Kind.REMOVED
+            if not wants_answer or num_asking >= MAX_PROBES_WAITING:
+                _tell(change, None, json=json)
+                continue
+            num_asking += 1
+            task = asking.create_task(_ask_and_tell(change, peers, json=json))
+            task.add_done_callback(has_told)
 
 
 async def _ask_and_tell(change: Change, peers: Sequence[Peer], *, json: bool) -> None:

@@ -2,10 +2,12 @@
 
 What a daemon says of itself there is a claim. So a token goes to one that was paired with alone,
 over TLS with the certificate that was seen then; of others it is only tried whether anybody
-listens. One that says that it needs neither TLS nor token is asked without.
+listens. One that says that it needs neither TLS nor token is asked without. Strangers are tried
+at addresses of this host's own networks only: who tells of others could have them called up.
 """
 
 import asyncio
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ from edged.client.target import TOKEN_VARIABLE, Pinned, Plaintext, Target
 from edged.client.trust import diagnose
 from edged.errors import Reason
 from edged.node.dns_sd import Auth
+from edged.node.interfaces import on_link, usable_interfaces
 from edged.v1 import admin_pb2, admin_pb2_grpc
 
 PROBE_TIMEOUT_S = 2.0
@@ -57,7 +60,10 @@ async def probe_all(
 async def probe(daemon: FoundDaemon, peers: Sequence[Peer], environ: Mapping[str, str]) -> Answer:
     """Within PROBE_TIMEOUT_S for each of MAX_ADDRESSES_TRIED addresses."""
     answer = Answer(None, "unreachable")
-    for address in daemon.addresses[:MAX_ADDRESSES_TRIED]:
+    addresses = daemon.addresses
+    if daemon.peer is None:
+        addresses = tuple(one for one in addresses if _is_near(one))
+    for address in addresses[:MAX_ADDRESSES_TRIED]:
         target = _target(daemon, address, peers, environ)
         if target is None:
             if await _takes_connections(address):
@@ -81,6 +87,11 @@ def _target(
         return None
     token = environ.get(TOKEN_VARIABLE) or peer.token or None
     return Target(daemon.name, address, Pinned(peer.certificate_pem.encode(), peer.name), token)
+
+
+def _is_near(address: str) -> bool:
+    host = ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
+    return host.is_loopback or on_link(host, usable_interfaces())
 
 
 async def _ask(target: Target) -> Answer:

@@ -49,6 +49,8 @@ from edged.node.naming import Claim, heard, is_about, names
 
 MAX_RENAMES = 16
 """Of names that were in use already. Whoever wants more wants to disturb."""
+RENAMES_FORGOTTEN_S = 600.0
+"""After so long without one."""
 BYTES_PER_S = 256 * 1024
 SENDER_BYTES_PER_S = 64 * 1024
 """What concerns the daemon is far less: a question has about 100 bytes."""
@@ -110,6 +112,7 @@ class Announcer:
         self._has_rival = False
         self._is_denied = False
         self._num_renames = 0
+        self._renamed_s = clock.now_s()
         self._failure = ""
         self._was_failing = ""
         self._again_at_s: float | None = None
@@ -180,7 +183,7 @@ class Announcer:
         """Ask for the name, with what it would stand for (RFC 6762, 8.1). By multicast, since an
         answer to this host alone may reach another program of it."""
         assert self._info is not None, "it is asked for something"
-        self._has_rival = False
+        self._has_rival = self._is_denied = False
         await asyncio.sleep(random.uniform(0, _PROBE_PAUSE_S))
         for _ in range(_PROBES):
             probe = DNSOutgoing(FLAGS_QUERY)
@@ -229,8 +232,8 @@ class Announcer:
             return
         message = parse(data, sender)
         said = heard(message, claim)
+        is_told = self._told is not None
         if said.rival is not None:
-            is_told = self._told is not None
             if message.is_query():
                 # Who asks for a name that is in use gets zeroconf's answer.
                 self._has_rival |= not is_told and said.rival > claim.rank
@@ -238,7 +241,8 @@ class Announcer:
                 self._is_denied = True
             else:
                 self._has_rival = True
-        self._is_denied |= said.is_denied
+        # Before anything was told there is nothing to defend, and a question is not cut short.
+        self._is_denied |= said.is_denied and is_told
         if self._has_rival or self._is_denied:
             self._woken.set()
 
@@ -249,8 +253,12 @@ class Announcer:
         told, info = self._told, self._info
         assert told is not None, "a name was taken"
         assert info is not None, "there is something to tell"
+        now_s = self._clock.now_s()
+        if now_s - self._renamed_s > RENAMES_FORGOTTEN_S:
+            self._num_renames = 0
         if self._has_rival and self._num_renames < MAX_RENAMES:
             self._num_renames += 1
+            self._renamed_s = now_s
             # No goodbye: it would take the rival's records back, which are of the same name.
             zeroconf.zeroconf.registry.async_remove(info)
             self._told = None

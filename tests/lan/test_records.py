@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from edged import __version__
 from edged.node.advertise import TTL_S
+from edged.node.fingerprint import fingerprint
 from edged.node.multicast import TYPE_A, TYPE_AAAA, TYPE_PTR, TYPE_SRV, TYPE_TXT
 from tests.e2e.streams import WAIT_S
 from tests.lan.conftest import Advertise
@@ -145,5 +147,19 @@ async def test_one_that_was_killed_is_forgotten_within_its_time_to_live(
         gone = await watcher.until(is_change("removed", "Studio"))
     passed_s = gone["at_s"] - killed_s
     print(f"gone {passed_s:.1f} s after the kill, with a time to live of {SHORT_TTL_S} s")
-    # What answered one question only lives no longer; half a second for the look and the line.
-    assert passed_s < SHORT_TTL_S + 0.75
+    # Its last record was heard before the kill; the rest is for the look, and for a busy machine.
+    assert passed_s < SHORT_TTL_S + 1.5
+
+
+async def test_a_renewed_certificate_is_told(network: Network, tmp_path: Path) -> None:
+    there, here, _ = network.hosts
+    async with (
+        advertising_alone(there, "Studio", TTL_S) as process,
+        watching(here, tmp_path) as watcher,
+    ):
+        old = await watcher.until(is_change("added", "Studio"))
+        assert old["fingerprint"] == fingerprint(b"old")
+        process.send_signal(signal.SIGHUP)
+        await watcher.until(lambda told: told["fingerprint"] == fingerprint(b"new"))
+        gone = await watcher.until(is_change("removed", "Studio"))
+        assert gone["fingerprint"] == fingerprint(b"old")

@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import grpc
+
 from edged.core.memory import MemoryReport, MemoryUse, Pool
 from edged.core.types import (
     FinishEvent,
@@ -35,6 +37,8 @@ class PlayedStream:
         self.cancelled = asyncio.Event()
         self.cancel_details: list[str] = []
         self.num_taken = 0
+        self.call: grpc.aio.UnaryStreamCall | None = None
+        """The client's, for tests that keep it here: gRPC ends one that nobody keeps."""
         self._taken = asyncio.Condition()
         self._max_backlog_tokens = max_backlog_tokens
         self._waiting: deque[StreamEvent] = deque()

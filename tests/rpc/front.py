@@ -15,7 +15,8 @@ from grpc_status import rpc_status
 
 from edged.clock import ManualClock
 from edged.core.types import SloTier, TierSpec
-from edged.node.identity import IdentitySource
+from edged.node.grant import Grant
+from edged.node.identity import Identity, IdentitySource
 from edged.node.tokens import TokenStore
 from edged.rpc.convert import Tiers
 from edged.rpc.server import RpcServer
@@ -23,6 +24,7 @@ from edged.rpc.settings import RpcSettings
 from edged.rpc.trust import Trust
 from edged.rpc.view import DaemonState, DaemonView
 from edged.v1 import inference_pb2 as pb
+from edged.v1.access_pb2_grpc import AccessServiceStub
 from edged.v1.admin_pb2_grpc import AdminServiceStub
 from edged.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.rpc.fakes import GATE_TIMEOUT_S, PlayedModels, model_status
@@ -37,12 +39,20 @@ TIERS = Tiers(
 )
 
 
+Metadata = tuple[tuple[str, str], ...]
+
+
+def bearer(token: str) -> Metadata:
+    return (("authorization", f"Bearer {token}"),)
+
+
 @dataclass
 class Daemon:
     """What the owner of the daemon's life would hand in."""
 
     state: DaemonState = DaemonState.READY
     asked_drains_s: list[float | None] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
 
     def view(self, started_s: float) -> DaemonView:
         return DaemonView(
@@ -52,6 +62,8 @@ class Daemon:
             state=lambda: self.state,
             listeners=lambda: ("127.0.0.1:7411",),
             request_drain=self.asked_drains_s.append,
+            name="desk",
+            warnings=lambda: self.warnings,
         )
 
 
@@ -63,15 +75,31 @@ class Front:
     clock: ManualClock
     target: str
     channel: grpc.aio.Channel
+    trust: Trust
+    secrets: dict[str, str]
+    """Tokens by the name of their grant."""
 
     def __post_init__(self) -> None:
         self.inference = InferenceServiceStub(self.channel)
         self.admin = AdminServiceStub(self.channel)
+        self.access = AccessServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    def bearer(self, name: str) -> Metadata:
+        """What a call with that token carries."""
+        return bearer(self.secrets[name])
+
+    def open(self, target: str | None = None, **options: int) -> grpc.aio.Channel:
+        """Another channel, with connections of its own."""
+        target = target or self.target
+        is_secure = target in self.server.network_listeners and self.server.identity is not None
+        identity = self.server.identity if is_secure else None
+        return open_channel(target, identity, **options)
 
 
 LOOPBACK = RpcSettings(listen="127.0.0.1:0", socket_path=None, loopback_access="admin")
-NOW_S = 1_800_000_000.0
+NETWORK = RpcSettings(listen=None, socket_path=None, network_listen="127.0.0.1:0")
+NOW_S = 1_780_000_000.0
 """The time of day."""
 
 
@@ -86,26 +114,35 @@ def over_socket(path: Path) -> RpcSettings:
 
 
 @asynccontextmanager
-async def running_front(settings: RpcSettings = LOOPBACK) -> AsyncIterator[Front]:
-    """Serve until the block is left; the client's channel has connections of its own."""
+async def running_front(settings: RpcSettings = LOOPBACK, *grants: Grant) -> AsyncIterator[Front]:
+    """Serve until the block is left; the client's channel has connections of its own. A token is
+    made for each grant."""
     models, daemon, clock = PlayedModels(model_status()), Daemon(), ManualClock(1000.0)
     view = daemon.view(started_s=900.0)
     with tempfile.TemporaryDirectory() as state:
         trust = trust_in(Path(state))
+        secrets = {grant.name: trust.tokens.create(grant, NOW_S)[0] for grant in grants}
         server = RpcServer(settings, models, TIERS, view, clock, trust=trust)
         await server.start()
         try:
             target = server.listeners[0]
-            async with open_channel(target) as channel:
-                yield Front(server, models, daemon, clock, target, channel)
+            identity = server.identity if target in server.network_listeners else None
+            async with open_channel(target, identity) as channel:
+                yield Front(server, models, daemon, clock, target, channel, trust, secrets)
         finally:
             await server.stop(0)
 
 
-def open_channel(target: str, **options: int) -> grpc.aio.Channel:
+def open_channel(target: str, identity: Identity | None = None, **options: int) -> grpc.aio.Channel:
+    """With an identity, over TLS and to that certificate alone."""
     # A channel shares the connections of others with equal options, which tests must not.
     settings = {"grpc.use_local_subchannel_pool": 1, "grpc.max_receive_message_length": -1}
-    return grpc.aio.insecure_channel(target, options=tuple((settings | options).items()))
+    given = tuple((settings | options).items())
+    if identity is None:
+        return grpc.aio.insecure_channel(target, options=given)
+    credentials = grpc.ssl_channel_credentials(identity.certificate_pem)
+    named = (("grpc.ssl_target_name_override", "edged"),)
+    return grpc.aio.secure_channel(target, credentials, options=given + named)
 
 
 def text_request(text: str = "Hello", **fields: object) -> pb.GenerateRequest:

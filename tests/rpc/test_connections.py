@@ -102,7 +102,7 @@ async def test_a_connection_without_calls_is_closed(kind: str) -> None:
 
 
 async def test_calls_over_the_limit_of_a_connection_are_refused_as_they_come() -> None:
-    async with running_front(limited(max_tcp_streams=2)) as front, talking(front) as talk:
+    async with running_front(limited(max_streams=2)) as front, talking(front) as talk:
         calls = b"".join(Caller().call(GENERATE, stream_id) for stream_id in (1, 3, 5, 7, 9))
         talk.writer.write(wire.opening())
         await talk.until(Kind.SETTINGS, 0)

@@ -49,8 +49,6 @@ def run(settings: Settings) -> int:
         EdgedError: the daemon cannot start: an address is taken.
     """
     configure_logging(settings.server.log_level, settings.server.log_format)
-    # gRPC's core writes past the log, bytes that a client sent it included.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     allow_descriptors(WANTED_DESCRIPTORS)
     return asyncio.run(Daemon(settings, MonotonicClock()).serve())
 

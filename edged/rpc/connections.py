@@ -16,11 +16,10 @@ class ConnectionLimits:
     max_connections: int = 2048
     """To each address that is listened on; more are closed as they come."""
     max_streams: int = 1024
-    """Calls of one connection; further ones wait at a client that behaves, and are refused to one
-    that does not. A call that was reset counts until the event loop has seen it."""
-    max_tcp_streams: int = 64
-    """The same over TCP, where a connection may be anybody's: too few to keep others' calls from
-    the event loop for long."""
+    """Calls of one connection. A call counts until the event loop has done with it, even one that
+    was reset, so that a client cannot pile up more; further ones wait at a client that behaves.
+    gRPC may refuse one of those with UNAVAILABLE, when the client knows of an end before it does
+    itself: so there are more than an honest client needs."""
     max_waiting_calls: int = 6000
     """Calls of each method that the event loop has not seen yet; more are refused as CANCELLED.
     From half of them on, some are."""

@@ -53,17 +53,13 @@ class Certificates:
 
 def _connection_limits(door: Door, settings: RpcSettings) -> ConnectionLimits:
     limits, network = settings.connections, settings.network
-    match door:
-        case Door.UNIX:
-            return limits
-        case Door.LOOPBACK:
-            return replace(limits, max_streams=limits.max_tcp_streams)
-        case Door.NETWORK:
-            return replace(
-                limits,
-                max_streams=network.max_streams_per_connection,
-                max_connections=network.max_connections,
-                handshake_s=network.handshake_timeout_s,
-                idle_s=network.max_idle_s,
-                max_metadata_bytes=network.max_metadata_bytes,
-            )
+    if door is not Door.NETWORK:
+        return limits
+    return replace(
+        limits,
+        max_streams=network.max_streams_per_connection,
+        max_connections=network.max_connections,
+        handshake_s=network.handshake_timeout_s,
+        idle_s=network.max_idle_s,
+        max_metadata_bytes=network.max_metadata_bytes,
+    )

@@ -14,7 +14,7 @@ class NetworkLimits:
     """WatchStatus and LoadModel together."""
     max_other_calls: int = 256
     """Calls that are no Generate, and calls that are being refused."""
-    max_streams_per_connection: int = 64
+    max_streams_per_connection: int = 256
     """Further calls of one connection wait at the client."""
     max_connections: int = 1024
     handshake_timeout_s: float = 10.0

@@ -1,6 +1,7 @@
 """The limits that gRPC keeps itself, each met by a client that speaks HTTP/2 by hand."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -102,7 +103,7 @@ async def test_a_connection_without_calls_is_closed(kind: str) -> None:
 
 
 async def test_calls_over_the_limit_of_a_connection_are_refused_as_they_come() -> None:
-    async with running_front(limited(max_tcp_streams=2)) as front, talking(front) as talk:
+    async with running_front(limited(max_streams=2)) as front, talking(front) as talk:
         calls = b"".join(Caller().call(GENERATE, stream_id) for stream_id in (1, 3, 5, 7, 9))
         talk.writer.write(wire.opening())
         await talk.until(Kind.SETTINGS, 0)
@@ -136,4 +137,22 @@ async def test_metadata_has_a_most_size(num_over: int) -> None:
             stream = await front.models.next_stream()
             stream.put(finished(stream))
             assert await ended(call) == grpc.StatusCode.OK
+        assert await is_served(front)
+
+
+async def test_calls_that_the_event_loop_has_not_seen_have_a_limit() -> None:
+    num_calls, most = 20, 4
+    calls = b"".join(Caller().call(GENERATE, 2 * number + 1) for number in range(num_calls))
+    async with running_front(limited(max_waiting_calls=most)) as front:
+        target = Target.at(front.target)
+        # It blocks this thread, and so the event loop: what is answered, gRPC answers itself.
+        with socket.create_connection((target.host, target.port), GATE_TIMEOUT_S) as connection:
+            connection.sendall(wire.opening() + calls)
+            refused: set[int] = set()
+            with connection.makefile("rb") as stream:
+                while len(refused) < num_calls - most - 1:  # the loop has asked for one
+                    header = stream.read(9)
+                    stream.read(int.from_bytes(header[:3]))
+                    if header[3] == Kind.HEADERS:
+                        refused.add(int.from_bytes(header[5:9]))
         assert await is_served(front)

@@ -237,7 +237,7 @@ async def test_an_answer_over_the_limit_is_refused_and_the_server_lives() -> Non
 
 async def test_calls_over_the_limit_of_one_connection_wait_at_the_client() -> None:
     async with running_front(
-        replace(LOOPBACK, connections=ConnectionLimits(max_tcp_streams=1))
+        replace(LOOPBACK, connections=ConnectionLimits(max_streams=1))
     ) as front:
         first = front.inference.Generate(text_request("first"))
         first_stream = await front.models.next_stream()

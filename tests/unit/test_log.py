@@ -16,7 +16,13 @@ from edged.core.types import (
     RequestTimings,
     SloTier,
 )
-from edged.log import LogFormat, configure_logging, get_logger, log_finished
+from edged.log import (
+    MAX_FOREIGN_LINES_PER_MINUTE,
+    LogFormat,
+    configure_logging,
+    get_logger,
+    log_finished,
+)
 
 
 class Terminal(io.StringIO):
@@ -187,3 +193,24 @@ def test_another_level_holds_for_loggers_that_were_bound_before(stream: io.Strin
     configure_logging("error", stream=stream)
     bound.warning("no more")
     assert [line["event"] for line in lines(stream)] == ["now"]
+
+
+def test_a_library_has_so_many_lines_a_minute(stream: io.StringIO) -> None:
+    configure_logging(stream=stream)
+    for number in range(MAX_FOREIGN_LINES_PER_MINUTE + 10):
+        _at_minute("grpc.aio", 1, f"line {number}")
+    _at_minute("asyncio", 1, "another library")
+    get_logger("rpc").info("our own")
+    _at_minute("grpc.aio", 2, "the next minute")
+    events = [line["event"] for line in lines(stream)]
+    assert events[0] == "line 0"
+    told = "grpc has too much to say; the rest of this minute is not logged"
+    after = ["another library", "our own", "the next minute"]
+    assert events[MAX_FOREIGN_LINES_PER_MINUTE - 1 :] == [told, *after]
+
+
+def _at_minute(name: str, minute: int, text: str) -> None:
+    logger = logging.getLogger(name)
+    record = logger.makeRecord(name, logging.ERROR, __file__, 1, text, (), None)
+    record.created = 60.0 * minute
+    logger.handle(record)

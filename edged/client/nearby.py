@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from edged.client.browse import Discovery
     from edged.client.found import FoundDaemon
 
+MAX_CLAIMED = 16
+"""Most addresses that are tried of those who claim to be a daemon that moved."""
 LOOK_AGAIN_S = 10.0
 """A daemon that was not found is not looked for again before."""
 
@@ -76,10 +78,9 @@ class Moved:
         found = await self._find(self._peer.fingerprint)
         self._again_s = self._clock.now_s() + LOOK_AGAIN_S
         known = {way.address for way in self._ways}
-        addresses = dict.fromkeys(address for one in found for address in one.addresses)
-        return tuple(
-            replace(self._ways[0], address=address) for address in addresses if address not in known
-        )
+        claimed = dict.fromkeys(address for one in found for address in one.addresses)
+        new = [address for address in claimed if address not in known]
+        return tuple(replace(self._ways[0], address=address) for address in new[:MAX_CLAIMED])
 
 
 def ways_to_peer(peer: Peer, token: str | None = None, found: Iterable[str] = ()) -> Ways:

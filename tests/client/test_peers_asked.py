@@ -18,7 +18,7 @@ from edged.client.errors import (
 )
 from edged.client.found import FoundDaemon
 from edged.client.link import Link
-from edged.client.nearby import LOOK_AGAIN_S, Moved, ways_to_others, ways_to_peer
+from edged.client.nearby import LOOK_AGAIN_S, MAX_CLAIMED, Moved, ways_to_others, ways_to_peer
 from edged.client.peers import Peer, PeerBook
 from edged.client.route import MAX_OTHERS, Given, Route, given_by
 from edged.client.target import CA_VARIABLE, TOKEN_VARIABLE, Plaintext, Target
@@ -225,6 +225,14 @@ async def test_a_peer_that_is_nowhere_is_not_looked_for_all_the_time() -> None:
     clock.advance(LOOK_AGAIN_S)
     assert await moved() == ()
     assert network.num_looks == 2
+
+
+async def test_no_more_claims_are_tried_than_the_limit() -> None:
+    own = certified("edged")
+    known = peer("gpu-box", own, "192.0.2.1:1")
+    claims = [found("box", own, f"192.0.2.9:{port}") for port in range(1, MAX_CLAIMED + 2)]
+    moved = Moved(known, ways_to_peer(known), ManualClock(), Network(*claims).find)
+    assert len(await moved()) == MAX_CLAIMED
 
 
 async def test_others_are_those_that_were_paired_with_whoever_is_seen_first() -> None:

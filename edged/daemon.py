@@ -28,8 +28,8 @@ from edged.clock import Clock, MonotonicClock
 from edged.config import Settings
 from edged.core.types import SloTier
 from edged.log import configure_logging, get_logger
-from edged.node.host import Host
-from edged.node.service_manager import take_from
+from edged.node.service.host import Host
+from edged.node.service.manager import take_from
 from edged.reload import Parts, Reloader
 from edged.rpc.convert import Tiers
 from edged.rpc.server import RpcServer
@@ -39,7 +39,7 @@ from edged.supervise.fleet import Fleet
 from edged.supervise.model import ModelState, ModelStatus
 
 if TYPE_CHECKING:
-    from edged.node.advertise import Advertiser
+    from edged.node.lan.advertise import Advertiser
 
 STOP_GRACE_S = 2.0
 """For calls that are still open when every request has ended."""
@@ -153,8 +153,8 @@ class Daemon:
         if not self._settings.server.discovery:
             return None
         # Multicast DNS is imported by those who want it.
-        from edged.node.advertise import Advertiser  # noqa: PLC0415
-        from edged.node.dns_sd import Auth, ServiceText  # noqa: PLC0415
+        from edged.node.lan.advertise import Advertiser  # noqa: PLC0415
+        from edged.node.lan.dns_sd import Auth, ServiceText  # noqa: PLC0415
 
         def text() -> ServiceText:
             auth = Auth.NONE if self._settings.server.insecure else Auth.TOKEN

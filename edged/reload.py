@@ -26,8 +26,8 @@ from edged.config.layers import show_key, show_value
 from edged.core.types import SloTier
 from edged.errors import ConfigError, EdgedError, Reason
 from edged.log import configure_logging, get_logger
-from edged.node.host import Host
-from edged.node.service_status import counted
+from edged.node.service.host import Host
+from edged.node.service.status import counted
 from edged.rpc.convert import Tiers
 from edged.rpc.convert_admin import waiting_warning
 from edged.rpc.server import RpcServer

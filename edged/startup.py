@@ -12,12 +12,12 @@ from edged.config.settings import MOST_SEQUENCES, EngineSettings, ModelSettings,
 from edged.config.values import AUTO
 from edged.core.types import SloTier, TierSpec
 from edged.engine.wire import Start
-from edged.node.identity import IdentitySource
-from edged.node.tokens import CREDENTIAL, TOKENS_FILE, TokenStore
+from edged.node.trust.identity import IdentitySource
+from edged.node.trust.tokens import CREDENTIAL, TOKENS_FILE, TokenStore
+from edged.rpc.access.trust import Trust
+from edged.rpc.doors.network_limits import NetworkLimits
 from edged.rpc.inference import InferenceLimits
-from edged.rpc.network_limits import NetworkLimits
 from edged.rpc.settings import RpcSettings
-from edged.rpc.trust import Trust
 from edged.supervise.spec import ModelSpec
 
 CALL_GRACE_S = 10.0

@@ -15,7 +15,7 @@ from edged.cli.options import HostOption, JsonOption
 from edged.core.types import SloTier
 
 if TYPE_CHECKING:
-    from edged.node.grant import Grant
+    from edged.node.trust.grant import Grant
 
 token_app = typer.Typer(
     help="Make, list and revoke the tokens that apps and other hosts show.",
@@ -238,7 +238,7 @@ def _grant(
     rate: float | None,
     concurrency: int | None,
 ) -> "Grant":
-    from edged.node.grant import Grant
+    from edged.node.trust.grant import Grant
 
     return Grant(
         name=name,

@@ -12,7 +12,7 @@ from edged.cli.exits import CommandError
 from edged.errors import EdgedError
 
 if TYPE_CHECKING:
-    from edged.client.target import Target
+    from edged.client.connect.target import Target
 
 TIMEOUT_S = 0.5
 """A person waits for the Tab key."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from edged.cli.exits import CommandError, ExitCode
-from edged.client.address import HOST_VARIABLE, PEER_NAME, choose_address
+from edged.client.connect.address import HOST_VARIABLE, PEER_NAME, choose_address
 from edged.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from edged.cli.remote import Connection
-    from edged.client.target import Target
+    from edged.client.connect.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ def _located(host: str | None) -> "Target | None":
     name = host or os.environ.get(HOST_VARIABLE, "")
     if not PEER_NAME.fullmatch(name):
         return None
-    from edged.client.locate import locate
-    from edged.client.peers import PeerBook
-    from edged.client.target import TOKEN_VARIABLE, target_of_peer
+    from edged.client.connect.peers import PeerBook
+    from edged.client.connect.target import TOKEN_VARIABLE, target_of_peer
+    from edged.client.lan.locate import locate
     from edged.places import peers_file
 
     book = PeerBook(peers_file(os.environ))
@@ -65,7 +65,7 @@ def find_target(host: str | None) -> "Target":
         CommandError: `host` or $EDGED_HOST is no address.
         EdgedError: PEER_UNKNOWN, it is on another host and was not paired with.
     """
-    from edged.client.target import target_of
+    from edged.client.connect.target import target_of
 
     try:
         address = choose_address(host, os.environ)

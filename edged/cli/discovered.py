@@ -11,9 +11,9 @@ from edged.cli.columns import Cell, Column, Style, Styled, laid_out
 from edged.cli.exits import CommandError, ExitCode
 from edged.cli.output import Json, emit, emit_json, harmless, note, wants_colour
 from edged.cli.probe import Answer, probe, probe_all
-from edged.client.browse import Browser, Change, Kind, discover
-from edged.client.found import FoundDaemon
-from edged.client.peers import Peer, PeerBook
+from edged.client.connect.peers import Peer, PeerBook
+from edged.client.lan.browse import Browser, Change, Kind, discover
+from edged.client.lan.found import FoundDaemon
 from edged.places import peers_file
 from edged.v1 import admin_pb2, inference_pb2
 

@@ -21,7 +21,7 @@ from edged.cli.output import emit, emit_json, wants_colour
 from edged.errors import EdgedError
 
 if TYPE_CHECKING:
-    from edged.client.target import Target
+    from edged.client.connect.target import Target
     from edged.node.doctor.finding import Finding
     from edged.node.doctor.subject import Answer
     from edged.v1 import admin_pb2
@@ -144,7 +144,7 @@ def _ask_usual(host: str | None) -> "Answer":
 
 
 def _ask_at(address: str) -> "Answer":
-    from edged.client.target import Plaintext, Target
+    from edged.client.connect.target import Plaintext, Target
 
     return _ask(Target(address, address, Plaintext()))
 

@@ -4,7 +4,7 @@ from edged.cli.as_json import as_json
 from edged.cli.grants import what_it_allows
 from edged.cli.output import emit, emit_json, harmless
 from edged.cli.remote import Connection
-from edged.node.fingerprint import hexadecimal
+from edged.node.trust.fingerprint import hexadecimal
 from edged.v1 import access_pb2
 
 

@@ -13,8 +13,8 @@ from edged.cli.exits import CommandError
 from edged.cli.output import emit, note
 
 if TYPE_CHECKING:
-    from edged.node.installation import Host
-    from edged.node.steps import Step
+    from edged.node.install.installation import Host
+    from edged.node.install.steps import Step
 
 
 def install_service(
@@ -50,7 +50,7 @@ def install_service(
     """
     # Only this command needs them.
     from edged.config.reference import commented_file  # noqa: PLC0415
-    from edged.node import installation, shipped, steps  # noqa: PLC0415
+    from edged.node.install import installation, shipped, steps  # noqa: PLC0415
 
     is_staged = root != Path("/")
     host = installation.Host(
@@ -81,7 +81,7 @@ def install_service(
 def _carry_out(
     plan: "tuple[Step, ...]", host: "Host", *, is_dry_run: bool, is_staged: bool
 ) -> None:
-    from edged.node.steps import Run, perform  # noqa: PLC0415
+    from edged.node.install.steps import Run, perform  # noqa: PLC0415
 
     for step in plan:
         if is_dry_run:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from edged.cli.complete import model_names
-from edged.client.address import HOST_VARIABLE
+from edged.client.connect.address import HOST_VARIABLE
 
 MOST_SECONDS = 1e9
 """Thirty years: what is beyond was not meant, and overflows somewhere."""

@@ -16,17 +16,17 @@ from edged.cli.exits import CommandError, ExitCode
 from edged.cli.output import emit, emit_json, harmless, note
 from edged.cli.question import can_ask, is_agreed
 from edged.cli.remote import Connection
-from edged.client.address import PEER_NAME
-from edged.client.certificate import Certificate
-from edged.client.find import find_host_ports
-from edged.client.peers import Peer, PeerBook
-from edged.client.target import Pinned, Target
-from edged.client.trust import changed, fetch_certificate
+from edged.client.connect.address import PEER_NAME
+from edged.client.connect.certificate import Certificate
+from edged.client.connect.peers import Peer, PeerBook
+from edged.client.connect.target import Pinned, Target
+from edged.client.connect.trust import changed, fetch_certificate
+from edged.client.lan.find import find_host_ports
 from edged.errors import EdgedError, InvalidRequestError
-from edged.node.fingerprint import digest_of, parse_fingerprint
-from edged.node.grant import is_grant_name
-from edged.node.pairing import PairingLimits, Proposal
-from edged.node.tokens import MAX_TOKEN_CHARACTERS
+from edged.node.trust.fingerprint import digest_of, parse_fingerprint
+from edged.node.trust.grant import is_grant_name
+from edged.node.trust.pairing import PairingLimits, Proposal
+from edged.node.trust.tokens import MAX_TOKEN_CHARACTERS
 from edged.places import peers_file
 from edged.v1 import access_pb2
 

@@ -7,7 +7,7 @@ from edged.cli.grants import what_it_allows
 from edged.cli.output import emit, harmless, note, warn
 from edged.cli.question import can_ask, is_agreed
 from edged.cli.remote import Connection
-from edged.node.grant import Grant
+from edged.node.trust.grant import Grant
 from edged.rpc.convert_access import from_grant
 from edged.v1 import access_pb2
 

@@ -6,7 +6,7 @@ import sys
 from edged.cli.columns import Column, laid_out
 from edged.cli.exits import CommandError
 from edged.cli.output import Json, emit, emit_json, harmless, wants_colour
-from edged.client.peers import PeerBook
+from edged.client.connect.peers import PeerBook
 from edged.places import peers_file
 
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 import grpc
 
-from edged.client.channel import open_aio_channel
-from edged.client.found import FoundDaemon
-from edged.client.peers import Peer
-from edged.client.target import TOKEN_VARIABLE, Pinned, Plaintext, Target
-from edged.client.trust import diagnose
+from edged.client.connect.channel import open_aio_channel
+from edged.client.connect.peers import Peer
+from edged.client.connect.target import TOKEN_VARIABLE, Pinned, Plaintext, Target
+from edged.client.connect.trust import diagnose
+from edged.client.lan.found import FoundDaemon
 from edged.errors import Reason
-from edged.node.dns_sd import Auth
-from edged.node.interfaces import on_link, usable_interfaces
+from edged.node.lan.dns_sd import Auth
+from edged.node.lan.interfaces import on_link, usable_interfaces
 from edged.v1 import admin_pb2, admin_pb2_grpc
 
 PROBE_TIMEOUT_S = 2.0

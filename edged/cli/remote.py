@@ -2,7 +2,7 @@
 
 Theory of operation: an error that carries google.rpc.ErrorInfo was made by a daemon; one that does
 not was made by gRPC on the way. Only the second kind of UNAVAILABLE means that no daemon answers;
-what does instead is then looked at by `edged.client.trust`.
+what does instead is then looked at by `edged.client.connect.trust`.
 """
 
 import signal
@@ -15,10 +15,10 @@ from typing import Self, TypeVar, cast
 import grpc
 
 from edged.cli.exits import CommandError, ExitCode, exit_code_of
-from edged.client.channel import open_channel
-from edged.client.target import Target
-from edged.client.told import TOO_LARGE, told_by_daemon
-from edged.client.trust import FETCH_TIMEOUT_S, diagnose
+from edged.client.connect.channel import open_channel
+from edged.client.connect.target import Target
+from edged.client.connect.told import TOO_LARGE, told_by_daemon
+from edged.client.connect.trust import FETCH_TIMEOUT_S, diagnose
 from edged.v1 import access_pb2_grpc, admin_pb2_grpc, inference_pb2_grpc
 
 DEFAULT_TIMEOUT_S = 10.0

@@ -11,8 +11,8 @@ from edged.cli.as_json import as_json
 from edged.cli.columns import Cell, Column, Style, Styled, laid_out
 from edged.cli.grants import tier_of
 from edged.cli.output import emit, emit_json, harmless, note, wants_colour
-from edged.node.grant import Grant
-from edged.node.tokens import TOKENS_FILE, TokenStore
+from edged.node.trust.grant import Grant
+from edged.node.trust.tokens import TOKENS_FILE, TokenStore
 from edged.rpc.convert_access import from_grant, from_record
 from edged.v1 import access_pb2
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Resumed,
         Token,
     )
-    from edged.client.nearby import discover
+    from edged.client.lan.nearby import discover
     from edged.client.retry import RetryPolicy
     from edged.client.stream import AsyncStream
 

@@ -11,11 +11,11 @@ from google.protobuf.message import DecodeError, Message
 
 from edged.client.asking import Options, Prompt, to_prompt, to_request
 from edged.client.calling import Caller
+from edged.client.connect.link import Link
+from edged.client.connect.peers import PeerBook
 from edged.client.errors import ProtocolError, bad_request, client_error
 from edged.client.events import Answer
-from edged.client.link import Link
-from edged.client.nearby import Moved, discover_async, ways_to_others
-from edged.client.peers import PeerBook
+from edged.client.lan.nearby import Moved, discover_async, ways_to_others
 from edged.client.retry import RetryPolicy
 from edged.client.route import Given, Route, Where, given_by
 from edged.client.stream import AsyncStream, Call
@@ -38,7 +38,7 @@ from edged.places import peers_file
 from edged.v1 import access_pb2, admin_pb2, inference_pb2
 
 if TYPE_CHECKING:
-    from edged.client.browse import Discovery
+    from edged.client.lan.browse import Discovery
 
 ResponseT = TypeVar("ResponseT", bound=Message)
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Self, Unpack
 from edged.client.aio import DEFAULT_RETRY, DEFAULT_TIMEOUTS, AsyncClient, Timeouts
 from edged.client.asking import Options, Prompt
 from edged.client.events import Answer, Event, Finished
+from edged.client.lan.nearby import discover
 from edged.client.loop import LoopThread
-from edged.client.nearby import discover
 from edged.client.retry import RetryPolicy
 from edged.client.route import Where
 from edged.client.stream import AsyncStream
 from edged.client.values import Identity, Model, Request, Status, Tier, TokenCount
 
 if TYPE_CHECKING:
-    from edged.client.browse import Discovery
+    from edged.client.lan.browse import Discovery
 
 
 class Stream:

@@ -5,8 +5,8 @@ import random
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
+from edged.client.connect.link import Link
 from edged.client.errors import ClientError, DeadlineExceededError, UnreachableError
-from edged.client.link import Link
 from edged.client.retry import NO_RETRIES, Attempts, RetryPolicy, most_telling
 from edged.client.route import Route
 from edged.clock import Clock

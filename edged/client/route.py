@@ -9,18 +9,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from edged.client.address import Address, PeerName, choose_address, parse_address
+from edged.client.connect.address import Address, PeerName, choose_address, parse_address
+from edged.client.connect.link import Link
+from edged.client.connect.peers import Peer, PeerBook
+from edged.client.connect.target import TOKEN_VARIABLE, Target, target_of
 from edged.client.errors import ClientError, MisconfiguredError, NotTrustedError, client_error
-from edged.client.link import Link
-from edged.client.nearby import Ways, ways_to_peer
-from edged.client.peers import Peer, PeerBook
-from edged.client.target import TOKEN_VARIABLE, Target, target_of
+from edged.client.lan.nearby import Ways, ways_to_peer
 from edged.clock import Clock
 from edged.errors import EdgedError, Reason
 from edged.places import peers_file
 
 if TYPE_CHECKING:
-    from edged.client.found import FoundDaemon
+    from edged.client.lan.found import FoundDaemon
 
 AVOID_S = 30.0
 """How long a daemon that was lost goes last, and how long others that were looked up are good."""

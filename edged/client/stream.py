@@ -14,10 +14,10 @@ from typing import Self
 from google.protobuf.message import DecodeError
 
 from edged.client.calling import Caller
+from edged.client.connect.link import Link, Reading
 from edged.client.convert_events import to_event
 from edged.client.errors import ClientError, ProtocolError
 from edged.client.events import Admitted, Answer, Event, Finished, PositionLogprobs, Token
-from edged.client.link import Link, Reading
 from edged.client.retry import LOST_THERE
 from edged.clock import Clock
 from edged.errors import Reason

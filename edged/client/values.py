@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from edged.core.types import SloTier
-from edged.node.grant import Grant
+from edged.node.trust.grant import Grant
 from edged.v1 import access_pb2, admin_pb2, inference_pb2
 
 

@@ -10,14 +10,14 @@ import grpc
 from edged.clock import Clock
 from edged.errors import ConfigError, EdgedError, InvalidRequestError, Reason
 from edged.log import get_logger
-from edged.node.fingerprint import digest_of
-from edged.node.identity import Identity
-from edged.node.token_file import TokenRecord
-from edged.rpc.caller import current_caller
+from edged.node.trust.fingerprint import digest_of
+from edged.node.trust.identity import Identity
+from edged.node.trust.token_file import TokenRecord
+from edged.rpc.access.caller import current_caller
+from edged.rpc.access.guard import Guard
+from edged.rpc.access.trust import Trust
 from edged.rpc.convert_access import from_grant, from_record, to_grant
-from edged.rpc.guard import Guard
 from edged.rpc.pairing_front import PairingFront
-from edged.rpc.trust import Trust
 from edged.rpc.view import DaemonView
 from edged.v1 import access_pb2 as pb
 from edged.v1.access_pb2_grpc import AccessServiceServicer

@@ -12,7 +12,9 @@ import psutil
 
 from edged.clock import Clock
 from edged.errors import EdgedError, InvalidRequestError, Reason
-from edged.rpc.caller import Caller, current_caller
+from edged.rpc.access.caller import Caller, current_caller
+from edged.rpc.access.own_requests import OwnRequests
+from edged.rpc.access.permits import may_see, tiers_for
 from edged.rpc.convert import Tiers
 from edged.rpc.convert_admin import (
     DAEMON_STATES,
@@ -21,10 +23,8 @@ from edged.rpc.convert_admin import (
     to_requests,
     to_tier,
 )
+from edged.rpc.doors.network_limits import NetworkLimits
 from edged.rpc.gate import DoorGates
-from edged.rpc.network_limits import NetworkLimits
-from edged.rpc.own_requests import OwnRequests
-from edged.rpc.permits import may_see, tiers_for
 from edged.rpc.view import DaemonView
 from edged.rpc.violations import shown
 from edged.rpc.watch import Pause, moments_to_tell

@@ -1,8 +1,8 @@
 """Grants and tokens: protobuf in, values out, and back."""
 
 from edged.errors import InvalidRequestError
-from edged.node.grant import Grant, check_grant
-from edged.node.token_file import TokenRecord
+from edged.node.trust.grant import Grant, check_grant
+from edged.node.trust.token_file import TokenRecord
 from edged.rpc.convert import TIER_OF, TIERS
 from edged.v1 import access_pb2 as pb
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from edged.errors import EdgedError, Reason
-from edged.rpc.caller import Door, current_caller
+from edged.rpc.access.caller import Door, current_caller
 
 RETRY_AFTER_S = 1.0
 

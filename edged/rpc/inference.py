@@ -19,15 +19,15 @@ import grpc
 from edged.clock import Clock
 from edged.core.types import RequestId, SloTier
 from edged.errors import EdgedError, Reason
-from edged.rpc.allowance import Allowance
-from edged.rpc.caller import Caller, current_caller
+from edged.rpc.access.allowance import Allowance
+from edged.rpc.access.caller import Caller, current_caller
+from edged.rpc.access.own_requests import OwnRequests
+from edged.rpc.access.permits import check_model, check_service, has_every_tier, tiers_for
 from edged.rpc.convert import Call, Tiers, max_request_tokens, to_prompt, to_submission
 from edged.rpc.convert_events import HEARTBEAT, to_response
+from edged.rpc.doors.network_limits import NetworkLimits
 from edged.rpc.gate import DoorGates
 from edged.rpc.heartbeat import Silence, with_silences
-from edged.rpc.network_limits import NetworkLimits
-from edged.rpc.own_requests import OwnRequests
-from edged.rpc.permits import check_model, check_service, has_every_tier, tiers_for
 from edged.rpc.writing import WRITE_STALL_S, write_within
 from edged.supervise.model import Models, ModelStatus, Stream, Submission
 from edged.v1 import inference_pb2 as pb

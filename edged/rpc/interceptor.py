@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from edged.errors import EdgedError, Reason
 from edged.rpc import status
-from edged.rpc.rights import EDGED_PREFIX
+from edged.rpc.access.rights import EDGED_PREFIX
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")

@@ -1,4 +1,4 @@
-"""The four calls of a pairing: they wait, and `edged.node.pairing` decides what for.
+"""The four calls of a pairing: they wait, and `edged.node.trust.pairing` decides what for.
 
 Theory of operation: a client waits in FinishPairing, an administrator in WatchPairings. Whichever
 of the two leaves, gRPC cancels its handler, which takes along what hangs on it: a client its
@@ -16,7 +16,7 @@ import grpc
 from edged.clock import Clock
 from edged.errors import EdgedError, Reason
 from edged.log import get_logger
-from edged.node.pairing import Pairing, PairingLimits, Pairings
+from edged.node.trust.pairing import Pairing, PairingLimits, Pairings
 from edged.rpc.convert import caller_address
 from edged.rpc.violations import shown
 from edged.rpc.writing import WRITE_STALL_S, write_within

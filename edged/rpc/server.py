@@ -1,7 +1,7 @@
 """The front's servers: what they offer, where they listen, their start, their reload, their end.
 
-Theory of operation: each door (`edged.rpc.caller.Door`) has a gRPC server of its own, made when it
-is known to be needed. All of them share the servicers. Whatever can be wrong with an address, the
+Theory of operation: each door (`Door` in `edged.rpc.access.caller`) has a gRPC server of its own,
+made when it is known to be needed. All of them share the servicers. Whatever can be wrong with an address, the
 tokens or the certificate is found before the first address is bound.
 """
 
@@ -15,20 +15,20 @@ from edged.clock import Clock
 from edged.config.values import listen_addresses
 from edged.errors import ConfigError
 from edged.log import get_logger
-from edged.node.identity import Identity
+from edged.node.trust.identity import Identity
+from edged.rpc.access.caller import Door
+from edged.rpc.access.guard import DoorRules, Guard
+from edged.rpc.access.own_requests import OwnRequests
+from edged.rpc.access.trust import Trust
 from edged.rpc.access_front import AccessFront
 from edged.rpc.admin import AdminFront
-from edged.rpc.caller import Door
 from edged.rpc.convert import Tiers
-from edged.rpc.doors import Certificates, make_server
-from edged.rpc.guard import DoorRules, Guard
+from edged.rpc.doors.listeners import TcpAddresses, find_addresses, listen_tcp
+from edged.rpc.doors.servers import Certificates, make_server
+from edged.rpc.doors.unix_door import UnixDoor
 from edged.rpc.health import Health
 from edged.rpc.inference import InferenceFront
-from edged.rpc.listeners import TcpAddresses, find_addresses, listen_tcp
-from edged.rpc.own_requests import OwnRequests
 from edged.rpc.settings import RpcSettings
-from edged.rpc.trust import Trust
-from edged.rpc.unix_door import UnixDoor
 from edged.rpc.view import DaemonView
 from edged.supervise.model import Models
 from edged.v1.access_pb2_grpc import add_AccessServiceServicer_to_server

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edged.core.types import SloTier
+from edged.rpc.access.guard import LoopbackAccess
 from edged.rpc.admin import AdminLimits
-from edged.rpc.arrivals import ArrivalLimits
-from edged.rpc.connections import ConnectionLimits
-from edged.rpc.guard import LoopbackAccess
+from edged.rpc.doors.arrivals import ArrivalLimits
+from edged.rpc.doors.connections import ConnectionLimits
+from edged.rpc.doors.network_limits import NetworkLimits
+from edged.rpc.doors.relay import RelayLimits
 from edged.rpc.inference import InferenceLimits
-from edged.rpc.network_limits import NetworkLimits
-from edged.rpc.relay import RelayLimits
 
 INSECURE_REMINDER_S = 3600.0
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from edged.rpc.caller import Caller, Door
+from edged.rpc.access.caller import Caller, Door
 
 UNIX_PREFIX = "unix:"
 

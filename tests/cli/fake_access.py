@@ -11,8 +11,8 @@ from pathlib import Path
 import grpc
 
 from edged.errors import EdgedError, Reason
-from edged.node.fingerprint import digest_of
-from edged.node.pairing import Pairings
+from edged.node.trust.fingerprint import digest_of
+from edged.node.trust.pairing import Pairings
 from edged.rpc.status import from_edged_error
 from edged.v1 import access_pb2 as pb
 from edged.v1 import access_pb2_grpc

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from edged.cli.remote import Connection
-from edged.client.target import Plaintext, Target
+from edged.client.connect.target import Plaintext, Target
 
 NOWHERE = Target("127.0.0.1:1", "127.0.0.1:1", Plaintext())
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.client.peers import Peer, PeerBook
+from edged.client.connect.peers import Peer, PeerBook
 from tests.cli.fake_access import OWN, SECRET, WAIT_S, FakeAccess, serving_access
 from tests.cli.program import Program
 from tests.cli.terminal import Opened
@@ -171,7 +171,7 @@ def test_a_token_is_not_sent_where_the_certificate_is_not_the_daemons(
 def test_a_script_pairs_with_a_token_on_stdin_and_a_fingerprint_as_openssl_writes_it(
     edgectl: Program, at: str, book: PeerBook
 ) -> None:
-    from edged.node.fingerprint import hexadecimal
+    from edged.node.trust.fingerprint import hexadecimal
 
     written = hexadecimal(OWN.fingerprint)
     done = edgectl.run("pair", at, "--token", "-", "--fingerprint", written, stdin=f"{SECRET}\n")

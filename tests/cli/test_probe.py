@@ -3,10 +3,10 @@
 import grpc
 
 from edged.cli.probe import MAX_PROBED, Answer, probe, probe_all
-from edged.client.found import FoundDaemon
-from edged.client.peers import Peer
-from edged.client.target import TOKEN_VARIABLE
-from edged.node.dns_sd import Auth
+from edged.client.connect.peers import Peer
+from edged.client.connect.target import TOKEN_VARIABLE
+from edged.client.lan.found import FoundDaemon
+from edged.node.lan.dns_sd import Auth
 from edged.v1 import admin_pb2, admin_pb2_grpc
 from tests.client.certificates import Certified, certified
 from tests.client.servers import free_port, grpc_server

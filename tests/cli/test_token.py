@@ -9,8 +9,8 @@ import pytest
 
 from edged.core.types import SloTier
 from edged.errors import EdgedError, Reason
-from edged.node.grant import Grant
-from edged.node.tokens import TokenStore
+from edged.node.trust.grant import Grant
+from edged.node.trust.tokens import TokenStore
 from edged.v1 import access_pb2, inference_pb2
 from tests.cli.fake_access import SECRET, FakeAccess, token
 from tests.cli.program import Program

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from edged.node.fingerprint import fingerprint
+from edged.node.trust.fingerprint import fingerprint
 
 _DAY = datetime.timedelta(days=1)
 

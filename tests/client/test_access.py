@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from edged.client import AsyncClient, RetryPolicy
+from edged.client.connect.target import Pinned, Target
 from edged.client.errors import ClientError, NotAllowedError, OverloadedError, UnauthenticatedError
-from edged.client.target import Pinned, Target
 from edged.core.types import SloTier
 from edged.errors import Reason
-from edged.node.grant import Grant
+from edged.node.trust.grant import Grant
 from tests.rpc.fakes import admitted, delta, finished
 from tests.rpc.front import NETWORK, Front, running_front
 

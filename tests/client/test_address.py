@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.client.address import (
+from edged.client.connect.address import (
     NetworkAddress,
     PeerName,
     SocketAddress,

@@ -10,8 +10,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from edged.client import AsyncClient, ClientError
 from edged.client import errors as tree
+from edged.client.connect.told import told_by_daemon
 from edged.client.errors import CLASSES, client_error
-from edged.client.told import told_by_daemon
 from edged.errors import OF_CLIENTS, EdgedError, FieldViolation, InvalidRequestError, Reason
 from edged.rpc.status import DETAILS_TRAILER, CallFailure, from_edged_error
 from tests.client.scripted import fails, playing

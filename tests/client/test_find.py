@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from edged.client.find import find_host_ports
-from edged.client.found import FoundDaemon
-from edged.client.peers import Peer, PeerBook
+from edged.client.connect.peers import Peer, PeerBook
+from edged.client.lan.find import find_host_ports
+from edged.client.lan.found import FoundDaemon
 from edged.errors import EdgedError, InvalidRequestError, Reason
-from edged.node.dns_sd import Auth
+from edged.node.lan.dns_sd import Auth
 
 
 @pytest.fixture

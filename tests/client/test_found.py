@@ -4,7 +4,7 @@ import socket
 
 from zeroconf import DNSIncoming
 
-from edged.client.found import (
+from edged.client.lan.found import (
     MAX_CLAIMS,
     MAX_OF_SENDER,
     MAX_REASONS,
@@ -13,10 +13,10 @@ from edged.client.found import (
     FoundDaemon,
     Sightings,
 )
-from edged.node.dns_sd import SERVICE_TYPE, Auth, ServiceText
-from edged.node.fingerprint import fingerprint
-from edged.node.interfaces import MAX_ADDRESSES
-from edged.node.multicast import TYPE_A, TYPE_AAAA, TYPE_PTR
+from edged.node.lan.dns_sd import SERVICE_TYPE, Auth, ServiceText
+from edged.node.lan.interfaces import MAX_ADDRESSES
+from edged.node.lan.multicast import TYPE_A, TYPE_AAAA, TYPE_PTR
+from edged.node.trust.fingerprint import fingerprint
 from tests.lan.hostile import announcement, name, packet, record
 
 OURS = fingerprint(b"ours")

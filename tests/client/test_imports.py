@@ -43,8 +43,8 @@ def test_the_package_alone_costs_nothing() -> None:
 
 def test_a_plain_connection_needs_no_certificates() -> None:
     statement = (
-        "from edged.client.channel import open_channel\n"
-        "from edged.client.target import Plaintext, Target\n"
+        "from edged.client.connect.channel import open_channel\n"
+        "from edged.client.connect.target import Plaintext, Target\n"
         "open_channel(Target('x', '127.0.0.1:1', Plaintext())).close()"
     )
     assert imported_by(statement, HEAVY) == []

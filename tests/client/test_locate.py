@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from edged.client.found import FoundDaemon
-from edged.client.locate import MAX_ADDRESSES, locate
-from edged.client.peers import Peer, PeerBook
-from edged.node.dns_sd import Auth
+from edged.client.connect.peers import Peer, PeerBook
+from edged.client.lan.found import FoundDaemon
+from edged.client.lan.locate import MAX_ADDRESSES, locate
+from edged.node.lan.dns_sd import Auth
 from tests.client.certificates import Certified, certified
 from tests.client.servers import free_port, grpc_server
 

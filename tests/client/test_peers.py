@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from edged.client.peers import MAX_PEERS, Peer, PeerBook
+from edged.client.connect.peers import MAX_PEERS, Peer, PeerBook
 from edged.errors import ConfigError
 
 WAIT_S = 40.0
 _WRITER = """
 import sys
 from pathlib import Path
-from edged.client.peers import Peer, PeerBook
+from edged.client.connect.peers import Peer, PeerBook
 book, name = PeerBook(Path(sys.argv[1])), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()

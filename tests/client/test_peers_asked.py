@@ -8,22 +8,22 @@ from pathlib import Path
 import pytest
 
 from edged.client import AsyncClient, RetryPolicy
-from edged.client.browse import Discovery
 from edged.client.calling import Caller
+from edged.client.connect.link import Link
+from edged.client.connect.peers import Peer, PeerBook
+from edged.client.connect.target import CA_VARIABLE, TOKEN_VARIABLE, Plaintext, Target
 from edged.client.errors import (
     BadRequestError,
     MisconfiguredError,
     NotTrustedError,
     UnreachableError,
 )
-from edged.client.found import FoundDaemon
-from edged.client.link import Link
-from edged.client.nearby import LOOK_AGAIN_S, MAX_CLAIMED, Moved, ways_to_others, ways_to_peer
-from edged.client.peers import Peer, PeerBook
+from edged.client.lan.browse import Discovery
+from edged.client.lan.found import FoundDaemon
+from edged.client.lan.nearby import LOOK_AGAIN_S, MAX_CLAIMED, Moved, ways_to_others, ways_to_peer
 from edged.client.route import MAX_OTHERS, Given, Route, given_by
-from edged.client.target import CA_VARIABLE, TOKEN_VARIABLE, Plaintext, Target
 from edged.clock import ManualClock
-from edged.node.dns_sd import Auth
+from edged.node.lan.dns_sd import Auth
 from edged.places import peers_file
 from tests.client.certificates import Certified, certified
 from tests.client.scripted import WHOLE, playing, says

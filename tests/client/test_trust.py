@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager
 import grpc
 import pytest
 
-from edged.client.certificate import read_der, read_pem
-from edged.client.channel import open_channel
-from edged.client.target import Pinned, Plaintext, Security, Target, Trusted
-from edged.client.trust import MAX_GREETING_BYTES, NoTlsError, diagnose, fetch_certificate
+from edged.client.connect.certificate import read_der, read_pem
+from edged.client.connect.channel import open_channel
+from edged.client.connect.target import Pinned, Plaintext, Security, Target, Trusted
+from edged.client.connect.trust import MAX_GREETING_BYTES, NoTlsError, diagnose, fetch_certificate
 from edged.errors import ConfigError, EdgedError, Reason
 from edged.v1 import admin_pb2, admin_pb2_grpc
 from tests.client.certificates import Certified, authority, certified

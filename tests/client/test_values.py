@@ -21,7 +21,7 @@ from edged.client.values import (
     to_tier,
 )
 from edged.core.types import RequestId, SloTier
-from edged.node.grant import Grant
+from edged.node.trust.grant import Grant
 from edged.rpc.view import DaemonState as Told
 from edged.supervise.model import ModelState as ToldOfModel
 from edged.supervise.model import RequestRow

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from edged.core.types import SloTier
-from edged.node.grant import Grant
-from edged.node.tokens import TokenStore
+from edged.node.trust.grant import Grant
+from edged.node.trust.tokens import TokenStore
 from tests.e2e.daemon import Daemon, serving
 from tests.e2e.settings import sim_tables
 from tests.e2e.streams import WAIT_S, ask

@@ -10,9 +10,9 @@ import grpc
 
 from edged.core.types import SloTier
 from edged.errors import Reason
-from edged.node.grant import Grant
-from edged.node.identity import IdentitySource
-from edged.node.tokens import TOKENS_FILE, TokenStore
+from edged.node.trust.grant import Grant
+from edged.node.trust.identity import IdentitySource
+from edged.node.trust.tokens import TOKENS_FILE, TokenStore
 from edged.v1 import admin_pb2
 from edged.v1 import inference_pb2 as pb
 from edged.v1.admin_pb2_grpc import AdminServiceStub

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.client.peers import PeerBook
+from edged.client.connect.peers import PeerBook
 from edged.places import peers_file, state_directory
 from tests.cli.program import Program
 from tests.cli.terminal import Terminal

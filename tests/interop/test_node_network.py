@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from edged.core.types import SloTier
-from edged.node.grant import Grant
-from edged.node.identity import CERTIFICATE_FILE
-from edged.node.tokens import TOKENS_FILE, TokenStore
+from edged.node.trust.grant import Grant
+from edged.node.trust.identity import CERTIFICATE_FILE
+from edged.node.trust.tokens import TOKENS_FILE, TokenStore
 from edged.v1 import inference_pb2 as pb
 from tests.e2e.daemon import Daemon, serving
 from tests.e2e.settings import sim_tables

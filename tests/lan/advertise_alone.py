@@ -7,9 +7,9 @@ import sys
 
 from edged.clock import MonotonicClock
 from edged.log import configure_logging
-from edged.node.advertise import Advertiser
-from edged.node.dns_sd import Auth, ServiceText
-from edged.node.fingerprint import fingerprint
+from edged.node.lan.advertise import Advertiser
+from edged.node.lan.dns_sd import Auth, ServiceText
+from edged.node.trust.fingerprint import fingerprint
 
 
 async def main(name: str, listener: str, ttl_s: int) -> None:

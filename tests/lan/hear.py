@@ -7,9 +7,9 @@ import json
 from zeroconf import DNSOutgoing, DNSQuestion
 
 from edged.clock import MonotonicClock
-from edged.node.dns_sd import SERVICE_TYPE
-from edged.node.interfaces import usable_interfaces
-from edged.node.multicast import (
+from edged.node.lan.dns_sd import SERVICE_TYPE
+from edged.node.lan.interfaces import usable_interfaces
+from edged.node.lan.multicast import (
     CLASS_IN,
     FLAGS_QUERY,
     TYPE_PTR,

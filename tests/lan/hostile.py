@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
 
-from edged.client.browse import Browser
-from edged.node.dns_sd import SERVICE_TYPE, Auth, ServiceText
-from edged.node.interfaces import usable_interfaces
-from edged.node.multicast import (
+from edged.client.lan.browse import Browser
+from edged.node.lan.dns_sd import SERVICE_TYPE, Auth, ServiceText
+from edged.node.lan.interfaces import usable_interfaces
+from edged.node.lan.multicast import (
     IPV4_GROUP,
     PORT,
     TYPE_A,

@@ -6,12 +6,12 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from edged.client.certificate import read_pem
-from edged.client.peers import Peer, PeerBook
+from edged.client.connect.certificate import read_pem
+from edged.client.connect.peers import Peer, PeerBook
 from edged.core.types import SloTier
-from edged.node.grant import Grant
-from edged.node.identity import CERTIFICATE_FILE
-from edged.node.tokens import TOKENS_FILE, TokenStore
+from edged.node.trust.grant import Grant
+from edged.node.trust.identity import CERTIFICATE_FILE
+from edged.node.trust.tokens import TOKENS_FILE, TokenStore
 from edged.places import peers_file
 from tests.e2e.daemon import Daemon, environment_of
 from tests.e2e.settings import SIM

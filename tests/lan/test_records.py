@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from edged import __version__
-from edged.node.advertise import TTL_S
-from edged.node.fingerprint import fingerprint
-from edged.node.multicast import TYPE_A, TYPE_AAAA, TYPE_PTR, TYPE_SRV, TYPE_TXT
+from edged.node.lan.advertise import TTL_S
+from edged.node.lan.multicast import TYPE_A, TYPE_AAAA, TYPE_PTR, TYPE_SRV, TYPE_TXT
+from edged.node.trust.fingerprint import fingerprint
 from tests.e2e.streams import WAIT_S
 from tests.lan.conftest import Advertise
 from tests.lan.network import Host, Network, skip_without

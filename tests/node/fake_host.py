@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CompletedProcess
 
-from edged.node.installation import Host, Wanted, plan_install, plan_uninstall
-from edged.node.steps import Run, Step, perform
+from edged.node.install.installation import Host, Wanted, plan_install, plan_uninstall
+from edged.node.install.steps import Run, Step, perform
 
 PROGRAM = Path("/opt/edged/bin/edged")
 GROUPS = "root:x:0:\nvideo:x:44:\n"

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.node.bucket import MAX_BURST, RateBucket
+from edged.node.trust.bucket import MAX_BURST, RateBucket
 
 RATES = st.floats(min_value=0.01, max_value=1e6)
 GAPS_S = st.lists(st.floats(min_value=0.0, max_value=100.0), max_size=200)

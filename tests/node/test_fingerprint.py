@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from edged.node.fingerprint import digest_of, fingerprint, hexadecimal, parse_fingerprint
+from edged.node.trust.fingerprint import digest_of, fingerprint, hexadecimal, parse_fingerprint
 
 DER = b"a certificate"
 DIGEST = hashlib.sha256(DER).digest()

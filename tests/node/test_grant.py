@@ -5,7 +5,7 @@ import math
 import pytest
 
 from edged.errors import EdgedError, Reason
-from edged.node.grant import MAX_MODELS, Grant, check_grant
+from edged.node.trust.grant import MAX_MODELS, Grant, check_grant
 
 
 @pytest.mark.parametrize(

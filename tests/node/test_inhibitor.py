@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edged.node.inhibitor import MAX_LOSSES, SuspendInhibitor, Way, ways
+from edged.node.service.inhibitor import MAX_LOSSES, SuspendInhibitor, Way, ways
 from tests.e2e.daemon import gone, serving
 from tests.e2e.reloading import reload
 from tests.e2e.settings import sim_tables

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from edged.errors import EdgedError
-from edged.node.installation import why_not, why_not_this_program
-from edged.node.layout import TREE_MARK
-from edged.node.shipped import hidden_from_services
-from edged.node.steps import GONE_CHECKS, Run, perform
+from edged.node.install.installation import why_not, why_not_this_program
+from edged.node.install.layout import TREE_MARK
+from edged.node.install.shipped import hidden_from_services
+from edged.node.install.steps import GONE_CHECKS, Run, perform
 from tests.node.fake_host import CONFIG_TEXT, PROGRAM, FakeHost
 
 UNIT = "/etc/systemd/system/edged.service"

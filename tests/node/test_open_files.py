@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edged.node.open_files import ENOUGH
+from edged.node.service.open_files import ENOUGH
 from tests.e2e.daemon import serving
 from tests.e2e.settings import sim_tables
 
@@ -17,7 +17,7 @@ HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 def test_soft_limit_becomes_the_hard_one() -> None:
     code = (
-        "import resource; from edged.node.open_files import *;"
+        "import resource; from edged.node.service.open_files import *;"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 2048)); raise_open_files();"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE), few_open_files());"
         "raise_open_files(); print(resource.getrlimit(resource.RLIMIT_NOFILE))"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from edged.errors import EdgedError, Reason
-from edged.node.pairing import (
+from edged.node.trust.pairing import (
     NONCE_BYTES,
     Pairing,
     PairingLimits,

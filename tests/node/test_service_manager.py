@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edged.node.service_manager import (
+from edged.node.service.manager import (
     MAX_STATUS_CHARACTERS,
     MAX_UNSENT,
     ServiceNotifier,

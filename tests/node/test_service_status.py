@@ -7,7 +7,7 @@ import pytest
 from edged.core.cost import StepCosts
 from edged.core.types import SloTier
 from edged.engine.wire import Statistics, TierStatistics
-from edged.node.service_status import describe, load
+from edged.node.service.status import describe, load
 from edged.supervise.model import ModelState, ModelStatus
 from tests.rpc.fakes import model_status
 

@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 
 from edged.core.types import SloTier
 from edged.errors import ConfigError, EdgedError, Reason
-from edged.node.grant import Grant
-from edged.node.token_file import MAX_FILE_BYTES, MAX_TOKENS
-from edged.node.tokens import TokenStore, id_in
+from edged.node.trust.grant import Grant
+from edged.node.trust.token_file import MAX_FILE_BYTES, MAX_TOKENS
+from edged.node.trust.tokens import TokenStore, id_in
 
 LAPTOP = Grant("laptop")
 

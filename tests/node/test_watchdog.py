@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from edged.clock import ManualClock
-from edged.node.watchdog import LONGEST_LOOK_S, MARGIN_S, Watchdog, interval_s
+from edged.node.service.watchdog import LONGEST_LOOK_S, MARGIN_S, Watchdog, interval_s
 from edged.supervise.model import ModelProgress, ModelState
 
 STALL_S, LOAD_S = 30.0, 600.0

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edged.errors import EdgedError, Reason
-from edged.node.pairing import PairingLimits, Pairings, Proposal
+from edged.node.trust.pairing import PairingLimits, Pairings, Proposal
 
 ADDRESSES = st.sampled_from([f"192.0.2.{number}" for number in range(12)])
 PLACES = st.integers(0, 50)

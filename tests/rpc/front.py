@@ -15,13 +15,13 @@ from grpc_status import rpc_status
 
 from edged.clock import ManualClock
 from edged.core.types import SloTier, TierSpec
-from edged.node.grant import Grant
-from edged.node.identity import Identity, IdentitySource
-from edged.node.tokens import TokenStore
+from edged.node.trust.grant import Grant
+from edged.node.trust.identity import Identity, IdentitySource
+from edged.node.trust.tokens import TokenStore
+from edged.rpc.access.trust import Trust
 from edged.rpc.convert import Tiers
 from edged.rpc.server import RpcServer
 from edged.rpc.settings import RpcSettings
-from edged.rpc.trust import Trust
 from edged.rpc.view import DaemonState, DaemonView, ReloadReport
 from edged.v1 import inference_pb2 as pb
 from edged.v1.access_pb2_grpc import AccessServiceStub

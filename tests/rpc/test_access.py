@@ -13,9 +13,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
 from edged.errors import Reason
-from edged.node.grant import Grant
-from edged.node.identity import IdentitySource
-from edged.rpc.guard import REFUSALS_LOGGED_PER_MINUTE
+from edged.node.trust.grant import Grant
+from edged.node.trust.identity import IdentitySource
+from edged.rpc.access.guard import REFUSALS_LOGGED_PER_MINUTE
 from edged.v1 import access_pb2, admin_pb2
 from tests.rpc.fakes import GATE_TIMEOUT_S, finished
 from tests.rpc.front import (

@@ -5,7 +5,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from edged.errors import Reason
-from edged.node.grant import Grant
+from edged.node.trust.grant import Grant
 from edged.v1 import access_pb2 as pb
 from edged.v1 import admin_pb2, inference_pb2
 from tests.rpc.front import (

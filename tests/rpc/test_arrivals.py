@@ -9,8 +9,8 @@ import grpc
 import pytest
 
 from edged.errors import EdgedError, Reason
-from edged.rpc.arrivals import ArrivalLimits, Arrivals
-from edged.rpc.receiving import MAX_REFLECTION_CALLS
+from edged.rpc.doors.arrivals import ArrivalLimits, Arrivals
+from edged.rpc.doors.receiving import MAX_REFLECTION_CALLS
 from edged.rpc.settings import RpcSettings
 from tests.rpc.assault import Target, staying
 from tests.rpc.fakes import GATE_TIMEOUT_S, finished

@@ -9,7 +9,7 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from edged.rpc.connections import ConnectionLimits
+from edged.rpc.doors.connections import ConnectionLimits
 from edged.rpc.settings import RpcSettings
 from tests.rpc import wire
 from tests.rpc.assault import Target, staying

@@ -13,13 +13,13 @@ from grpc_health.v1 import health_pb2
 from edged.clock import ManualClock
 from edged.core.types import SloTier
 from edged.errors import ConfigError, Reason
-from edged.node.grant import Grant
-from edged.node.identity import IdentitySource
+from edged.node.trust.grant import Grant
+from edged.node.trust.identity import IdentitySource
+from edged.rpc.access.trust import Trust
+from edged.rpc.doors.network_limits import NetworkLimits
 from edged.rpc.inference import InferenceLimits
-from edged.rpc.network_limits import NetworkLimits
 from edged.rpc.server import RpcServer
 from edged.rpc.settings import RpcSettings
-from edged.rpc.trust import Trust
 from edged.v1 import admin_pb2
 from edged.v1 import inference_pb2 as pb
 from edged.v1.admin_pb2_grpc import AdminServiceStub

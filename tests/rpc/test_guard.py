@@ -7,10 +7,10 @@ import pytest
 
 from edged.clock import ManualClock
 from edged.errors import EdgedError, Reason
-from edged.node.grant import Grant
-from edged.node.tokens import TokenStore
-from edged.rpc.caller import Door
-from edged.rpc.guard import MAX_REMEMBERED_TOKENS, DoorRules, Guard, token_in, user_name
+from edged.node.trust.grant import Grant
+from edged.node.trust.tokens import TokenStore
+from edged.rpc.access.caller import Door
+from edged.rpc.access.guard import MAX_REMEMBERED_TOKENS, DoorRules, Guard, token_in, user_name
 
 
 def nobody(peer: str) -> int | None:

@@ -11,14 +11,14 @@ import pytest
 import pytest_asyncio
 
 from edged.clock import MonotonicClock
-from edged.node.fingerprint import digest_of
-from edged.node.grant import Grant
-from edged.node.identity import IdentitySource
-from edged.node.pairing import Proposal
-from edged.node.tokens import TokenStore
+from edged.node.trust.fingerprint import digest_of
+from edged.node.trust.grant import Grant
+from edged.node.trust.identity import IdentitySource
+from edged.node.trust.pairing import Proposal
+from edged.node.trust.tokens import TokenStore
+from edged.rpc.access.trust import Trust
 from edged.rpc.server import RpcServer
 from edged.rpc.settings import RpcSettings
-from edged.rpc.trust import Trust
 from edged.v1 import access_pb2 as pb
 from edged.v1.access_pb2_grpc import AccessServiceStub
 from tests.rpc.fakes import PlayedModels, model_status

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from edged.clock import MonotonicClock
 from edged.errors import EdgedError, Reason
-from edged.node.pairing import PairingLimits, Proposal
+from edged.node.trust.pairing import PairingLimits, Proposal
 from edged.rpc.interceptor import ErrorsBecomeStatus
 from edged.rpc.pairing_front import MAX_SAME_NAMES, PairingFront
 from edged.v1 import access_pb2 as pb

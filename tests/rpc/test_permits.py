@@ -6,9 +6,9 @@ import pytest
 from edged.clock import ManualClock
 from edged.core.types import PastService, SloTier
 from edged.errors import EdgedError, Reason
-from edged.node.grant import Grant
-from edged.rpc.allowance import MAX_BUCKETS, Allowance
-from edged.rpc.caller import Caller, Door
+from edged.node.trust.grant import Grant
+from edged.rpc.access.allowance import MAX_BUCKETS, Allowance
+from edged.rpc.access.caller import Caller, Door
 from edged.supervise.model import RequestRow, RequestView, Submission
 from edged.v1 import access_pb2, admin_pb2
 from edged.v1 import inference_pb2 as pb

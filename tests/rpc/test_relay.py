@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from edged.clock import ManualClock
-from edged.rpc.relay import CHUNK_BYTES, Relay, RelayLimits
+from edged.rpc.doors.relay import CHUNK_BYTES, Relay, RelayLimits
 from tests.rpc.as_user import as_user, open_folder, require_root
 from tests.rpc.fakes import GATE_TIMEOUT_S
 

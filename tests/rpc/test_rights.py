@@ -9,9 +9,9 @@ import pytest
 from google.protobuf.message_factory import GetMessageClass
 
 from edged.errors import Reason
-from edged.node.grant import Grant
-from edged.rpc.caller import Door
-from edged.rpc.rights import RIGHTS, Right, right_of
+from edged.node.trust.grant import Grant
+from edged.rpc.access.caller import Door
+from edged.rpc.access.rights import RIGHTS, Right, right_of
 from edged.v1 import access_pb2, admin_pb2, inference_pb2
 from tests.rpc.fakes import GATE_TIMEOUT_S
 from tests.rpc.front import LOOPBACK, NETWORK, Front, Metadata, running_front, told_by

@@ -13,7 +13,7 @@ import pytest
 from edged.clock import ManualClock
 from edged.errors import ConfigError
 from edged.places import MAX_SOCKET_PATH_BYTES
-from edged.rpc.connections import ConnectionLimits
+from edged.rpc.doors.connections import ConnectionLimits
 from edged.rpc.inference import InferenceLimits
 from edged.rpc.server import RpcServer
 from edged.rpc.settings import RpcSettings

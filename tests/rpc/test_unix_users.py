@@ -5,7 +5,7 @@ from pathlib import Path
 import grpc
 
 from edged.errors import Reason
-from edged.node.grant import Grant
+from edged.node.trust.grant import Grant
 from edged.v1 import access_pb2, admin_pb2
 from tests.rpc.as_user import NOBODY, as_user, open_folder, require_root
 from tests.rpc.fakes import finished

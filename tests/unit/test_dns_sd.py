@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.node.dns_sd import (
+from edged.node.lan.dns_sd import (
     MAX_INSTANCE_BYTES,
     MAX_TEXT_BYTES,
     SERVICE_TYPE,
@@ -16,7 +16,7 @@ from edged.node.dns_sd import (
     instance_of,
     shown,
 )
-from edged.node.fingerprint import fingerprint
+from edged.node.trust.fingerprint import fingerprint
 
 FINGERPRINT = fingerprint(b"a certificate")
 OPEN = ServiceText("1.2.3", Auth.NONE, "")

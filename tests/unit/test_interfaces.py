@@ -4,7 +4,7 @@ from ipaddress import ip_address, ip_interface
 
 import pytest
 
-from edged.node.interfaces import (
+from edged.node.lan.interfaces import (
     MAX_ADDRESSES,
     Interface,
     network_listeners,

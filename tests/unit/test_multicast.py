@@ -3,7 +3,7 @@
 import asyncio
 
 from edged.clock import ManualClock
-from edged.node.multicast import (
+from edged.node.lan.multicast import (
     MAX_PACKET_BYTES,
     MAX_SENDERS,
     Budgets,

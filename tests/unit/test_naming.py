@@ -5,9 +5,9 @@ from ipaddress import ip_address
 import pytest
 from zeroconf import DNSIncoming
 
-from edged.node.dns_sd import MAX_INSTANCE_BYTES, SERVICE_TYPE, Auth, ServiceText
-from edged.node.multicast import TYPE_SRV
-from edged.node.naming import MAX_NUMBERED_NAMES, Claim, Heard, heard, names
+from edged.node.lan.dns_sd import MAX_INSTANCE_BYTES, SERVICE_TYPE, Auth, ServiceText
+from edged.node.lan.multicast import TYPE_SRV
+from edged.node.lan.naming import MAX_NUMBERED_NAMES, Claim, Heard, heard, names
 from tests.lan.hostile import QUERY, announcement, name, packet, record
 
 TEXT = ServiceText("9.9.9", Auth.TOKEN, "SHA256:" + "A" * 43).encode()

@@ -11,7 +11,7 @@ from edged.clock import MonotonicClock
 from edged.config import Flag, Settings, load_settings
 from edged.core.types import SloTier
 from edged.errors import ConfigError, EdgedError, Reason
-from edged.node.host import Host
+from edged.node.service.host import Host
 from edged.reload import LIVE, Hook, Parts, Reloader, with_live_of
 from edged.rpc.convert import Tiers
 from edged.rpc.server import RpcServer

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edged.node.layout import AGENT
-from edged.node.shipped import FOLDER, service_file
-from edged.node.units import GPU_GROUPS, filled_agent, filled_unit
+from edged.node.install.layout import AGENT
+from edged.node.install.shipped import FOLDER, service_file
+from edged.node.install.units import GPU_GROUPS, filled_agent, filled_unit
 
 ROOT = Path(__file__).parents[2]
 UNITS = ("edged.service", "edged-user.service")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.subject import Subject
-from edged.node.identity import CERTIFICATE_FILE, KEY_FILE
+from edged.node.trust.identity import CERTIFICATE_FILE, KEY_FILE
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate

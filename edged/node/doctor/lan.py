@@ -22,8 +22,8 @@ from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.firewall import open_command
 from edged.node.doctor.host import Host, Interface
 from edged.node.doctor.subject import TOKENS_CREDENTIAL, Subject
-from edged.node.token_file import read_tokens
-from edged.node.tokens import TOKENS_FILE
+from edged.node.trust.token_file import read_tokens
+from edged.node.trust.tokens import TOKENS_FILE
 
 MDNS_GROUP, MDNS_PORT = "224.0.0.251", 5353
 HEAR_LIMIT_S = 0.7

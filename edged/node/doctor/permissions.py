@@ -8,8 +8,8 @@ from pathlib import Path
 from edged.node.doctor.finding import Finding, note, ok, problem
 from edged.node.doctor.host import shown_mode, user_name
 from edged.node.doctor.subject import Subject
-from edged.node.identity import CERTIFICATE_FILE, KEY_FILE
-from edged.node.tokens import TOKENS_FILE
+from edged.node.trust.identity import CERTIFICATE_FILE, KEY_FILE
+from edged.node.trust.tokens import TOKENS_FILE
 from edged.places import peers_file
 
 _NOBODY_ELSE, _GROUP_MAY_READ, _OTHERS_MAY_READ = 0o077, 0o037, 0o022

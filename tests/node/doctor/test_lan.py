@@ -8,8 +8,8 @@ import pytest
 
 from edged.node.doctor.host import Interface
 from edged.node.doctor.lan import check_interfaces, check_multicast, check_settings, hears, probe
-from edged.node.grant import Grant
-from edged.node.tokens import TOKENS_FILE, TokenStore
+from edged.node.trust.grant import Grant
+from edged.node.trust.tokens import TOKENS_FILE, TokenStore
 from tests.node.doctor.machine import ME, NOW_S, Machine, found, levels
 
 CONFIG = '[server]\nlisten = "0.0.0.0:7411"\nstate_directory = "/state"\n'

@@ -1,0 +1,73 @@
+"""Opens gRPC channels to a target, for blocking and for asynchronous callers."""
+
+from collections.abc import Sequence
+
+import grpc
+
+from edged.client.connect.target import Pinned, Plaintext, Target, Trusted
+from edged.errors import ConfigError
+
+CONNECT_TIMEOUT_S = 5.0
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+Options = Sequence[tuple[str, int | str]]
+
+
+def open_channel(target: Target) -> grpc.Channel:
+    """For blocking callers. Connects when the first call is made.
+
+    Raises:
+        ConfigError: the certificate that is kept for it is damaged, or for no name at all.
+    """
+    options = _options(target)
+    credentials = _credentials(target)
+    if credentials is None:
+        return grpc.insecure_channel(target.address, options)
+    return grpc.secure_channel(target.address, credentials, options)
+
+
+def open_aio_channel(target: Target, further: Options = ()) -> grpc.aio.Channel:
+    """For callers on an event loop. As `open_channel`."""
+    options = [*_options(target), *further]
+    credentials = _credentials(target)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target.address, options)
+    return grpc.aio.secure_channel(target.address, credentials, options)
+
+
+def _credentials(target: Target) -> grpc.ChannelCredentials | None:
+    match target.security:
+        case Plaintext():
+            return None
+        case Pinned(certificate_pem=pem):
+            return grpc.ssl_channel_credentials(root_certificates=pem)
+        case Trusted(authorities_pem):
+            return grpc.ssl_channel_credentials(root_certificates=authorities_pem)
+
+
+def _options(target: Target) -> list[tuple[str, int | str]]:
+    options: list[tuple[str, int | str]] = [
+        # A proxy for the web has no business between two processes of a LAN.
+        ("grpc.enable_http_proxy", 0),
+        # Also the longest wait for a connection to be made.
+        ("grpc.min_reconnect_backoff_ms", int(CONNECT_TIMEOUT_S * 1000)),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ]
+    if isinstance(target.security, Pinned):
+        # The certificate itself is what is trusted; under which name and address it was reached
+        # may change with every lease of an address.
+        options.append(("grpc.ssl_target_name_override", _name_in(target)))
+    return options
+
+
+def _name_in(target: Target) -> str:
+    """A name that the certificate is for, which TLS asks for whatever else it is told."""
+    from edged.client.connect.certificate import read_pem  # noqa: PLC0415  # imports cryptography
+
+    assert isinstance(target.security, Pinned)
+    try:
+        name = read_pem(target.security.certificate_pem).name
+    except ValueError as error:
+        raise ConfigError(f"the certificate kept for {target.shown} is damaged: {error}") from error
+    if name is None:
+        raise ConfigError(f"the certificate of {target.shown} is for no name and no address")
+    return name

@@ -1,0 +1,299 @@
+"""One daemon: connected on whichever of its addresses answers first, and asked.
+
+Theory of operation: a channel of gRPC that has failed once says so until it succeeds, however long
+ago that was. So a channel is kept only while it is connected; else a new one is opened, and waited
+for. Calls that run on an old one keep it until they end. gRPC itself retries nothing: what is safe
+is decided in one place, `edged.client.retry`.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from copy import copy
+from typing import NoReturn
+
+import grpc
+
+from edged.client.connect.address import UNIX_PREFIX
+from edged.client.connect.channel import Options, open_aio_channel
+from edged.client.connect.target import Target
+from edged.client.connect.told import error_of_call
+from edged.client.errors import (
+    ClientError,
+    ConnectionLostError,
+    DeadlineExceededError,
+    RequestCancelledError,
+    UnreachableError,
+    client_error,
+)
+from edged.errors import EdgedError, Reason
+
+CHANNEL_OPTIONS: Options = (
+    ("grpc.enable_retries", 0),
+    # Else channels share the connections, and the failures, of others to the same address.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+LOOK_S = 2.0
+"""Longest look at an address that could not be connected to."""
+HEAD_START_S = 0.5
+"""Of the known addresses, before others of the same daemon are looked for."""
+
+Find = Callable[[], Awaitable[Sequence[Target]]]
+"""Looks for other addresses of the same daemon."""
+
+
+class Link:
+    """Lives on the event loop of its first call."""
+
+    def __init__(
+        self, ways: Sequence[Target], connect_timeout_s: float, find: Find | None = None
+    ) -> None:
+        assert ways, "a daemon is somewhere"
+        self.shown = ways[0].shown
+        self._ways = tuple(ways)
+        self._connect_timeout_s = connect_timeout_s
+        self._find = find
+        self._metadata = ways[0].metadata
+        self._channel: grpc.aio.Channel | None = None
+        self._connecting: asyncio.Task[grpc.aio.Channel] | None = None
+        self._is_closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+
+    async def unary(self, path: str, request: bytes, limit_s: float) -> bytes:
+        """One answer, within `limit_s` of the connection. Raises ClientError."""
+        channel = await self._connected(None)
+        try:
+            method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+            return await method(request, timeout=limit_s, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self.shown, limit_s) from None
+        except (asyncio.CancelledError, grpc.aio.UsageError) as error:
+            self.raise_if_closed(error)
+
+    async def stream(
+        self, path: str, request: bytes, *, limit_s: float | None, idle_timeout_s: float
+    ) -> "Reading":
+        """A stream of answers, of which none has been read. Raises ClientError."""
+        channel = await self._connected(limit_s)
+        try:
+            method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(path)
+            call = method(request, timeout=limit_s, metadata=self._metadata)
+        except grpc.aio.UsageError as error:
+            self.raise_if_closed(error)
+        return Reading(self, channel, call, limit_s, idle_timeout_s)
+
+    async def close(self) -> None:
+        """Calls that run end with RequestCancelledError."""
+        self._is_closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self._channel is not None:
+            await self._channel.close()
+
+    def renew(self, channel: grpc.aio.Channel) -> None:
+        """The next call gets another channel than this one."""
+        if self._channel is channel:
+            self._channel = None
+
+    def raise_if_closed(self, error: BaseException) -> NoReturn:
+        """A call that nobody cancelled was cancelled with its channel."""
+        task = asyncio.current_task()
+        if self._is_closed and not (task is not None and task.cancelling()):
+            raise self.named(
+                RequestCancelledError(Reason.CANCELLED, "the client was closed")
+            ) from None
+        raise error
+
+    def named(self, error: ClientError) -> ClientError:
+        error.daemon = self.shown
+        return error
+
+    # ── Connecting ───────────────────────────────────────────────────────────────────────────────
+
+    async def _connected(self, limit_s: float | None) -> grpc.aio.Channel:
+        """Callers that come while it connects wait for the same connection."""
+        self._check_place()
+        channel = self._channel
+        if channel is not None and channel.get_state() is grpc.ChannelConnectivity.READY:
+            return channel
+        if self._is_closed:
+            raise self.named(RequestCancelledError(Reason.CANCELLED, "the client was closed"))
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(self._has_connected)
+        try:
+            async with asyncio.timeout(limit_s):
+                return await asyncio.shield(self._connecting)
+        except TimeoutError:
+            raise self.named(
+                DeadlineExceededError(
+                    Reason.DEADLINE_EXCEEDED,
+                    f"the daemon at {self.shown} could not be connected to within {limit_s:.3g} s",
+                )
+            ) from None
+        except ClientError as error:
+            # Each of those who wait may add to its error.
+            raise copy(error) from None
+        except asyncio.CancelledError as error:
+            self.raise_if_closed(error)
+
+    def _check_place(self) -> None:
+        """gRPC works on one event loop of one process; elsewhere it hangs, or worse."""
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if os.getpid() != self._pid:
+            raise RuntimeError("a client does not survive a fork: make another one in the child")
+        if self._loop is not loop:
+            raise RuntimeError("a client belongs to one event loop: make another one for this")
+
+    def _has_connected(self, task: "asyncio.Task[grpc.aio.Channel]") -> None:
+        self._connecting = None
+        if not task.cancelled() and task.exception() is None:
+            self._channel = task.result()
+
+    async def _connect(self) -> grpc.aio.Channel:
+        try:
+            channel = await self._here_or_elsewhere()
+        except EdgedError as error:
+            raise self.named(client_error(error)) from error
+        if channel is None and (why := await self._diagnosis()) is not None:
+            raise self.named(client_error(why))
+        if channel is None:
+            where = ", ".join(dict.fromkeys(way.address for way in self._ways))
+            tried = "" if where == self.shown else f" ({where})"
+            detail = f"no daemon answers at {self.shown}{tried}"
+            raise self.named(UnreachableError(Reason.UNREACHABLE, detail))
+        return channel
+
+    async def _here_or_elsewhere(self) -> grpc.aio.Channel | None:
+        """Where it was has a head start; then it is looked for as well."""
+        here = asyncio.create_task(self._first_ready(self._ways))
+        tasks = {here}
+        try:
+            await asyncio.wait(tasks, timeout=None if self._find is None else HEAD_START_S)
+            if self._find is not None and not (here.done() and here.result() is not None):
+                tasks.add(asyncio.create_task(self._elsewhere(self._find)))
+            return await _first_of(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _elsewhere(self, find: Find) -> grpc.aio.Channel | None:
+        found = await find()
+        return await self._first_ready(found) if found else None
+
+    async def _diagnosis(self) -> EdgedError | None:
+        """Why nobody answers, as far as it can be told: above all, that somebody else does."""
+        looks = [
+            asyncio.to_thread(_look_at, way, min(self._connect_timeout_s, LOOK_S))
+            for way in self._ways
+            if not way.address.startswith(UNIX_PREFIX)
+        ]
+        found = [why for why in await asyncio.gather(*looks) if why is not None]
+        others = [why for why in found if why.reason is not Reason.UNREACHABLE]
+        return next(iter((*others, *found)), None)
+
+    async def _first_ready(self, ways: Sequence[Target]) -> grpc.aio.Channel | None:
+        """The channel that connects first; None if none does in time."""
+        channels = [open_aio_channel(way, CHANNEL_OPTIONS) for way in ways]
+        waits = {asyncio.create_task(_when_ready(channel)) for channel in channels}
+        ready: grpc.aio.Channel | None = None
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._connect_timeout_s):
+                    ready = await _first_of(waits)
+        finally:
+            for task in waits:
+                task.cancel()
+            await asyncio.wait(waits)
+            for channel in channels:
+                if channel is not ready:
+                    await channel.close()
+        return ready
+
+
+def _look_at(way: Target, timeout_s: float) -> EdgedError | None:
+    from edged.client.connect.trust import diagnose  # noqa: PLC0415  # imports cryptography
+
+    return diagnose(way, timeout_s)
+
+
+async def _first_of(
+    tasks: "set[asyncio.Task[grpc.aio.Channel | None]]",
+) -> grpc.aio.Channel | None:
+    """The channel of the first task that comes to one; None if none does."""
+    waiting = set(tasks)
+    while waiting:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if (channel := task.result()) is not None:
+                return channel
+    return None
+
+
+async def _when_ready(channel: grpc.aio.Channel) -> grpc.aio.Channel | None:
+    """It, when it is connected; None if its first attempt fails."""
+    state = channel.get_state(try_to_connect=True)
+    while state is not grpc.ChannelConnectivity.READY:
+        if state in (
+            grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+            grpc.ChannelConnectivity.SHUTDOWN,
+        ):
+            return None
+        await channel.wait_for_state_change(state)
+        state = channel.get_state(try_to_connect=True)
+    return channel
+
+
+class Reading:
+    """A stream of answers. Nothing is read ahead, so a program that reads slowly is felt by the
+    daemon, whose limits hold."""
+
+    def __init__(
+        self,
+        link: Link,
+        channel: grpc.aio.Channel,
+        call: "grpc.aio.UnaryStreamCall[bytes, bytes]",
+        limit_s: float | None,
+        idle_timeout_s: float,
+    ) -> None:
+        self.shown = link.shown
+        self._link = link
+        self._channel = channel
+        """Is closed when nothing holds it any more."""
+        self._call = call
+        self._limit_s = limit_s
+        self._idle_timeout_s = idle_timeout_s
+
+    async def next(self) -> bytes | None:
+        """The next message; None at the end. Raises ClientError."""
+        link = self._link
+        try:
+            async with asyncio.timeout(self._idle_timeout_s):
+                message = await self._call.read()
+        except TimeoutError:
+            link.renew(self._channel)
+            raise link.named(
+                ConnectionLostError(
+                    Reason.UNREACHABLE,
+                    f"the daemon at {link.shown} has said nothing for {self._idle_timeout_s:g} s, "
+                    "not even that it is alive",
+                )
+            ) from None
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, link.shown, self._limit_s) from None
+        except asyncio.CancelledError as error:
+            link.raise_if_closed(error)
+        if message is grpc.aio.EOF:
+            return None
+        assert isinstance(message, bytes), "nothing parses it"
+        return message
+
+    def cancel(self) -> None:
+        """The daemon frees what the call holds. Does nothing to a call that has ended."""
+        self._call.cancel()

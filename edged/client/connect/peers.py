@@ -1,0 +1,122 @@
+"""The daemons that this user has paired with: which certificate each must have, and the tokens for
+them. Kept in one file, as OpenSSH keeps known_hosts.
+
+The file holds tokens, so it is the user's alone; it is replaced as a whole, under a lock, so that
+two programs that pair at once lose nothing.
+"""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from edged.errors import ConfigError
+
+MAX_PEERS = 1024
+_MAX_FILE_BYTES = 16 * 1024 * 1024
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """A daemon that was paired with."""
+
+    name: str
+    """As the user knows it; unique in the file."""
+    addresses: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    """HOST:PORT, the one that answered last first."""
+    fingerprint: str
+    """Of its certificate, as `edged.node.trust.fingerprint` writes it."""
+    certificate_pem: str
+    token: str = ""
+    """"" if it has none."""
+
+
+class _File(msgspec.Struct, frozen=True):
+    peers: tuple[Peer, ...] = ()
+    version: int = 1
+
+
+class PeerBook:
+    """The file at `path`, which need not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def all(self) -> tuple[Peer, ...]:
+        """Raises ConfigError: the file cannot be read, or is no file of peers."""
+        try:
+            raw = self._path.read_bytes()
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise ConfigError(f"cannot read {self._path}: {error.strerror}") from error
+        if len(raw) > _MAX_FILE_BYTES:
+            raise ConfigError(
+                f"{self._path} has {len(raw)} bytes; expected at most {_MAX_FILE_BYTES}"
+            )
+        try:
+            return msgspec.json.decode(raw, type=_File).peers
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self._path} is no file of peers: {error}") from error
+
+    def named(self, name: str) -> Peer | None:
+        return next((peer for peer in self.all() if peer.name == name), None)
+
+    def at(self, host_port: str) -> Peer | None:
+        return next((peer for peer in self.all() if host_port in peer.addresses), None)
+
+    def put(self, peer: Peer) -> None:
+        """Add it, or replace the one of its name.
+
+        Raises:
+            ConfigError: the file cannot be read or written, or holds as many as it may.
+        """
+
+        def with_peer(peers: tuple[Peer, ...]) -> tuple[Peer, ...]:
+            others = tuple(one for one in peers if one.name != peer.name)
+            if len(others) >= MAX_PEERS:
+                raise ConfigError(f"{self._path} holds {len(others)} peers, the most it may")
+            return (*others, peer)
+
+        self._change(with_peer)
+
+    def forget(self, name: str) -> bool:
+        """Remove it; whether it was there. Raises ConfigError as `put`."""
+        if self.named(name) is None:
+            return False
+        self._change(lambda peers: tuple(one for one in peers if one.name != name))
+        return True
+
+    def _change(self, change: Callable[[tuple[Peer, ...]], tuple[Peer, ...]]) -> None:
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._locked():
+                self._replace(msgspec.json.encode(_File(change(self.all()))))
+        except OSError as error:
+            raise ConfigError(f"cannot write {self._path}: {error.strerror}") from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _replace(self, content: bytes) -> None:
+        """Whole or not at all, also if the power fails. A file of mkstemp is the user's alone."""
+        descriptor, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".peers-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.format(content, indent=2))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self._path)
+        except BaseException:
+            os.unlink(temporary)
+            raise

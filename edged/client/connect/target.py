@@ -1,0 +1,117 @@
+"""Decides how a daemon is spoken to: where, with which security, and with which token."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edged.client.connect.address import Address, NetworkAddress, PeerName, SocketAddress, Transport
+from edged.client.connect.peers import Peer, PeerBook
+from edged.errors import ConfigError, EdgedError, Reason
+from edged.places import peers_file
+
+TOKEN_VARIABLE = "EDGED_TOKEN"  # noqa: S105  # its name
+CA_VARIABLE = "EDGED_CA"
+"""PEM file of the authorities that an operator's own certificate is checked against; "system" for
+those of the system."""
+SYSTEM_AUTHORITIES = "system"
+
+
+@dataclass(frozen=True, slots=True)
+class Plaintext:
+    """Nothing is hidden and nobody is known. On this machine that is as good as TLS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """TLS with exactly this certificate."""
+
+    certificate_pem: bytes
+    peer: str = ""
+    """The daemon's name in the peers' file; "" if it is not from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """TLS with a certificate for the host's name that an authority vouches for."""
+
+    authorities_pem: bytes | None
+    """None: those of the system."""
+
+
+Security = Plaintext | Pinned | Trusted
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    shown: str
+    """As the user knows it."""
+    address: str
+    """As gRPC takes it: "unix:/PATH" or "HOST:PORT"."""
+    security: Security
+    token: str | None = None
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What every call to it carries."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+
+def target_of(address: Address, environ: Mapping[str, str]) -> Target:
+    """How the daemon at an address is spoken to, as far as the peers' file knows; asks nobody.
+
+    Raises:
+        EdgedError: PEER_UNKNOWN, it has to be paired with first; BAD_CONFIG, the peers' file or
+            the authorities' cannot be read.
+    """
+    token = environ.get(TOKEN_VARIABLE) or None
+    match address:
+        case SocketAddress():
+            return Target(str(address), str(address), Plaintext(), token)
+        case NetworkAddress(transport=Transport.PLAINTEXT):
+            return Target(str(address), address.host_port, Plaintext(), token)
+        case NetworkAddress():
+            return _network_target(address, token, environ)
+        case PeerName():
+            peer = PeerBook(peers_file(environ)).named(address.name)
+            if peer is None:
+                raise EdgedError(
+                    Reason.PEER_UNKNOWN,
+                    f"no daemon was paired with under the name {address.name!r}; "
+                    "`edgectl discover` lists those of the local network, and "
+                    f"`edgectl pair {address.name}` pairs with one",
+                )
+            return target_of_peer(peer, token)
+
+
+def target_of_peer(peer: Peer, token: str | None = None) -> Target:
+    """`token` beats the peer's own."""
+    security = Pinned(peer.certificate_pem.encode(), peer.name)
+    return Target(peer.name, peer.addresses[0], security, token or peer.token or None)
+
+
+def _network_target(
+    address: NetworkAddress, token: str | None, environ: Mapping[str, str]
+) -> Target:
+    peer = PeerBook(peers_file(environ)).at(address.host_port)
+    if peer is not None:
+        security: Security = Pinned(peer.certificate_pem.encode(), peer.name)
+        return Target(str(address), address.host_port, security, token or peer.token or None)
+    if authorities := environ.get(CA_VARIABLE):
+        return Target(str(address), address.host_port, Trusted(_read(authorities)), token)
+    raise EdgedError(
+        Reason.PEER_UNKNOWN,
+        f"{address.host_port} is on another host and was not paired with: run `edgectl pair "
+        f"{address.host_port}`, or set {CA_VARIABLE} if an authority vouches for its certificate",
+    )
+
+
+def _read(authorities: str) -> bytes | None:
+    if authorities == SYSTEM_AUTHORITIES:
+        return None
+    try:
+        return Path(os.path.expanduser(authorities)).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{CA_VARIABLE} = {authorities!r}: cannot read it: {error.strerror}"
+        ) from error

@@ -1,0 +1,1 @@
+"""Daemons on the local network, as a client hears of them."""

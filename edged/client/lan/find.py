@@ -1,0 +1,84 @@
+"""Where the daemon may be that somebody wants to pair with."""
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterator
+
+from edged.client.connect.address import PEER_NAME, UNIX_PREFIX, Transport
+from edged.client.connect.peers import Peer, PeerBook
+from edged.client.lan.browse import find_now
+from edged.client.lan.found import FoundDaemon
+from edged.errors import EdgedError, InvalidRequestError, Reason
+from edged.places import DEFAULT_LISTEN, LOOPBACK_NAMES, is_host_port
+
+DEFAULT_PORT = int(DEFAULT_LISTEN.rpartition(":")[2])
+
+Look = Callable[[str], tuple[FoundDaemon, ...]]
+"""Those of the local network that claim a name or a fingerprint."""
+
+
+def find_host_ports(text: str, book: PeerBook, look: Look = find_now) -> Iterator[str]:
+    """HOST:PORT, the best first, for HOST[:PORT], an IPv6 host with or without brackets, the name
+    of a known peer, or a name that the local network or the system's resolver knows. The network
+    is asked for a known peer only when its addresses are used up.
+
+    Raises:
+        InvalidRequestError: it is none of them.
+        EdgedError: UNREACHABLE, nobody knows the name, or several daemons claim it.
+    """
+    bare = text.removeprefix(f"{Transport.TLS}:")
+    if bare.startswith((UNIX_PREFIX, f"{Transport.PLAINTEXT}:")):
+        raise InvalidRequestError(
+            "HOST", f"{text!r} is reached without TLS, so there is no certificate to pair for"
+        )
+    if is_host_port(bare):
+        return iter((bare,))
+    if _is_address(bare):
+        host = f"[{bare.strip('[]')}]" if ":" in bare else bare
+        return iter((f"{host}:{DEFAULT_PORT}",))
+    if not PEER_NAME.fullmatch(bare):
+        raise InvalidRequestError(
+            "HOST", f"{text!r} is no address: expected HOST, HOST:PORT, [IPv6]:PORT, or a name"
+        )
+    known = book.named(bare)
+    if known is not None:
+        return _of_known(known, look)
+    if "." in bare or bare in LOOPBACK_NAMES:
+        return iter((f"{bare}:{DEFAULT_PORT}",))
+    return iter(_of_name(bare, look))
+
+
+def _of_known(peer: Peer, look: Look) -> Iterator[str]:
+    """Where it was, then where somebody says now that it is."""
+    yield from peer.addresses
+    for daemon in look(peer.fingerprint):
+        yield from (one for one in daemon.addresses if one not in peer.addresses)
+
+
+def _of_name(name: str, look: Look) -> tuple[str, ...]:
+    found = [daemon for daemon in look(name) if daemon.fingerprint]
+    if len({daemon.fingerprint for daemon in found}) > 1:
+        claims = ", ".join(f"{one.addresses[0]} ({one.fingerprint})" for one in found)
+        raise EdgedError(
+            Reason.UNREACHABLE,
+            f"{len(found)} daemons call themselves {name!r}: name one by its address: {claims}",
+        )
+    if found:
+        return found[0].addresses
+    try:
+        socket.getaddrinfo(name, DEFAULT_PORT, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise EdgedError(
+            Reason.UNREACHABLE,
+            f"no daemon of the local network calls itself {name!r}, and there is no host of that "
+            f"name: {error.strerror}; `edgectl discover` lists those there are",
+        ) from error
+    return (f"{name}:{DEFAULT_PORT}",)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return False
+    return True

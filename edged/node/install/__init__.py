@@ -1,0 +1,1 @@
+"""How edged becomes a service of its host, and stops being one."""

@@ -66,7 +66,7 @@ _MODULES = {
         "Resumed",
         "Token",
     ),
-    "nearby": ("discover",),
+    "lan.nearby": ("discover",),
     "retry": ("RetryPolicy",),
     "stream": ("AsyncStream",),
 }

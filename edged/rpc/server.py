@@ -1,8 +1,8 @@
 """The front's servers: what they offer, where they listen, their start, their reload, their end.
 
 Theory of operation: each door (`Door` in `edged.rpc.access.caller`) has a gRPC server of its own,
-made when it is known to be needed. All of them share the servicers. Whatever can be wrong with an address, the
-tokens or the certificate is found before the first address is bound.
+made when it is known to be needed. All of them share the servicers. Whatever can be wrong with an
+address, the tokens or the certificate is found before the first address is bound.
 """
 
 import asyncio

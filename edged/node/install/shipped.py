@@ -7,7 +7,7 @@ the package, and those are newer than what was recorded when it was installed.
 
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distributions
 from pathlib import Path
 
 import edged
@@ -64,8 +64,10 @@ def hidden_from_services(paths: tuple[Path, ...]) -> Path | None:
 
 
 def _recorded() -> list[Path]:
-    try:
-        installed = distribution(DISTRIBUTION)
-    except PackageNotFoundError:
-        return []
-    return [Path(os.path.normpath(str(file.locate()))) for file in installed.files or ()]
+    """Of every record of edged: in a checkout, what setuptools leaves beside the package is one
+    too, and has no programs."""
+    return [
+        Path(os.path.normpath(str(file.locate())))
+        for installed in distributions(name=DISTRIBUTION)
+        for file in installed.files or ()
+    ]

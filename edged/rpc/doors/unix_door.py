@@ -1,7 +1,7 @@
 """The unix socket's door: the socket that clients know, gRPC's own behind it, and what is between.
 
-Theory of operation: see `edged.rpc.doors.relay`. Both files of sockets are this module's to make and
-to remove.
+Theory of operation: see `edged.rpc.doors.relay`. Both sockets' files are made and removed
+here.
 """
 
 import socket

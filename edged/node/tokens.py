@@ -58,7 +58,7 @@ class TokenStore:
     def all(self) -> tuple[TokenRecord, ...]:
         """Every token, also those that were revoked, oldest first."""
         self._reload_if_changed()
-        return tuple(sorted(self._records.values(), key=lambda one: (one.created_s, one.token_id)))
+        return tuple(sorted(self._records.values(), key=lambda one: one.created_s))
 
     @property
     def has_valid(self) -> bool:
@@ -150,11 +150,19 @@ class TokenStore:
                 "the token is none of this daemon's; ask its operator for one",
             )
         if not record.is_valid:
-            raise EdgedError(
-                Reason.TOKEN_REVOKED,
-                f"token {record.grant.name!r} was revoked; ask the daemon's operator for another",
-            )
+            raise _revoked(record.grant.name)
         return record
+
+    def check_still_valid(self, token_id: str) -> None:
+        """For what a caller holds open for long.
+
+        Raises:
+            EdgedError: TOKEN_REVOKED; it was let in with a token that holds no more.
+        """
+        self._reload_if_changed()
+        record = self._records.get(token_id)
+        if record is None or not record.is_valid:
+            raise _revoked(token_id if record is None else record.grant.name)
 
     def _of_credential(self) -> _Records:
         return tuple(record for record in self._records.values() if record.is_credential)
@@ -190,6 +198,13 @@ def id_in(token: str) -> str | None:
     """The id that a token claims to have: all of it that a log may show."""
     parsed = _TOKEN.fullmatch(token) if len(token) <= MAX_TOKEN_CHARACTERS else None
     return parsed[1] if parsed else None
+
+
+def _revoked(name: str) -> EdgedError:
+    return EdgedError(
+        Reason.TOKEN_REVOKED,
+        f"token {name!r} was revoked; ask the daemon's operator for another",
+    )
 
 
 def _new_id() -> str:

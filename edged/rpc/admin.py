@@ -3,6 +3,7 @@
 # ruff: noqa: N802  methods have the names of the service
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import psutil
 
 from edged.clock import Clock
 from edged.errors import EdgedError, InvalidRequestError, Reason
-from edged.rpc.caller import current_caller
+from edged.rpc.caller import Caller, current_caller
 from edged.rpc.convert import Tiers
 from edged.rpc.convert_admin import (
     DAEMON_STATES,
@@ -64,7 +65,10 @@ class AdminFront(AdminServiceServicer):
         *,
         limits: AdminLimits,
         network: NetworkLimits,
+        check_still_in: Callable[[Caller], None],
     ) -> None:
+        """`check_still_in` raises TOKEN_REVOKED for a caller whose token holds no more."""
+        self._check_still_in = check_still_in
         self.tiers = tiers
         self._models = models
         self._own = own
@@ -92,6 +96,7 @@ class AdminFront(AdminServiceServicer):
         with self._watching.entered():
             async with aclosing(moments):
                 async for _ in moments:
+                    self._check_still_in(current_caller())
                     message = pb.WatchStatusResponse(status=self._status())
                     await write_within(context, message, self._limits.write_stall_s)
 

@@ -23,6 +23,8 @@ Metadata = Iterable[tuple[str, str | bytes]]
 AUTHORIZATION = "authorization"
 SCHEME = "bearer"
 REFUSALS_LOGGED_PER_MINUTE = 30.0
+MAX_REMEMBERED_TOKENS = 4096
+"""Tokens whose last use is known; of more, the one that came first is forgotten."""
 
 _log = get_logger("access")
 
@@ -71,7 +73,7 @@ class Guard:
         token = token_in(metadata)
         if token is not None:
             record = self._tokens.find(token)
-            self._last_used_s[record.token_id] = self._wall()
+            self._remember_use(record.token_id)
             name = record.grant.name
             key = f"token {record.token_id}"
             return Caller(door, record.grant, key, counts_as=name, token_id=record.token_id)
@@ -89,6 +91,11 @@ class Guard:
             f"the {door} listener asks for a token; send it as the metadata "
             f"`{AUTHORIZATION}: Bearer TOKEN`",
         )
+
+    def check_still_in(self, caller: Caller) -> None:
+        """For what a caller holds open for long. Raises EdgedError: TOKEN_REVOKED."""
+        if caller.token_id is not None:
+            self._tokens.check_still_valid(caller.token_id)
 
     def by_user(self, peer: str) -> Caller:
         """Who calls over the unix socket without a token; `peer` is the connection.
@@ -136,6 +143,12 @@ class Guard:
             token_id=_claimed_id(metadata),
             **({"unlogged": unlogged} if unlogged else {}),
         )
+
+    def _remember_use(self, token_id: str) -> None:
+        used_s = self._last_used_s
+        if token_id not in used_s and len(used_s) >= MAX_REMEMBERED_TOKENS:
+            del used_s[next(iter(used_s))]
+        used_s[token_id] = self._wall()
 
 
 def token_in(metadata: Metadata) -> str | None:

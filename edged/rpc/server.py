@@ -83,7 +83,14 @@ class RpcServer:
             models, tiers, own, clock, limits=settings.inference, network=settings.network
         )
         self._admin = AdminFront(
-            models, tiers, own, view, clock, limits=settings.admin, network=settings.network
+            models,
+            tiers,
+            own,
+            view,
+            clock,
+            limits=settings.admin,
+            network=settings.network,
+            check_still_in=self._guard.check_still_in,
         )
         self._access = AccessFront(trust, self._guard, view, lambda: self.identity, clock)
 
@@ -126,7 +133,9 @@ class RpcServer:
         wanted = await self._wanted()
         if wanted.network and not self._settings.insecure:
             self._check_tokens(wanted.network[0])
-            self._certificates = Certificates(self._trust.identity.load(self._trust.wall()))
+            identity = self._trust.identity.load(self._trust.wall())
+            self._certificates = Certificates(identity)
+            _log.info("certificate", fingerprint=identity.fingerprint, made_here=identity.is_own)
         bound = self._listen(Door.LOOPBACK, wanted.loopback)
         self._network_listeners = self._listen(Door.NETWORK, wanted.network)
         bound += self._network_listeners

@@ -62,6 +62,11 @@ def test_config_check_accepts_a_good_file(edged: Program, file: Path) -> None:
     assert done.stderr == f"{file}: ok, 1 model(s): embedded\n"
 
 
+def test_listening_without_tls_and_tokens_is_asked_for_by_a_flag(edged: Program) -> None:
+    for flags, value in (((), "false"), (("--insecure",), "true"), (("--no-insecure",), "false")):
+        assert f"\ninsecure = {value}\n" in edged.run("config", "show", *flags).stdout
+
+
 def test_config_check_tells_every_error_in_a_line(edged: Program, file: Path) -> None:
     file.write_text('[engine]\nkv_type = "f32"\nkvtype = 1\n')
     done = edged.run("config", "check", str(file), EDGED_SERVER__NONSENSE="is not the file's")

@@ -52,6 +52,7 @@ class Daemon:
 
     state: DaemonState = DaemonState.READY
     asked_drains_s: list[float | None] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
 
     def view(self, started_s: float) -> DaemonView:
         return DaemonView(
@@ -61,6 +62,8 @@ class Daemon:
             state=lambda: self.state,
             listeners=lambda: ("127.0.0.1:7411",),
             request_drain=self.asked_drains_s.append,
+            name="desk",
+            warnings=lambda: self.warnings,
         )
 
 

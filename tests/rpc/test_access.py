@@ -89,6 +89,17 @@ async def test_a_revoked_token_is_refused_and_what_it_has_running_goes_on() -> N
         assert await ended(call) == grpc.StatusCode.OK
 
 
+async def test_a_revoked_token_watches_no_further() -> None:
+    async with running_front(NETWORK, LAPTOP) as front:
+        watch = front.admin.WatchStatus(
+            admin_pb2.WatchStatusRequest(interval_s=0.1), metadata=front.bearer("laptop")
+        )
+        await watch.read()
+        front.trust.tokens.revoke("laptop", NOW_S)
+        front.models.announce_change()
+        assert (await told_by(watch)).reason == Reason.TOKEN_REVOKED
+
+
 @pytest.mark.parametrize("door", ["loopback", "unix"])
 async def test_on_this_host_too_a_token_that_is_sent_decides(tmp_path: Path, door: str) -> None:
     settings = LOOPBACK if door == "loopback" else over_socket(tmp_path / "e.sock")

@@ -67,9 +67,6 @@ def _wrap(method: str, behaviour: _Behaviour, parse: Callable[[bytes], object]) 
             return await behaviour(_parsed(raw, parse), context)
         except grpc.aio.InternalError:
             raise
-        except NotImplementedError:
-            # A method of the protocol that the service does not have.
-            return await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served")
         except EdgedError as error:
             failure = status.from_edged_error(error)
         except Exception as error:

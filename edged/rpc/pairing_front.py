@@ -109,8 +109,14 @@ class PairingFront:
             case given:
                 return pb.FinishPairingResponse(secret=given.secret, token=given.token)
 
-    async def watch(self, context: _Watch, stall_s: float = WRITE_STALL_S) -> None:
-        """Let pairings begin until the caller leaves, and tell of those that wait."""
+    async def watch(
+        self,
+        context: _Watch,
+        check_still_in: Callable[[], None],
+        stall_s: float = WRITE_STALL_S,
+    ) -> None:
+        """Let pairings begin until the caller leaves, and tell of those that wait.
+        `check_still_in` raises TOKEN_REVOKED for a caller whose token holds no more."""
         self._pairings.open(self._required_certificate())
         try:
             told: tuple[Pairing, ...] | None = None
@@ -119,6 +125,7 @@ class PairingFront:
                 waiting = self._pairings.waiting(self._clock.now_s())
                 if waiting != told:
                     told = waiting
+                    check_still_in()
                     await write_within(context, _to_response(waiting), stall_s)
                 if self._pairings.is_spent and not waiting:
                     self._raise_spent()

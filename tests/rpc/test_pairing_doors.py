@@ -118,6 +118,21 @@ async def test_a_stranger_neither_watches_nor_answers(doors: Doors) -> None:
         assert [(await told_by(call)).reason for call in (watching, answering)] == [reason] * 2
 
 
+async def test_an_administrator_whose_token_is_revoked_sees_and_lets_in_nobody_more(
+    doors: Doors,
+) -> None:
+    grant = pb.Grant(name="boss", is_admin=True)
+    made = await doors.here.CreateToken(pb.CreateTokenRequest(grant=grant))
+    metadata = bearing(made.secret)
+    watching = doors.there.WatchPairings(pb.WatchPairingsRequest(), metadata=metadata)
+    assert not (await watching.read()).pairings
+    await doors.here.RevokeToken(pb.RevokeTokenRequest(name_or_id="boss"))
+    request = pb.BeginPairingRequest(name="laptop", commitment=Proposal("laptop").commitment)
+    await doors.there.BeginPairing(request)
+    assert (await told_by(watching)).reason == "TOKEN_REVOKED"
+    assert (await told_by(doors.there.BeginPairing(request))).reason == "PAIRING_CLOSED"
+
+
 async def test_a_grant_that_makes_no_sense_is_told_and_the_client_waits_on(doors: Doors) -> None:
     watch, proposal = Watch(doors.here), Proposal("laptop")
     await watch.until(0)

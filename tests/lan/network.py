@@ -5,15 +5,18 @@ is one too, so that nothing of it is seen outside and nothing outside is seen by
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+import psutil
 import pytest
 
 PREFIX = "10.77"
 _BRIDGE = "bridge"
+_NAMES = "edged-test-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class Network:
         host.ip("link", "set", end, "up")
 
     def _namespace(self) -> str:
-        name = f"edged-{secrets.token_hex(4)}"
+        name = f"{_NAMES}{os.getpid()}-{secrets.token_hex(4)}"
         _ip("netns", "add", name)
         self.namespaces.append(name)
         # Otherwise an IPv6 address is of no use for a second or two after it was given.
@@ -103,6 +106,7 @@ def local_network(num_hosts: int) -> Iterator[Network]:
     skip_without("ip", "iproute2")
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
+    _delete_left_behind()
     network = Network()
     try:
         try:
@@ -114,6 +118,17 @@ def local_network(num_hosts: int) -> Iterator[Network]:
     finally:
         for name in network.namespaces:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+def _delete_left_behind() -> None:
+    """Namespaces of test runs that were killed, with whatever runs in them."""
+    for name in [line.split()[0] for line in _ip("netns", "list").splitlines()]:
+        if not name.startswith(_NAMES) or psutil.pid_exists(int(name.split("-")[2])):
+            continue
+        for pid in _ip("netns", "pids", name).split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        _ip("netns", "delete", name)
 
 
 def skip_without(program: str, package: str) -> None:

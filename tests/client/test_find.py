@@ -52,8 +52,16 @@ def test_a_host_needs_no_port_and_a_known_daemon_no_address(
     assert next(find_host_ports(text, book, nobody)) == expected
 
 
+def test_a_name_that_no_host_can_have_is_looked_for_on_the_network(book: PeerBook) -> None:
+    studio = found("Studio (2)", "f", "192.0.2.3:1")
+    assert list(find_host_ports("Studio (2)", book, lambda _: (studio,))) == ["192.0.2.3:1"]
+    with pytest.raises(EdgedError, match="calls itself 'Studio \\(3\\)'") as caught:
+        find_host_ports("Studio (3)", book, nobody)
+    assert caught.value.reason is Reason.UNREACHABLE
+
+
 @pytest.mark.parametrize(
-    "text", ["", "unix:/x", "plaintext:192.0.2.1:1", "http://box", "a b", "x:"]
+    "text", ["", "unix:/x", "plaintext:192.0.2.1:1", "http://box", "a\nb", " ", "x:", "x" * 64]
 )
 def test_what_has_no_certificate_or_is_no_host_is_refused(book: PeerBook, text: str) -> None:
     with pytest.raises(InvalidRequestError, match="HOST"):

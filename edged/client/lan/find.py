@@ -1,5 +1,6 @@
 """Where the daemon may be that somebody wants to pair with."""
 
+import errno
 import ipaddress
 import socket
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from edged.client.connect.peers import Peer, PeerBook
 from edged.client.lan.browse import find_now
 from edged.client.lan.found import FoundDaemon
 from edged.errors import EdgedError, InvalidRequestError, Reason
+from edged.node.lan.dns_sd import MAX_INSTANCE_BYTES
 from edged.places import DEFAULT_LISTEN, LOOPBACK_NAMES, is_host_port
 
 DEFAULT_PORT = int(DEFAULT_LISTEN.rpartition(":")[2])
@@ -36,7 +38,7 @@ def find_host_ports(text: str, book: PeerBook, look: Look = find_now) -> Iterato
     if _is_address(bare):
         host = f"[{bare.strip('[]')}]" if ":" in bare else bare
         return iter((f"{host}:{DEFAULT_PORT}",))
-    if not PEER_NAME.fullmatch(bare):
+    if not _may_be_a_name(bare):
         raise InvalidRequestError(
             "HOST", f"{text!r} is no address: expected HOST, HOST:PORT, [IPv6]:PORT, or a name"
         )
@@ -66,6 +68,8 @@ def _of_name(name: str, look: Look) -> tuple[str, ...]:
     if found:
         return found[0].addresses
     try:
+        if not PEER_NAME.fullmatch(name):
+            raise OSError(errno.EINVAL, "no host can have it")
         socket.getaddrinfo(name, DEFAULT_PORT, type=socket.SOCK_STREAM)
     except OSError as error:
         raise EdgedError(
@@ -74,6 +78,12 @@ def _of_name(name: str, look: Look) -> tuple[str, ...]:
             f"name: {error.strerror}; `edgectl discover` lists those there are",
         ) from error
     return (f"{name}:{DEFAULT_PORT}",)
+
+
+def _may_be_a_name(text: str) -> bool:
+    """Of a host, or as daemons have them on a local network: "Studio (2)"."""
+    is_label = text.isprintable() and len(text.encode()) <= MAX_INSTANCE_BYTES
+    return bool(text.strip()) and is_label and not set(text) & set(":/@")
 
 
 def _is_address(text: str) -> bool:

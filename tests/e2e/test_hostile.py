@@ -27,6 +27,7 @@ STEP_S = 0.02
 NUM_FRAMES = 200
 """Of each kind of burst."""
 NUM_SLOW, NUM_IDLE = 10, 300
+NUM_CONNECTIONS = 3000
 MIB = 2**20
 MAX_GROWTH_BYTES = 100 * MIB
 SPARE_DESCRIPTORS = 4
@@ -110,6 +111,24 @@ def network_tables(folder: Path) -> tuple[dict[str, dict[str, object]], str]:
     """A daemon that other hosts can reach, and a token for it."""
     token, _ = TokenStore(folder / "tokens.json").create(Grant("guest", SloTier.BATCH), 0.0)
     return sim_tables(server={"state_directory": str(folder)}, step_s=STEP_S), token
+
+
+async def test_thousands_of_connections_to_the_door_for_other_hosts_harm_nobody(
+    tmp_path: Path,
+) -> None:
+    """Each made gRPC take another certificate, and free what other threads were using."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    tables, _ = network_tables(state)
+    async with (
+        serving(tmp_path, tables, "--listen", "0.0.0.0:0") as daemon,
+        unharmed(daemon),
+    ):
+        _, _, port = (await daemon.status()).listeners[0].rpartition(":")
+        in_plaintext = Target("127.0.0.1", int(port))
+        tally = await attack(in_plaintext, "bad_preface", num_frames=NUM_CONNECTIONS, linger_s=0.02)
+        assert tally.num_connections >= NUM_CONNECTIONS
+        assert not tally.ends["refused"]
 
 
 @pytest.mark.parametrize("has_token", [False, True], ids=["no token", "token"])

@@ -3,6 +3,7 @@
 What the options are is `edged.rpc.doors.connections`'.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import grpc
@@ -41,14 +42,33 @@ class Certificates:
     def credentials(self) -> grpc.ServerCredentials:
         """TLS 1.2 or 1.3: gRPC speaks nothing older."""
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration(), self._configuration, require_client_authentication=False
+            _configuration(self.identity),
+            self.changes(),  # type: ignore[arg-type]  # the stubs know of no None: as before
+            require_client_authentication=False,
         )
 
-    def _configuration(self) -> grpc.ServerCertificateConfiguration:
-        identity = self.identity
-        return grpc.ssl_server_certificate_configuration(
-            [(identity.key_pem, identity.certificate_pem)]
-        )
+    def changes(self) -> Callable[[], grpc.ServerCertificateConfiguration | None]:
+        """What gRPC asks at each connection, on any of its threads: the identity where it is
+        another than the last time, else None.
+
+        Whatever it is told takes the place of what another thread may be using at that moment,
+        which is freed (1.85.1): a daemon that told the same each time was ended by a few thousand
+        connections.
+        """
+        shown = self.identity
+
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal shown
+            if self.identity == shown:
+                return None
+            shown = self.identity
+            return _configuration(shown)
+
+        return changed
+
+
+def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(identity.key_pem, identity.certificate_pem)])
 
 
 def _connection_limits(door: Door, settings: RpcSettings) -> ConnectionLimits:

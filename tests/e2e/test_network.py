@@ -137,7 +137,7 @@ async def test_plaintext_and_a_changed_certificate_get_nowhere_and_nothing_into_
                 status = AdminServiceStub(channel).GetStatus(admin_pb2.GetStatusRequest())
                 assert await status.code() == grpc.StatusCode.UNAVAILABLE
         await daemon.status()
-    assert [line for line in daemon.log if line.get("level") != "info"] == []
+        assert [line for line in daemon.log if line.get("level") != "info"] == []
 
 
 async def test_the_daemon_keeps_its_certificate(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edged.node.identity import IdentitySource
+
 from edged.rpc.doors import Certificates
 from tests.rpc.front import NOW_S
 

@@ -127,7 +127,8 @@ class AccessFront(AccessServiceServicer):
         request: pb.WatchPairingsRequest,
         context: grpc.aio.ServicerContext[pb.WatchPairingsRequest, pb.WatchPairingsResponse],
     ) -> None:
-        await self._pairing.watch(context)
+        caller = current_caller()
+        await self._pairing.watch(context, lambda: self._guard.check_still_in(caller))
 
     async def AnswerPairing(
         self,

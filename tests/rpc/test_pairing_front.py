@@ -59,7 +59,7 @@ class Servicer(AccessServiceServicer):
         return await self._front.finish(request, context.peer())
 
     async def WatchPairings(self, request, context):  # type: ignore[no-untyped-def]  # as above
-        await self._front.watch(context)
+        await self._front.watch(context, lambda: None)
 
     async def AnswerPairing(self, request, context):  # type: ignore[no-untyped-def]  # as above
         return self._front.answer(request)
@@ -299,7 +299,7 @@ async def test_a_token_that_its_client_did_not_wait_for_is_taken_back() -> None:
             self.told.put_nowait(message)
 
     context, proposal = Context(), Proposal("laptop")
-    watching = asyncio.create_task(front.watch(context))  # type: ignore[arg-type]  # what it uses
+    watching = asyncio.create_task(front.watch(context, lambda: None))  # type: ignore[arg-type]  # what it uses
     await context.told.get()
     begun = front.begin(
         pb.BeginPairingRequest(name="laptop", commitment=proposal.commitment), "ipv4:192.0.2.1:5"

@@ -83,6 +83,17 @@ def test_a_revoked_token_is_told_apart_only_by_who_has_its_secret(tmp_path: Path
     assert not store.has_valid
 
 
+def test_a_name_that_is_the_id_of_another_token_keeps_nobody_from_revoking_that(
+    tmp_path: Path,
+) -> None:
+    store = store_in(tmp_path)
+    _, first = store.create(LAPTOP, 1000.0)
+    _, second = store.create(Grant(first.token_id), 1001.0)
+    assert store.revoke(first.token_id, 2000.0).token_id == first.token_id
+    assert store.revoke(first.token_id, 2001.0).token_id == second.token_id, "then by its name"
+    assert store.revoke(first.token_id, 2002.0).revoked_s == 2000.0
+
+
 def test_a_name_belongs_to_one_valid_token(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     _, first = store.create(LAPTOP, 1000.0)

@@ -24,7 +24,7 @@ from edged.client.connect.trust import changed, fetch_certificate
 from edged.client.lan.find import find_host_ports
 from edged.errors import EdgedError, InvalidRequestError
 from edged.node.trust.fingerprint import digest_of, parse_fingerprint
-from edged.node.trust.grant import is_grant_name
+from edged.node.trust.grant import NAME_RULE, is_grant_name
 from edged.node.trust.pairing import PairingLimits, Proposal
 from edged.node.trust.tokens import MAX_TOKEN_CHARACTERS
 from edged.places import peers_file
@@ -113,7 +113,7 @@ def _checked(wish: Wish) -> str | None:
         )
     if wish.as_name and not is_grant_name(wish.as_name):
         raise CommandError(
-            f"--as {wish.as_name!r}: expected 1 to 32 characters out of A-Z a-z 0-9 . _ -",
+            f"--as {wish.as_name!r}: expected {NAME_RULE}",
             ExitCode.USAGE,
         )
     if wish.fingerprint:
@@ -251,7 +251,8 @@ def _keep(book: PeerBook, wish: Wish, told_name: str, peer: Peer) -> None:
 def own_name(host_name: str) -> str:
     """What this host would be called there: a name that a token may have."""
     first = host_name.partition(".")[0]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", first).strip("-")[:_MAX_OWN_NAME_CHARACTERS] or "client"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", first).strip("-")[:_MAX_OWN_NAME_CHARACTERS]
+    return name if is_grant_name(name) else "client"
 
 
 def peer_name(told: str) -> str:

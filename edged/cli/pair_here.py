@@ -1,13 +1,14 @@
 """`edgectl pair` on the daemon's machine: wait for clients, compare codes, answer."""
 
 import socket
+from dataclasses import replace
 
 from edged.cli.exits import CommandError, ExitCode
 from edged.cli.grants import what_it_allows
 from edged.cli.output import emit, harmless, note, warn
 from edged.cli.question import can_ask, is_agreed
 from edged.cli.remote import Connection
-from edged.node.trust.grant import Grant
+from edged.node.trust.grant import Grant, check_grant
 from edged.rpc.convert_access import from_grant
 from edged.v1 import access_pb2
 
@@ -19,7 +20,10 @@ def wait_for_clients(connection: Connection, grant: Grant, *, once: bool) -> Non
 
     Raises:
         CommandError: nobody can be asked, or the daemon takes no pairings.
+        EdgedError: INVALID_ARGUMENT, such a token cannot be made; else that would be told when
+            somebody has compared codes.
     """
+    check_grant(replace(grant, name=grant.name or "client"))
     if not can_ask():
         raise CommandError(
             "a person has to compare the codes, and this is no terminal: without one, make a "

@@ -85,7 +85,9 @@ def _target(
     peer = next((one for one in peers if one.fingerprint == daemon.fingerprint), None)
     if peer is None:
         return None
-    token = environ.get(TOKEN_VARIABLE) or peer.token or None
+    # Which of several is meant by $EDGED_TOKEN cannot be known, and the others must not learn it.
+    given = environ.get(TOKEN_VARIABLE) if len(peers) == 1 else None
+    token = given or peer.token or None
     return Target(daemon.name, address, Pinned(peer.certificate_pem.encode(), peer.name), token)
 
 

@@ -127,5 +127,8 @@ def _state(token: access_pb2.Token) -> Styled:
 
 
 def _moment(seconds: float) -> str:
-    """By the clock on the wall of whoever looks."""
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+    """By the clock on the wall of whoever looks; "?" for what is no time of the calendar."""
+    try:
+        return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+    except (OSError, OverflowError, ValueError):
+        return "?"

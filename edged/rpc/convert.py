@@ -28,12 +28,10 @@ from edged.engine.wire import (
     TextPrompt,
     TokensPrompt,
 )
+from edged.node.trust.grant import LOCAL_CLIENT
 from edged.rpc.violations import Violations
 from edged.supervise.model import Submission
 from edged.v1 import inference_pb2 as pb
-
-LOCAL_CLIENT = "local"
-"""Client of a call over the unix socket that names none."""
 
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256

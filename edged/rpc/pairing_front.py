@@ -25,6 +25,8 @@ from edged.v1 import access_pb2 as pb
 MAX_NAME_CHARACTERS = 32
 MAX_SAME_NAMES = 100
 """Clients of one name that are told apart by a number."""
+STILL_IN_S = 1.0
+"""How often an administrator who waits is looked at: it may not be one any more."""
 
 _log = get_logger("pairing")
 
@@ -116,12 +118,15 @@ class PairingFront:
         stall_s: float = WRITE_STALL_S,
     ) -> None:
         """Let pairings begin until the caller leaves, and tell of those that wait.
-        `check_still_in` raises TOKEN_REVOKED for a caller whose token holds no more."""
+
+        `check_still_in` raises TOKEN_REVOKED once the caller's token holds no more.
+        """
         self._pairings.open(self._required_certificate())
         try:
             told: tuple[Pairing, ...] | None = None
             while True:
                 self._changed.clear()
+                check_still_in()
                 waiting = self._pairings.waiting(self._clock.now_s())
                 if waiting != told:
                     told = waiting
@@ -182,9 +187,11 @@ class PairingFront:
                 self._tokens.take_back(answer.token.token_id)
 
     async def _wait_for_change(self) -> None:
-        """Until something has changed, or the next pairing expires."""
+        """Until something has changed, the next pairing expires, or it is time to look."""
         expires_s = self._pairings.next_expiry_s()
-        left_s = None if expires_s is None else max(0.0, expires_s - self._clock.now_s())
+        left_s = STILL_IN_S
+        if expires_s is not None:
+            left_s = min(left_s, max(0.0, expires_s - self._clock.now_s()))
         try:
             async with asyncio.timeout(left_s):
                 await self._changed.wait()

@@ -6,6 +6,7 @@ address, the tokens or the certificate is found before the first address is boun
 """
 
 import asyncio
+import shlex
 from dataclasses import dataclass
 
 import grpc
@@ -206,10 +207,11 @@ class RpcServer:
 
     def _check_tokens(self, first: TcpAddresses) -> None:
         if not self._trust.tokens.has_valid:
+            path = shlex.quote(str(self._trust.tokens.path))
             raise ConfigError(
                 f"{first.listen} (server.listen) can be reached by other hosts, and there is no "
-                "token to ask them for. Make one: `edgectl token create NAME --file "
-                f"{self._trust.tokens.path}`; or let everybody in with --insecure (server.insecure)"
+                f"token to ask them for. Make one: `edgectl token create NAME --file {path}`; or "
+                "let everybody in with --insecure (server.insecure)"
             )
 
     def _listen(self, door: Door, wanted: tuple[TcpAddresses, ...]) -> tuple[str, ...]:

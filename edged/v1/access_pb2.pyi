@@ -33,7 +33,7 @@ class Grant(message.Message):
     MAX_CONCURRENT_REQUESTS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """The caller's name: its requests count for it, and are shown under it. 1 to 32 characters out of
-    A-Z a-z 0-9 . _ -
+    A-Z a-z 0-9 . _ -, not "local" and no address: so those are called who come without a token.
     """
     max_tier: inference_pb2.Tier.ValueType
     """The most urgent tier it may ask for. Unspecified: interactive."""
@@ -324,7 +324,7 @@ class BeginPairingRequest(message.Message):
     NAME_FIELD_NUMBER: builtins.int
     COMMITMENT_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """What the client would be called. 1 to 32 characters out of A-Z a-z 0-9 . _ -"""
+    """What the client would be called, as Grant.name."""
     commitment: builtins.bytes
     """SHA-256 of the client's nonce, which has 32 bytes."""
     def __init__(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edged.cli.pair import own_name
 from edged.client.connect.peers import Peer, PeerBook
 from tests.cli.fake_access import OWN, SECRET, WAIT_S, FakeAccess, serving_access
 from tests.cli.program import Program
@@ -336,3 +337,11 @@ def test_a_name_that_nobody_knows_is_told(edgectl: Program) -> None:
     done = edgectl.run("pair", "no-such-box-anywhere", *GIVEN)
     assert done.returncode == 3
     assert "no-such-box-anywhere" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [("desk.example", "desk"), ("my desk", "my-desk"), ("local", "client"), ("", "client")],
+)
+def test_a_host_is_called_there_as_a_token_may_be(host: str, name: str) -> None:
+    assert own_name(host) == name

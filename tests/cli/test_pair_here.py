@@ -73,6 +73,17 @@ def test_an_interrupt_ends_the_waiting_and_the_watch(
     assert "Traceback" not in terminal.shown
 
 
+def test_what_cannot_be_granted_is_told_before_anybody_is_asked(
+    open_terminal: Opened, there: Program, access: FakeAccess
+) -> None:
+    access.waiting = [waiting("1", "laptop", "123456")]
+    terminal = open_terminal(there, "pair", "--name", "my laptop", "--rate", "0")
+    assert terminal.exit_code() == 1
+    assert "grant.name: is 'my laptop'" in terminal.shown
+    assert "grant.max_requests_per_minute: is 0.0" in terminal.shown
+    assert "wants to pair" not in terminal.shown
+
+
 def test_who_may_not_watch_is_told(
     open_terminal: Opened, there: Program, access: FakeAccess
 ) -> None:

@@ -68,6 +68,16 @@ async def test_who_was_paired_with_gets_its_token() -> None:
     assert admin.authorizations == [f"Bearer {TOKEN}", "Bearer another"]
 
 
+async def test_of_several_each_gets_its_own_token_alone() -> None:
+    ours, admin = certified("edged"), Admin()
+    server, address = await served(admin, ours)
+    daemon = found(address, ours.fingerprint, "studio")
+    peers = [peer_of(certified("edged")), peer_of(ours)]
+    await probe(daemon, peers, {TOKEN_VARIABLE: "another"})
+    await server.stop(None)
+    assert admin.authorizations == [f"Bearer {TOKEN}"]
+
+
 async def test_an_open_one_gets_no_token() -> None:
     admin = Admin()
     server, address = await served(admin, None)

@@ -171,3 +171,12 @@ def test_what_root_writes_belongs_to_the_owner_of_the_directory(alone: Program, 
     assert {one.stat().st_uid for one in file.parent.iterdir()} == {12345}
     assert alone.run("token", "revoke", "laptop", "--file", str(file)).returncode == 0
     assert (file.stat().st_uid, file.stat().st_gid) == (12345, 12346)
+
+
+def test_a_time_that_no_calendar_has_is_shown_all_the_same(
+    edgectl: Program, access: FakeAccess
+) -> None:
+    access.tokens = [access_pb2.Token(token_id="0badcafe", created_s=1e300)]
+    done = edgectl.run("token", "list")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "?" in done.stdout

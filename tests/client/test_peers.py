@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,18 @@ for number in range(20):
     peer = Peer(name=f"{name}-{number}", addresses=("a:1",), fingerprint="f", certificate_pem="c")
     book.put(peer)
 book.forget(f"{name}-0")
+"""
+# Everything that has to be imported is, before the user may read nothing of it any more.
+_READER = """
+import os, sys
+from pathlib import Path
+from edged.client.connect.peers import PeerBook
+from edged.errors import ConfigError
+os.setuid(1234)
+try:
+    print(PeerBook(Path(sys.argv[1])).all())
+except ConfigError as error:
+    print(error.detail)
 """
 
 
@@ -149,11 +162,40 @@ def test_a_damaged_file_is_named_and_left_as_it_is(
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_a_file_that_others_may_write_is_not_believed(
+    book: PeerBook, path: Path, mode: int
+) -> None:
+    book.put(peer("box"))
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match="others may write to"):
+        book.named("box")
+
+
+def test_a_file_of_another_user_is_not_believed() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs to be two users: run as root")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "peers.json"
+        PeerBook(path).put(peer("box"))
+        path.chmod(0o644)
+        os.chown(path, 4321, 4321)
+        result = subprocess.run(
+            [sys.executable, "-c", _READER, path],
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            check=False,
+        )
+    assert result.stdout == f"{path} belongs to user 4321; expected 1234 or root\n"
+
+
 def test_a_file_that_is_far_too_large_is_refused(book: PeerBook, path: Path) -> None:
     path.parent.mkdir(parents=True)
     with path.open("wb") as file:
         file.truncate(16 * 1024 * 1024 + 1)
-    with pytest.raises(ConfigError, match="expected at most 16777216"):
+    with pytest.raises(ConfigError, match="has over 16777216 bytes, the most it may have"):
         book.all()
 
 
@@ -176,7 +218,7 @@ def test_a_book_is_full_at_its_limit_and_still_takes_what_it_has(
 
 def test_a_directory_in_its_place_is_told(book: PeerBook, path: Path) -> None:
     path.mkdir(parents=True)
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(ConfigError, match="is no file"):
         book.all()
 
 

@@ -155,6 +155,19 @@ def test_a_token_for_one_daemon_is_not_shown_to_several(tmp_path: Path) -> None:
     assert tokens("127.0.0.1:1") == ["given"]
 
 
+@pytest.mark.parametrize("token", ["edged_1\n", "edged 1", "edged_é"])
+def test_a_token_that_cannot_be_sent_is_told_and_not_shown(token: str) -> None:
+    with pytest.raises(BadRequestError, match="another character that no token has") as caught:
+        given_by("127.0.0.1:1", token, {})
+    assert token not in str(caught.value)
+    with pytest.raises(BadRequestError, match=r"127\.0\.0\.1:1"):
+        given_by("127.0.0.1:1", None, {TOKEN_VARIABLE: token})
+
+
+def test_a_target_does_not_show_its_token() -> None:
+    assert "secret" not in repr(Target("box", "127.0.0.1:1", Plaintext(), "secret"))
+
+
 def test_a_target_that_a_program_made_is_taken_as_it_is() -> None:
     target = Target("box", "127.0.0.1:1", Plaintext(), "secret")
     [given] = given_by(target, None, {})

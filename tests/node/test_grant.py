@@ -15,6 +15,8 @@ from edged.node.trust.grant import MAX_MODELS, Grant, check_grant
         (Grant("a/b"), {"grant.name"}),
         (Grant("x" * 33), {"grant.name"}),
         (Grant("a\n"), {"grant.name"}),
+        (Grant("local"), {"grant.name"}),
+        (Grant("127.0.0.1"), {"grant.name"}),
         (Grant("a", models=("",)), {"grant.models[0]"}),
         (Grant("a", models=("m",) * (MAX_MODELS + 1)), {"grant.models"}),
         (Grant("a", max_requests_per_minute=0.0), {"grant.max_requests_per_minute"}),

@@ -191,6 +191,14 @@ def test_a_missing_file_is_told_with_its_setting(tmp_path: Path) -> None:
     assert f"no file {tmp_path / 'key.pem'} (server.tls_key)" in failure(source)
 
 
+def test_an_own_key_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
+    source = IdentitySource(tmp_path, "desk")
+    source.load(NOW_S)
+    (tmp_path / "key.pem").chmod(0o644)
+    with pytest.raises(ConfigError, match=r"everybody can read \S+key\.pem; run `chmod o-r"):
+        source.load(NOW_S)
+
+
 def test_a_key_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
     source = operators(tmp_path)
     (tmp_path / "key.pem").chmod(0o644)

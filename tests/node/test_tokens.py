@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from structlog.testing import capture_logs
 from edged.core.types import SloTier
 from edged.errors import ConfigError, EdgedError, Reason
 from edged.node.trust.grant import Grant
+from edged.node.trust.private_files import locked
 from edged.node.trust.token_file import MAX_FILE_BYTES, MAX_TOKENS
 from edged.node.trust.tokens import TokenStore, id_in
 
@@ -83,6 +85,17 @@ def test_a_revoked_token_is_told_apart_only_by_who_has_its_secret(tmp_path: Path
     assert not store.has_valid
 
 
+def test_a_name_that_is_the_id_of_another_token_keeps_nobody_from_revoking_that(
+    tmp_path: Path,
+) -> None:
+    store = store_in(tmp_path)
+    _, first = store.create(LAPTOP, 1000.0)
+    _, second = store.create(Grant(first.token_id), 1001.0)
+    assert store.revoke(first.token_id, 2000.0).token_id == first.token_id
+    assert store.revoke(first.token_id, 2001.0).token_id == second.token_id, "then by its name"
+    assert store.revoke(first.token_id, 2002.0).revoked_s == 2000.0
+
+
 def test_a_name_belongs_to_one_valid_token(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     _, first = store.create(LAPTOP, 1000.0)
@@ -110,6 +123,18 @@ def test_what_another_process_changes_is_known_at_once(tmp_path: Path) -> None:
     other, _ = daemon.create(Grant("other"), 1002.0)
     assert command.find(other).grant.name == "other"
     assert len(command.all()) == 2, "nobody's change is lost"
+
+
+def test_a_file_that_is_written_in_place_with_its_old_time_is_read_anew(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    token, _ = store.create(Grant("boss", is_admin=True), 1000.0)
+    assert store.find(token).grant.is_admin
+    before = store.path.stat()
+    content = store.path.read_bytes()
+    store.path.write_bytes(content.replace(b'"is_admin": true,', b'"is_admin":false,'))
+    os.utime(store.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert store.path.stat().st_size == before.st_size
+    assert not store.find(token).grant.is_admin
 
 
 @pytest.mark.parametrize(
@@ -202,10 +227,20 @@ def test_a_directory_behind_a_link_is_taken(tmp_path: Path) -> None:
     assert store_in(tmp_path).find(token) == record
 
 
-def test_something_else_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "tokens.json")
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_something_else_in_place_of_the_file_is_refused(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "tokens.json"
+    store = TokenStore(path)
+    token, _ = store.create(LAPTOP, 1000.0)
+    path.unlink()
+    make(path)
     with pytest.raises(ConfigError, match="is no file"):
-        TokenStore(tmp_path / "tokens.json")
+        TokenStore(path)
+    with capture_logs() as lines:
+        assert store.find(token).grant == LAPTOP, "what was known before holds"
+    assert [line["log_level"] for line in lines] == ["error"]
 
 
 def test_what_root_makes_belongs_to_the_owner_of_the_directory(tmp_path: Path) -> None:
@@ -217,6 +252,32 @@ def test_what_root_makes_belongs_to_the_owner_of_the_directory(tmp_path: Path) -
     store.create(LAPTOP, 1000.0)
     owners = {one.stat().st_uid for one in store.path.parent.iterdir()}
     assert owners == {4321}
+
+
+def test_root_gives_no_file_away_that_somebody_has_linked_to(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs to give a directory away: run as root")
+    store = store_in(tmp_path)
+    store.path.parent.mkdir(mode=0o700)
+    os.chown(store.path.parent, 4321, 4321)
+    roots = tmp_path / "of root"
+    roots.touch()
+    os.link(roots, store.path.with_name("tokens.json.lock"))
+    store.create(LAPTOP, 1000.0)
+    assert roots.stat().st_uid == 0
+    assert store.path.stat().st_uid == 4321
+
+
+def test_a_lock_that_is_held_for_long_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    with (
+        locked(path),
+        pytest.raises(TimeoutError, match=r"another process has held tokens\.json\.lock"),
+        locked(path, wait_s=0.05),
+    ):
+        pass
+    with locked(path, wait_s=0.0):
+        """It is free again."""
 
 
 # ── The credential of a service manager ──────────────────────────────────────────────────────────

@@ -100,6 +100,18 @@ async def test_a_revoked_token_watches_no_further() -> None:
         assert (await told_by(watch)).reason == Reason.TOKEN_REVOKED
 
 
+async def test_a_revoked_administrator_waits_for_pairings_no_further() -> None:
+    async with running_front(NETWORK, BOSS, Grant("other", is_admin=True)) as front:
+        request = access_pb2.WatchPairingsRequest()
+        watch = front.access.WatchPairings(request, metadata=front.bearer("boss"))
+        await watch.read()
+        front.trust.tokens.revoke("boss", NOW_S)
+        assert (await told_by(watch)).reason == Reason.TOKEN_REVOKED
+        another = front.access.WatchPairings(request, metadata=front.bearer("other"))
+        assert await another.read() is not grpc.aio.EOF, "its place is free"
+        another.cancel()
+
+
 @pytest.mark.parametrize("door", ["loopback", "unix"])
 async def test_on_this_host_too_a_token_that_is_sent_decides(tmp_path: Path, door: str) -> None:
     settings = LOOPBACK if door == "loopback" else over_socket(tmp_path / "e.sock")

@@ -1,6 +1,7 @@
 """The doors: which address is of which, what the network's takes at most, and their reload."""
 
 import asyncio
+import shlex
 import socket
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -123,6 +124,15 @@ async def test_several_addresses_each_lead_to_their_door(tmp_path: Path) -> None
 
 
 # ── What is refused at the start ─────────────────────────────────────────────────────────────────
+
+
+async def test_the_command_that_makes_a_token_can_be_pasted(tmp_path: Path) -> None:
+    folder = tmp_path / "my state"
+    told = await failure_to_start(
+        RpcSettings(listen="0.0.0.0:7411", socket_path=None), trust_in(folder)
+    )
+    command = told.partition("`")[2].partition("`")[0]
+    assert shlex.split(command)[-1] == str(folder / "tokens.json")
 
 
 @pytest.mark.parametrize("has_revoked", [False, True])

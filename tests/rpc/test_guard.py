@@ -7,10 +7,11 @@ import pytest
 
 from edged.clock import ManualClock
 from edged.errors import EdgedError, Reason
-from edged.node.trust.grant import Grant
+from edged.node.trust.grant import Grant, is_grant_name
 from edged.node.trust.tokens import TokenStore
 from edged.rpc.access.caller import Door
 from edged.rpc.access.guard import MAX_REMEMBERED_TOKENS, DoorRules, Guard, token_in, user_name
+from edged.rpc.convert import caller_address
 
 
 def nobody(peer: str) -> int | None:
@@ -52,6 +53,11 @@ def test_a_user_whom_the_system_does_not_tell_is_asked_for_a_token(tmp_path: Pat
 def test_a_name_that_no_client_could_have_is_a_number() -> None:
     assert user_name(0) == "root"
     assert user_name(4_000_000) == "uid4000000"
+
+
+@pytest.mark.parametrize("peer", ["unix:7", "ipv4:127.0.0.1:5", "ipv6:[::1]:5"])
+def test_nobody_can_be_called_like_those_who_come_without_a_token(peer: str) -> None:
+    assert not is_grant_name(caller_address(peer))
 
 
 def test_no_metadata_is_no_token() -> None:

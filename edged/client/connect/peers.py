@@ -16,6 +16,7 @@ from typing import Annotated
 import msgspec
 
 from edged.errors import ConfigError
+from edged.node.trust.private_files import read_private
 
 MAX_PEERS = 1024
 _MAX_FILE_BYTES = 16 * 1024 * 1024
@@ -47,17 +48,11 @@ class PeerBook:
         self._path = path
 
     def all(self) -> tuple[Peer, ...]:
-        """Raises ConfigError: the file cannot be read, or is no file of peers."""
-        try:
-            raw = self._path.read_bytes()
-        except FileNotFoundError:
+        """Raises ConfigError: the file cannot be read, somebody else can have written it, or it
+        is no file of peers."""
+        raw = read_private(self._path, _MAX_FILE_BYTES)
+        if raw is None:
             return ()
-        except OSError as error:
-            raise ConfigError(f"cannot read {self._path}: {error.strerror}") from error
-        if len(raw) > _MAX_FILE_BYTES:
-            raise ConfigError(
-                f"{self._path} has {len(raw)} bytes; expected at most {_MAX_FILE_BYTES}"
-            )
         try:
             return msgspec.json.decode(raw, type=_File).peers
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:

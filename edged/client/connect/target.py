@@ -1,13 +1,14 @@
 """Decides how a daemon is spoken to: where, with which security, and with which token."""
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edged.client.connect.address import Address, NetworkAddress, PeerName, SocketAddress, Transport
 from edged.client.connect.peers import Peer, PeerBook
-from edged.errors import ConfigError, EdgedError, Reason
+from edged.errors import ConfigError, EdgedError, InvalidRequestError, Reason
 from edged.places import peers_file
 
 TOKEN_VARIABLE = "EDGED_TOKEN"  # noqa: S105  # its name
@@ -15,6 +16,7 @@ CA_VARIABLE = "EDGED_CA"
 """PEM file of the authorities that an operator's own certificate is checked against; "system" for
 those of the system."""
 SYSTEM_AUTHORITIES = "system"
+_CAN_BE_SENT = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,16 @@ class Target:
     address: str
     """As gRPC takes it: "unix:/PATH" or "HOST:PORT"."""
     security: Security
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises InvalidRequestError: gRPC could not send that token, and would not say why."""
+        if self.token and not _CAN_BE_SENT.fullmatch(self.token):
+            raise InvalidRequestError(
+                "token",
+                f"the one for {self.shown} has a space, a line break or another character that no "
+                "token has; expected one as `edgectl token create` prints it",
+            )
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:

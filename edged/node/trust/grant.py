@@ -11,7 +11,13 @@ MAX_MODELS = 64
 MAX_REQUESTS_PER_MINUTE = 1_000_000.0
 MAX_CONCURRENT_REQUESTS = 100_000
 
+LOCAL_CLIENT = "local"
+"""Client of a call of the daemon's owner over the unix socket that names none."""
+NAME_RULE = f'1 to 32 characters out of A-Z a-z 0-9 . _ -, not "{LOCAL_CLIENT}" and no address'
+"""Else its holder would count as those who come without a token."""
+
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,32}")
+_IPV4_ADDRESS = re.compile(r"\d+(\.\d+){3}")
 _MODEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -31,7 +37,8 @@ class Grant:
 
 
 def is_grant_name(text: str) -> bool:
-    return _NAME.fullmatch(text) is not None
+    is_of_others = text == LOCAL_CLIENT or _IPV4_ADDRESS.fullmatch(text) is not None
+    return _NAME.fullmatch(text) is not None and not is_of_others
 
 
 def check_grant(grant: Grant) -> None:
@@ -48,12 +55,7 @@ def check_grant(grant: Grant) -> None:
             violations.append(FieldViolation(f"grant.{field}", described))
 
     per_minute, concurrent = grant.max_requests_per_minute, grant.max_concurrent_requests
-    require(
-        is_grant_name(grant.name),
-        "name",
-        grant.name[:40],
-        "1 to 32 characters out of A-Z a-z 0-9 . _ -",
-    )
+    require(is_grant_name(grant.name), "name", grant.name[:40], NAME_RULE)
     require(len(grant.models) <= MAX_MODELS, "models", len(grant.models), f"at most {MAX_MODELS}")
     for index, model in enumerate(grant.models[:MAX_MODELS]):
         expected = "the name of a model, 1 to 64 characters out of A-Z a-z 0-9 . _ -"

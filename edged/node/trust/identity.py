@@ -111,7 +111,7 @@ def _made_here(directory: Path, host_name: str, now_s: float) -> Identity:
     make_state_directory(directory)
     try:
         with locked(key):
-            key_pem = read_private(key, MAX_PEM_BYTES)
+            key_pem = read_private(key, MAX_PEM_BYTES, is_secret=True)
             certificate_pem = read_private(certificate, MAX_PEM_BYTES)
             if key_pem is None and certificate_pem is not None:
                 raise ConfigError(

@@ -23,13 +23,12 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from edged.errors import EdgedError, InvalidRequestError, Reason
-from edged.node.trust.grant import is_grant_name
+from edged.node.trust.grant import NAME_RULE, is_grant_name
 
 NONCE_BYTES = 32
 CODE_DIGITS = 6
 
 _DOMAIN = b"edged pairing 1"
-_NAME_RULE = "1 to 32 characters out of A-Z a-z 0-9 . _ -"
 
 Draw = Callable[[int], bytes]
 """So many random bytes."""
@@ -67,7 +66,7 @@ class Proposal:
     """The client's side of one pairing."""
 
     def __init__(self, name: str, draw: Draw = secrets.token_bytes) -> None:
-        assert is_grant_name(name), f"{name!r} is no name: expected {_NAME_RULE}"
+        assert is_grant_name(name), f"{name!r} is no name: expected {NAME_RULE}"
         self.name = name
         self.nonce = draw(NONCE_BYTES)
 
@@ -160,7 +159,7 @@ class Pairings:
                 since; PAIRING_REFUSED, one from this address waits already; QUEUE_FULL.
         """
         if not is_grant_name(name):
-            raise InvalidRequestError("name", f"is {name[:40]!r}; expected {_NAME_RULE}")
+            raise InvalidRequestError("name", f"is {name[:40]!r}; expected {NAME_RULE}")
         if len(commitment) != hashlib.sha256().digest_size:
             raise InvalidRequestError(
                 "commitment",

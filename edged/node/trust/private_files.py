@@ -4,18 +4,24 @@ Root may prepare them for a daemon of another user (`sudo edgectl token create -
 makes belongs to the owner of the directory.
 """
 
+import errno
 import fcntl
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edged.errors import ConfigError
 
-FileVersion = tuple[int, int, int, int]
-"""Changes whenever the file is replaced or written."""
+FileVersion = tuple[int, int, int, int, int]
+"""Changes whenever the file is replaced or written, also by what puts the time of before back."""
+
+LOCK_WAIT_S = 10.0
+"""A change takes a few milliseconds; a daemon answers nobody while it waits for that of others."""
+_LOCK_AGAIN_S = 0.01
 
 
 def version_of(path: Path) -> FileVersion | None:
@@ -24,15 +30,15 @@ def version_of(path: Path) -> FileVersion | None:
         found = path.stat()
     except OSError:
         return None
-    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
 
 
-def read_private(path: Path, max_bytes: int) -> bytes | None:
+def read_private(path: Path, max_bytes: int, *, is_secret: bool = False) -> bytes | None:
     """The content of a file that nobody else can have written; None if there is none.
 
     Raises:
         ConfigError: it cannot be read, is no file or too large, belongs to another user, or others
-            may write to it.
+            may write to it, or everybody can read a secret.
     """
     found = read_with_mode(path, max_bytes)
     if found is None:
@@ -47,6 +53,8 @@ def read_private(path: Path, max_bytes: int) -> bytes | None:
             f"others may write to {path} (mode {stat.S_IMODE(status.st_mode):04o}); run "
             f"`chmod go-w {path}` if its content is still what it should be"
         )
+    if is_secret and status.st_mode & 0o004:
+        raise ConfigError(f"everybody can read {path}; run `chmod o-r {path}`")
     return content
 
 
@@ -62,10 +70,11 @@ def read_with_mode(path: Path, max_bytes: int) -> tuple[bytes, os.stat_result] |
         return None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise ConfigError(f"{path} is no file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{path} is no file")
         try:
             content = file.read(max_bytes + 1)
         except OSError as error:
@@ -95,20 +104,47 @@ def make_state_directory(directory: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     """Hold the lock of a file: one process at a time changes it.
 
     Raises:
-        OSError: the lock cannot be had.
+        OSError: the lock cannot be had, or others have held it for `wait_s`.
     """
-    lock = path.with_name(path.name + ".lock")
-    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = _open_lock(path)
     try:
-        _give_to_owner_of(path.parent, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        deadline_s = time.monotonic() + wait_s
+        while not _is_taken(descriptor):
+            if time.monotonic() >= deadline_s:
+                raise TimeoutError(errno.ETIMEDOUT, f"another process has held {path.name}.lock")
+            time.sleep(_LOCK_AGAIN_S)
         yield
     finally:
         os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    """Only a lock that was made here is given away: what is there already may be a link to a file
+    that the directory's owner has no business with."""
+    lock = path.with_name(path.name + ".lock")
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(lock, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(lock, flags)
+    try:
+        _give_to_owner_of(path.parent, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def replace_private(path: Path, content: bytes) -> None:

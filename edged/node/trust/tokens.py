@@ -216,7 +216,9 @@ def _sha256(secret: str) -> str:
 
 
 def _named(records: Iterable[TokenRecord], name_or_id: str) -> TokenRecord:
-    """The valid token of that name, else the one of that id, else the last one of that name.
+    """The valid token of that id, else the valid one of that name, else one that was revoked.
+
+    The id comes first: who pairs chooses its own name, and could make it the id of another.
 
     Raises:
         EdgedError: UNKNOWN_TOKEN.
@@ -224,13 +226,12 @@ def _named(records: Iterable[TokenRecord], name_or_id: str) -> TokenRecord:
     all_of_them = tuple(records)
     of_name = [record for record in all_of_them if record.grant.name == name_or_id]
     of_id = [record for record in all_of_them if record.token_id == name_or_id]
-    valid = [record for record in of_name if record.is_valid]
-    found = valid or of_id or of_name
+    found = [*of_name, *of_id]
     if not found:
         raise EdgedError(
             Reason.UNKNOWN_TOKEN, f"no token has the name or the id {name_or_id[:40]!r}"
         )
-    return found[-1]
+    return max(found, key=lambda one: (one.is_valid, one.token_id == name_or_id, one.created_s))
 
 
 def _with_room(records: _Records) -> _Records:

@@ -66,7 +66,8 @@ def check_model(grant: Grant, asked: str, models: Sequence[ModelStatus]) -> None
     name = asked or next((model.name for model in models if model.is_default), "")
     if may_use(grant, name):
         return
-    which = f"the model {shown(asked)}" if asked else f"the default model, {name!r}"
+    # Which model is the default one is not told to who may not see it.
+    which = f"the model {shown(asked)}" if asked else "the default model"
     raise EdgedError(
         Reason.MODEL_NOT_ALLOWED,
         f"{grant.name!r} may not use {which}; name one of {', '.join(grant.models)}",

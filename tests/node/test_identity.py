@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from edged.errors import ConfigError
+from edged.node.trust.certificates import VALID_DAYS
 from edged.node.trust.fingerprint import fingerprint
-from edged.node.trust.identity import SOON_DAYS, VALID_DAYS, Identity, IdentitySource
+from edged.node.trust.identity import SOON_DAYS, Identity, IdentitySource
 
 NOW_S = datetime.datetime(2026, 11, 28, tzinfo=datetime.UTC).timestamp()
 DAY_S = 86400.0

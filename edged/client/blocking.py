@@ -76,7 +76,8 @@ class Stream:
         self.close()
 
     def close(self) -> None:
-        """End it: the daemon is told at once. May be called twice, and after the client's."""
+        """End it: the daemon is told at once. May be called twice, after the client's, and while
+        another thread waits for the next event: that is told RequestCancelledError."""
         if not self._client.is_closed:
             self._thread.run(self._stream.aclose)
 

@@ -183,7 +183,8 @@ class Client:
 
     def cancel(self, request_id: str) -> str:
         """End a request, of whatever program, by its id or the beginning of it; its whole id.
-        Every daemon is asked until one knows it."""
+        Every daemon is asked until one knows it; never again, where one may have done it: another
+        request may have the same beginning."""
         return self._thread.run(lambda: self._async.cancel(request_id))
 
     def identity(self) -> Identity:

@@ -61,6 +61,7 @@ def install_service(
         is_macos=sys.platform == "darwin",
         root=root.absolute(),
     )
+    _refuse(installation.why_nowhere(host), is_dry_run=False)
     if not is_staged:
         _refuse(installation.why_not(host), dry_run)
     if uninstall:

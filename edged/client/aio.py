@@ -112,6 +112,7 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Close every connection; what runs ends with RequestCancelledError."""
+        self._caller.close()
         await self._route.close()
 
     @staticmethod
@@ -188,9 +189,12 @@ class AsyncClient:
 
     async def cancel(self, request_id: str) -> str:
         """End a request, of whatever program, by its id or the beginning of it; its whole id.
-        Every daemon is asked until one knows it."""
+        Every daemon is asked until one knows it; never again, where one may have done it: another
+        request may have the same beginning."""
         request = admin_pb2.CancelRequest(request_id=request_id)
-        answer = await self._ask("AdminService/Cancel", request, admin_pb2.CancelResponse)
+        answer = await self._ask(
+            "AdminService/Cancel", request, admin_pb2.CancelResponse, is_repeatable=False
+        )
         return answer.request_id
 
     async def identity(self) -> Identity:
@@ -203,14 +207,21 @@ class AsyncClient:
 
     # ── Asking ───────────────────────────────────────────────────────────────────────────────────
 
-    async def _ask(self, method: str, request: Message, response: type[ResponseT]) -> ResponseT:
+    async def _ask(
+        self,
+        method: str,
+        request: Message,
+        response: type[ResponseT],
+        *,
+        is_repeatable: bool = True,
+    ) -> ResponseT:
         raw_request = request.SerializeToString()
         path = f"/edged.v1.{method}"
 
         async def ask(link: Link, limit_s: float | None) -> bytes:
             return await link.unary(path, raw_request, self._timeouts.call_s)
 
-        link, raw = await self._caller.anywhere(ask)
+        link, raw = await self._caller.anywhere(ask, is_repeatable=is_repeatable)
         try:
             return response.FromString(raw)
         except DecodeError:

@@ -76,7 +76,8 @@ class Stream:
         self.close()
 
     def close(self) -> None:
-        """End it: the daemon is told at once. May be called twice, and after the client's."""
+        """End it: the daemon is told at once. May be called twice, after the client's, and while
+        another thread waits for the next event: that is told RequestCancelledError."""
         if not self._client.is_closed:
             self._thread.run(self._stream.aclose)
 
@@ -182,7 +183,8 @@ class Client:
 
     def cancel(self, request_id: str) -> str:
         """End a request, of whatever program, by its id or the beginning of it; its whole id.
-        Every daemon is asked until one knows it."""
+        Every daemon is asked until one knows it; never again, where one may have done it: another
+        request may have the same beginning."""
         return self._thread.run(lambda: self._async.cancel(request_id))
 
     def identity(self) -> Identity:

@@ -6,7 +6,13 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 from edged.client.connect.link import Link
-from edged.client.errors import ClientError, DeadlineExceededError, UnreachableError
+from edged.client.errors import (
+    ClientError,
+    ConnectionLostError,
+    DeadlineExceededError,
+    RequestCancelledError,
+    UnreachableError,
+)
 from edged.client.retry import NO_RETRIES, Attempts, RetryPolicy, most_telling
 from edged.client.route import Route
 from edged.clock import Clock
@@ -34,6 +40,16 @@ class Caller:
         self._clock = clock
         self._pause = pause
         self._draw = draw or random.Random()
+        self._running: set[asyncio.Timeout] = set()
+        """Around each call; `close` ends them."""
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Calls that run, or wait to be tried again, end with RequestCancelledError."""
+        self._is_closed = True
+        for scope in self._running:
+            if not scope.expired():
+                scope.reschedule(asyncio.get_running_loop().time())
 
     async def anywhere(
         self,
@@ -41,13 +57,39 @@ class Caller:
         *,
         ends_s: float | None = None,
         without: Collection[Link] = (),
+        is_repeatable: bool = True,
     ) -> tuple[Link, AnswerT]:
-        """The first answer, and who gave it. `without` are not to be asked.
+        """The first answer, and who gave it. `without` are not to be asked. What is not repeatable
+        ends with the first daemon that may have done it.
 
         Raises:
             ClientError: nobody did it; the error that tells most, with those of the others as its
                 notes. A wait that would pass `ends_s` is not begun.
         """
+        if self._is_closed:
+            raise RequestCancelledError(Reason.CANCELLED, "the client was closed")
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                self._running.add(scope)
+                return await self._anywhere(ask, ends_s, without, is_repeatable=is_repeatable)
+        except TimeoutError:
+            raise RequestCancelledError(Reason.CANCELLED, "the client was closed") from None
+        finally:
+            self._running.discard(scope)
+
+    async def has_others_than(self, lost: Collection[Link]) -> bool:
+        given = self._route.order()
+        return any(link not in lost for link in (*given, *await self._route.others()))
+
+    async def _anywhere(
+        self,
+        ask: Ask[AnswerT],
+        ends_s: float | None,
+        without: Collection[Link],
+        *,
+        is_repeatable: bool,
+    ) -> tuple[Link, AnswerT]:
         places = [link for link in self._route.order() if link not in without]
         attempts = Attempts(places, self._policy, self._clock.now_s(), self._draw)
         is_widened = False
@@ -57,6 +99,11 @@ class Caller:
                     return link, await ask(link, self._remaining_s(ends_s, link))
                 except ClientError as error:
                     self._route.note(link, error)
+                    may_be_done = isinstance(error, ConnectionLostError | DeadlineExceededError)
+                    if may_be_done and not is_repeatable:
+                        raise
+                    if ends_s is not None and error.reason is Reason.DEADLINE_EXCEEDED:
+                        raise  # nobody has more time
                     attempts.failed(link, error, self._clock.now_s())
             if not is_widened:
                 is_widened = True
@@ -71,10 +118,6 @@ class Caller:
             if wait_s is None or (ends_s is not None and now_s + wait_s >= ends_s):
                 raise most_telling(list(attempts.errors.values()))
             await self._pause(wait_s)
-
-    async def has_others_than(self, lost: Collection[Link]) -> bool:
-        given = self._route.order()
-        return any(link not in lost for link in (*given, *await self._route.others()))
 
     def _remaining_s(self, ends_s: float | None, link: Link) -> float | None:
         if ends_s is None:

@@ -81,7 +81,7 @@ class DeadlineExceededError(ClientError):
 
 
 class RequestCancelledError(ClientError):
-    """By an operator, by a drain, or because the client was closed meanwhile."""
+    """By an operator, by a drain, or because the client or the stream was closed meanwhile."""
 
 
 class SlowReaderError(ClientError):

@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -42,6 +43,10 @@ class LoopThread:
             future = asyncio.run_coroutine_threadsafe(work(), self._loop)
         try:
             return future.result()
+        except CancelledError:
+            if not self._is_closed:
+                raise
+            raise RequestCancelledError(Reason.CANCELLED, "the client was closed") from None
         except BaseException:
             future.cancel()
             raise

@@ -68,6 +68,8 @@ REMEDIES: Mapping[Reason, Remedy] = dict.fromkeys(Reason, Remedy.NONE) | {
     Reason.UNKNOWN_REQUEST: Remedy.ELSEWHERE,
     Reason.MODEL_FAILED: Remedy.ELSEWHERE,
     Reason.MODEL_UNLOADED: Remedy.ELSEWHERE,
+    # Of a method with a limit of its own; the time that the caller gave is over everywhere.
+    Reason.DEADLINE_EXCEEDED: Remedy.ELSEWHERE,
     # To be told rather than to wait is what the caller asked for.
     Reason.UNATTAINABLE: Remedy.ELSEWHERE,
     # It has waited as long as its tier allows.

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from edged.client.calling import Caller
 from edged.client.connect.link import Link, Reading
 from edged.client.convert_events import to_event
-from edged.client.errors import ClientError, ProtocolError
+from edged.client.errors import ClientError, ProtocolError, RequestCancelledError
 from edged.client.events import Admitted, Answer, Event, Finished, PositionLogprobs, Token
 from edged.client.retry import LOST_THERE
 from edged.clock import Clock
@@ -48,7 +48,8 @@ class AsyncStream:
         self._link: Link | None = None
         self._lost: list[Link] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_busy = False
+        self._waiting: asyncio.Timeout | None = None
+        """Around whoever waits for the next event; `cancel` ends that wait."""
         self._is_ended = False
         self._texts: list[str] = []
         self._token_ids: list[int] = []
@@ -90,21 +91,15 @@ class AsyncStream:
 
     async def __anext__(self) -> Event:
         """Raises ClientError; after that, as after the end, there are no more events."""
-        if self._is_busy:
+        if self._waiting is not None:
             raise RuntimeError("another task waits for the next event of this stream")
         if self._is_ended:
             raise StopAsyncIteration
-        self._is_busy = True
         try:
-            if self._finished is not None:
-                await self._see_the_end()
-                raise StopAsyncIteration
-            return await self._next()
+            return await self._next_unless_closed()
         except BaseException:
             self.cancel()
             raise
-        finally:
-            self._is_busy = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -118,13 +113,17 @@ class AsyncStream:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End it: the daemon is told at once. May be called twice."""
+        """End it: the daemon is told at once. May be called twice, and while another task waits for
+        the next event: that is told RequestCancelledError."""
         self.cancel()
 
     def cancel(self) -> None:
         """As `aclose`, on the event loop of the stream."""
         self._is_ended = True
-        if self._reading is not None:
+        if self._waiting is not None:
+            if not self._waiting.expired():
+                self._waiting.reschedule(asyncio.get_running_loop().time())
+        elif self._reading is not None:
             self._reading.cancel()
             self._reading = None
 
@@ -135,6 +134,19 @@ class AsyncStream:
                 self._loop.call_soon_threadsafe(self._reading.cancel)
 
     # ── The next event ───────────────────────────────────────────────────────────────────────────
+
+    async def _next_unless_closed(self) -> Event:
+        try:
+            async with asyncio.timeout(None) as self._waiting:
+                if self._finished is None:
+                    return await self._next()
+                await self._see_the_end()
+        except TimeoutError:
+            if self._finished is None:
+                raise RequestCancelledError(Reason.CANCELLED, "the stream was closed") from None
+        finally:
+            self._waiting = None
+        raise StopAsyncIteration
 
     async def _next(self) -> Event:
         if self._loop is None:

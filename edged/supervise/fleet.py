@@ -50,13 +50,14 @@ class Fleet:
             else:
                 handle.take(spec)
             self._handles[spec.name] = handle
+        drain_s = max(spec.drain_s for spec in specs)
         for handle in before.values():
-            self._leaving[handle] = asyncio.create_task(self._leave(handle))
+            self._leaving[handle] = asyncio.create_task(self._leave(handle, drain_s))
         self._default = default
         self._notify()
 
-    async def _leave(self, handle: ModelHandle) -> None:
-        await handle.retire(handle.drain_s, REMOVED)
+    async def _leave(self, handle: ModelHandle, drain_s: float) -> None:
+        await handle.retire(drain_s, REMOVED)
         del self._leaving[handle]
         self._notify()
 

@@ -69,6 +69,16 @@ def test_refusal_is_one_sentence_and_changes_nothing(edged: Program, tmp_path: P
     assert not program.exists()
 
 
+@pytest.mark.parametrize("home", ["", "here"])
+@pytest.mark.parametrize("flag", ["--dry-run", "--uninstall"])
+def test_a_user_without_a_home_is_told(edged: Program, root: Path, home: str, flag: str) -> None:
+    done = edged.run(*staged(root), "--user", flag, HOME=home)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "edged: a service of a user needs a home directory: HOME is no absolute path\n"
+    )
+
+
 def test_dry_run_tells_what_would_be_refused_and_the_plan(edged: Program, root: Path) -> None:
     flags = ("--root", str(root), "--program", "/root/.local/edged", "--dry-run")
     done = edged.run("install-service", *flags)

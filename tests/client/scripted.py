@@ -108,6 +108,7 @@ class Scripted:
     num_calls: int = 0
     metadata: list[dict[str, str | bytes]] = field(default_factory=list)
     requests: list[bytes] = field(default_factory=list)
+    called: asyncio.Event = field(default_factory=asyncio.Event)
     died: asyncio.Event = field(default_factory=asyncio.Event)
     given_up: asyncio.Event = field(default_factory=asyncio.Event)
     """A client left a silent call."""
@@ -143,6 +144,7 @@ class Scripted:
     async def _play(self, request: bytes, context: Context) -> None:
         scene = self.scenes[min(self.num_calls, len(self.scenes) - 1)]
         self.num_calls += 1
+        self.called.set()
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata() or ()))
         await scene(self, context)

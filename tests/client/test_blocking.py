@@ -17,7 +17,18 @@ from edged.client import AsyncClient, AsyncStream, Client, Stream
 from edged.client.errors import RequestCancelledError, UnreachableError
 from edged.client.loop import THREAD_NAME
 from edged.core.types import RequestId
-from tests.client.scripted import WHOLE, admitted, dies, is_silent, playing, says, then
+from edged.errors import EdgedError, Reason
+from tests.client.scripted import (
+    WHOLE,
+    admitted,
+    dies,
+    is_silent,
+    playing,
+    refuses,
+    says,
+    then,
+    within_time,
+)
 from tests.rpc.fakes import GATE_TIMEOUT_S
 from tests.rpc.front import running_front
 
@@ -191,6 +202,31 @@ async def test_closing_the_client_ends_a_wait_of_another_thread() -> None:
         await aside(client.close)
         with pytest.raises(RequestCancelledError):
             await waiting
+
+
+async def test_closing_the_client_ends_a_wait_for_another_attempt() -> None:
+    full = refuses(EdgedError(Reason.QUEUE_FULL, "the queue is full", retry_after_s=20.0))
+    async with playing(full) as daemon:
+        client = Client(daemon.address)
+        waiting = asyncio.create_task(aside(lambda: client.complete("Hi")))
+        await within_time(daemon.called)
+        with pytest.raises(TimeoutError):  # it waits for 20 s
+            await asyncio.wait_for(asyncio.shield(waiting), 0.2)
+        await aside(client.close)
+        with pytest.raises(RequestCancelledError, match="the client was closed"):
+            await waiting
+
+
+async def test_closing_a_stream_ends_a_wait_of_another_thread() -> None:
+    async with playing(is_silent()) as daemon:
+        with Client(daemon.address) as client:
+            stream = client.generate("Hi")
+            waiting = asyncio.create_task(aside(stream.answer))
+            await within_time(daemon.called)
+            await aside(stream.close)
+            with pytest.raises(RequestCancelledError, match="the stream was closed"):
+                await waiting
+            await daemon.wait_until_given_up()
 
 
 @pytest.mark.parametrize(

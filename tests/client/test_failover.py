@@ -15,6 +15,7 @@ from edged.client.errors import (
     DeadlineExceededError,
     OverloadedError,
     ProtocolError,
+    RequestCancelledError,
     UnauthenticatedError,
     UnavailableError,
     UnreachableError,
@@ -23,6 +24,7 @@ from edged.errors import EdgedError, InvalidRequestError, Reason
 from tests.client.scripted import (
     HEARTBEAT,
     WHOLE,
+    Scene,
     admitted,
     dies,
     ends,
@@ -195,6 +197,47 @@ async def test_a_wrong_token_is_told_though_another_daemon_would_do_it() -> None
         async with client_of([one.address, other.address]) as client:
             assert isinstance(await error_of(client), UnauthenticatedError)
         assert other.num_calls == 0
+
+
+async def test_a_method_that_the_first_does_not_answer_is_asked_of_the_next() -> None:
+    timeouts = Timeouts(call_s=0.2)
+    async with playing(is_silent()) as first, playing(says(b"")) as second:
+        where = [first.address, second.address]
+        async with AsyncClient(where, timeouts=timeouts) as client:
+            assert (await client.status()).version == ""
+        assert (first.num_calls, second.num_calls) == (1, 1)
+
+
+async def test_a_deadline_that_has_passed_is_told_by_one_daemon_alone() -> None:
+    async with playing(is_silent()) as first, playing(says(*WHOLE)) as second:
+        async with client_of([first.address, second.address]) as client:
+            error = await error_of(client, deadline_s=0.2)
+        assert isinstance(error, DeadlineExceededError)
+        assert not hasattr(error, "__notes__")
+        assert second.num_calls == 0
+
+
+@pytest.mark.parametrize("scene", [ends(grpc.StatusCode.UNAVAILABLE), is_silent()])
+async def test_a_cancel_that_may_have_been_done_is_not_asked_again(scene: Scene) -> None:
+    timeouts = Timeouts(call_s=0.2)
+    async with playing(scene) as first, playing(says(b"")) as second:
+        where = [first.address, second.address]
+        async with AsyncClient(where, retry=QUICK, timeouts=timeouts) as client:
+            with pytest.raises((ConnectionLostError, DeadlineExceededError)):
+                await client.cancel("29")
+        assert (first.num_calls, second.num_calls) == (1, 0)
+
+
+async def test_closing_the_client_ends_the_wait_for_another_attempt() -> None:
+    full = refuses(EdgedError(Reason.QUEUE_FULL, "the queue is full", retry_after_s=20.0))
+    async with playing(full) as daemon, client_of(daemon.address) as client:
+        answer = asyncio.create_task(text_of(client))
+        await within_time(daemon.called)
+        with pytest.raises(TimeoutError):  # it waits for 20 s
+            await asyncio.wait_for(asyncio.shield(answer), 0.2)
+        await client.aclose()
+        with pytest.raises(RequestCancelledError, match="the client was closed"):
+            await asyncio.wait_for(answer, 10.0)
 
 
 async def test_nobody_at_the_first_address_goes_to_the_next_and_is_remembered() -> None:

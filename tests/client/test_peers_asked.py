@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.client import AsyncClient, RetryPolicy
+from edged.client import AsyncClient, Client, RetryPolicy
 from edged.client.calling import Caller
 from edged.client.connect.link import Link
 from edged.client.connect.peers import Peer, PeerBook
@@ -139,6 +139,14 @@ def test_authorities_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     environ = environ_of(tmp_path, **{CA_VARIABLE: str(tmp_path / "none.pem")})
     with pytest.raises(MisconfiguredError, match="cannot read it"):
         AsyncClient("192.0.2.7:7411", environ=environ)
+
+
+def test_peers_that_cannot_be_read_are_told_by_who_looks_around(tmp_path: Path) -> None:
+    environ = environ_of(tmp_path)
+    peers_file(environ).parent.mkdir(parents=True, exist_ok=True)
+    peers_file(environ).write_text("no peers")
+    with pytest.raises(MisconfiguredError):
+        Client.discover(environ=environ)
 
 
 def test_a_token_for_one_daemon_is_not_shown_to_several(tmp_path: Path) -> None:

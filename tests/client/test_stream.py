@@ -35,7 +35,7 @@ from edged.supervise.stream import (
     StreamResumed,
 )
 from edged.v1 import inference_pb2 as pb
-from tests.client.scripted import WHOLE, is_silent, playing, says, then
+from tests.client.scripted import WHOLE, is_silent, playing, says, then, within_time
 from tests.client.scripted import admitted as is_admitted
 from tests.client.servers import mute_host
 from tests.rpc.fakes import GATE_TIMEOUT_S, PlayedStream, admitted, delta, finished
@@ -255,6 +255,24 @@ async def test_closing_the_client_ends_its_answers_with_an_error(
     await played.wait_until_cancelled()
     with pytest.raises(RequestCancelledError, match="the client was closed"):
         await client.status()
+
+
+@pytest.mark.parametrize("admission", [[], [is_admitted()]])
+async def test_closing_an_answer_that_another_task_waits_for_ends_both(
+    admission: list[pb.GenerateResponse],
+) -> None:
+    async with playing(then(says(*admission), is_silent())) as daemon:
+        async with AsyncClient(daemon.address) as client:
+            stream = client.generate("Hi")
+            reading = asyncio.create_task(stream.answer())
+            await within_time(daemon.called)
+            await stream.aclose()
+            with pytest.raises(RequestCancelledError, match="the stream was closed"):
+                await asyncio.wait_for(reading, GATE_TIMEOUT_S)
+            await daemon.wait_until_given_up()
+            await stream.aclose()
+            assert await anext(stream, None) is None
+        assert daemon.num_calls == 1
 
 
 async def test_two_tasks_cannot_wait_for_one_answer() -> None:

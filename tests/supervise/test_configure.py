@@ -137,6 +137,15 @@ async def test_model_that_is_gone_ends_what_it_has() -> None:
         await until_gone(fleet, "goes")
 
 
+async def test_model_that_is_gone_has_the_time_that_holds_from_now_on() -> None:
+    goes = spec("goes", worker=stub(step_s=0.02), drain_s=3600.0)
+    async with serving(spec("stays"), goes) as fleet:
+        endless = fleet.submit("goes", submission("r", max_tokens=None))
+        fleet.configure([spec("stays", drain_s=0.05)], "stays")
+        async with asyncio.timeout(WAIT_S):
+            assert (await read(endless)).reason is Reason.CANCELLED
+
+
 async def test_model_that_failed_is_gone_at_once() -> None:
     stays, fails = spec("stays"), spec("fails", worker=stub(loads=("refuse",)))
     async with serving(stays, fails) as fleet:

@@ -1,9 +1,11 @@
 """One reload at a time, what is read beside the configuration, and what it may change."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,7 @@ from edged.rpc.convert import Tiers
 from edged.rpc.server import RpcServer
 from edged.startup import model_specs, tier_specs
 from edged.supervise.fleet import Fleet
-from tests.rpc.front import LOOPBACK, Daemon
+from tests.rpc.front import LOOPBACK, Daemon, trust_in
 
 
 def configured(**server: object) -> Settings:
@@ -48,15 +50,18 @@ async def reloading(source: Source, *hooks: Hook) -> AsyncIterator[Reloader]:
     before, clock = source.settings, MonotonicClock()
     fleet = Fleet(model_specs(before, {}), before.default_model, clock)
     tiers = Tiers(tier_specs(before), SloTier.STANDARD)
-    server = RpcServer(LOOPBACK, fleet, tiers, Daemon().view(started_s=0.0), clock)
-    host = Host({}, fleet, clock)
-    reloader = Reloader(before, source.read)
-    reloader.begin(Parts(fleet, server, host, hooks))
-    try:
-        yield reloader
-    finally:
-        await host.close()
-        await server.stop(0)
+    with tempfile.TemporaryDirectory() as state:
+        trust = trust_in(Path(state))
+        view = Daemon().view(started_s=0.0)
+        server = RpcServer(LOOPBACK, fleet, tiers, view, clock, trust=trust)
+        host = Host({}, fleet, clock)
+        reloader = Reloader(before, source.read)
+        reloader.begin(Parts(fleet, server, host, hooks))
+        try:
+            yield reloader
+        finally:
+            await host.close()
+            await server.stop(0)
 
 
 async def test_signals_that_come_together_are_one_reload_or_two() -> None:

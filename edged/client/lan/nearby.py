@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from edged.client.connect.peers import Peer, PeerBook
 from edged.client.connect.target import Target, target_of_peer
+from edged.client.errors import client_error
 from edged.clock import Clock
+from edged.errors import EdgedError
 from edged.places import peers_file
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def discover(
     a second, up to three where nobody answers, or `timeout_s`. For callers without an event loop.
 
     Raises:
-        EdgedError: BAD_CONFIG, the file of those that were paired with cannot be read.
+        MisconfiguredError: the file of those that were paired with cannot be read.
     """
     return asyncio.run(discover_async(timeout_s, environ=environ))
 
@@ -46,7 +48,11 @@ async def discover_async(
     """As `discover`, on an event loop."""
     from edged.client.lan import browse  # noqa: PLC0415  # imports zeroconf
 
-    return await browse.discover(PeerBook(peers_file(environ)).all(), timeout_s)
+    try:
+        peers = PeerBook(peers_file(environ)).all()
+    except EdgedError as error:
+        raise client_error(error) from None
+    return await browse.discover(peers, timeout_s)
 
 
 async def look(peers: Iterable[Peer]) -> "Discovery":

@@ -18,7 +18,7 @@ _ASKED = (
     "NeedDaemonReload",
     "ExecStart",
 )
-_PROGRAM = re.compile(r"\bpath=(\S+)")
+_PROGRAM = re.compile(r"\bpath=(.+?) ;")
 _SHOWN_CHARACTERS = 200
 
 

@@ -77,14 +77,19 @@ class Wanted:
 # ── May it be done here ──────────────────────────────────────────────────────────────────────────
 
 
+def why_nowhere(host: Host) -> str | None:
+    """Why there is no place for it, so that not even a plan can be made; None if there is one."""
+    if host.is_user and not os.path.isabs(host.environ.get("HOME", "")):
+        return "a service of a user needs a home directory: HOME is no absolute path"
+    return None
+
+
 def why_not(host: Host) -> str | None:
     """Why nothing can be installed or removed for `host`; None if it can."""
     if host.is_macos and not host.is_user:
         return "on macOS edged is an agent of a user: use --user"
     if not host.is_user and host.uid != 0:
         return "a service of the system needs root: use sudo, or --user for one of your own"
-    if host.is_user and not os.path.isabs(host.environ.get("HOME", "")):
-        return "a service of a user needs a home directory: HOME is not set"
     return host.control.why_absent()
 
 

@@ -46,6 +46,14 @@ def test_a_service_that_runs_this_version_is_in_order(machine: Machine) -> None:
     assert levels(check, machine.subject()) == {"service.active": "ok", "service.version": "ok"}
 
 
+def test_a_program_may_lie_in_a_folder_with_a_space(machine: Machine) -> None:
+    at = "/opt/some folder/edged"
+    machine.write(at, f'#!/bin/sh\necho \'{{"version": "{VERSION}"}}\'\n', mode=0o755)
+    unit(machine, ExecStart=f"{{ path={at} ; argv[]={at} serve ; ignore_errors=no }}")
+    finding = found(check, machine.subject())["service.version"]
+    assert (finding.level, finding.text) == ("ok", f"{at} is edged {VERSION}")
+
+
 def test_a_service_that_failed_comes_with_its_last_line(machine: Machine) -> None:
     unit(machine, ActiveState="failed", Result="exit-code", ExecMainStatus="78")
     machine.command("journalctl", '[ "$1 $2" = "-u edged.service" ] && echo "cannot listen"')

@@ -1,7 +1,8 @@
 """Summarize every line of a file: python examples/batch.py DOCUMENTS ANSWERS [DAEMON]
 
 ANSWERS gets one JSON object a line, in the order in which they are done. Started again, it goes on
-where it was; a daemon that is full, drained or started anew is waited for.
+where it was; a daemon that is full, drained or started anew is waited for. What is wrong with one
+document is written for it, anything else ends the job.
 """
 
 import asyncio
@@ -12,7 +13,12 @@ from pathlib import Path
 from typing import TextIO
 
 from edged.client import Answer, AsyncClient, ClientError, Message, RetryPolicy
-from edged.client.errors import ConnectionLostError, RequestCancelledError
+from edged.client.errors import (
+    BadRequestError,
+    ConnectionLostError,
+    RequestCancelledError,
+    ServerFaultError,
+)
 
 NUM_AT_ONCE = 16
 NUM_TRIES = 5
@@ -35,7 +41,7 @@ async def work(client: AsyncClient, todo: Iterator[tuple[int, str]], output: Tex
         try:
             answer = await summary(client, document)
             result = {"document": number, "summary": answer.text}
-        except ClientError as error:
+        except (BadRequestError, ServerFaultError) as error:  # it is the document's own
             result = {"document": number, "error": str(error)}
         print(json.dumps(result), file=output, flush=True)
 
@@ -71,4 +77,7 @@ def answered(answers: Path) -> set[int]:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:4]))
+    try:
+        asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:4]))
+    except* ClientError as several:
+        sys.exit(f"{several.exceptions[0]}")

@@ -130,3 +130,25 @@ async def test_a_batch_survives_a_daemon_that_drains_and_comes_back(tmp_path: Pa
         await end(batch)
         assert second.lines("request finished")
     assert answered(answers) == ALL
+
+
+async def test_what_is_wrong_with_every_document_ends_a_batch(tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    async with serving(tmp_path, sim_tables(load_fail="BAD_MODEL_FILE")) as daemon:
+        batch = await start("batch.py", documents(tmp_path), answers, daemon=daemon)
+        _, errors = await asyncio.wait_for(batch.communicate(), WAIT_S)
+    assert batch.returncode == 1
+    assert "has failed" in errors.decode()
+    assert errors.decode().count("\n") == 1
+    assert answers.read_text() == "", "all are still to be asked"
+
+
+async def test_what_is_wrong_with_one_document_is_written_for_it(tmp_path: Path) -> None:
+    answers, papers = tmp_path / "answers.jsonl", documents(tmp_path)
+    papers.write_text(f"{'long ' * 4000}\n{papers.read_text()}")
+    async with serving(tmp_path, sim_tables(draws_text=True)) as daemon:
+        await end(await start("batch.py", papers, answers, daemon=daemon))
+    results = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert len(results) == NUM_DOCUMENTS + 1
+    [wrong] = [result for result in results if "error" in result]
+    assert wrong["document"] == 1

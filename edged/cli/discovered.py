@@ -4,21 +4,25 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from edged.cli.as_json import as_json, enum_name
 from edged.cli.columns import Cell, Column, Style, Styled, laid_out
 from edged.cli.exits import CommandError, ExitCode
 from edged.cli.output import Json, emit, emit_json, harmless, note, wants_colour
-from edged.cli.probe import Answer, probe, probe_all
-from edged.client.connect.peers import Peer, PeerBook
+from edged.cli.probe import NOT_ASKED, Answer, probe, probe_all
+from edged.client.connect.peers import PeerBook
 from edged.client.lan.browse import Browser, Change, Kind, discover
 from edged.client.lan.found import FoundDaemon
+from edged.node.lan.dns_sd import shown
 from edged.places import peers_file
 from edged.v1 import admin_pb2, inference_pb2
 
 MAX_PROBES_WAITING = 256
-"""With --watch; who comes while so many are being asked is shown without an answer."""
+"""With --watch; who comes while so many are being asked is not."""
+MAX_CELL_CHARACTERS = 120
+"""Of what a daemon that was asked says."""
 
 _WORDS = {Kind.ADDED: "found", Kind.UPDATED: "changed", Kind.REMOVED: "gone"}
 _NONE = (
@@ -48,7 +52,7 @@ def print_found(*, json: bool, probe: bool, timeout_s: float | None) -> None:
         for daemon, answer in pairs:
             emit_json(_as_json(daemon, answer))
     else:
-        emit(_table(pairs, probed=probe))
+        emit(table(pairs, probed=probe))
     if found.problem is not None:
         note(f"edgectl: there may be more: {found.problem}")
 
@@ -60,37 +64,54 @@ def watch(*, json: bool, probe: bool, timeout_s: float | None) -> None:
 
 async def _watch(*, json: bool, probed: bool, timeout_s: float | None) -> None:
     peers = PeerBook(peers_file(os.environ)).all()
+
+    async def ask(daemon: FoundDaemon) -> Answer:
+        return await probe(daemon, peers, os.environ)
+
+    def tell(change: Change, answer: Answer | None) -> None:
+        _tell(change, answer, json=json)
+
     try:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s), Browser(peers) as browser:
                 if browser.problem is not None:
                     note(f"edgectl: {browser.problem}")
-                await _tell_each(browser, peers, json=json, probed=probed)
+                await tell_each(browser.changes(), ask if probed else None, tell)
     except BaseExceptionGroup as group:
         # The reader of the output went away while something was being asked.
         raise group.exceptions[0] from None
 
 
-async def _tell_each(browser: Browser, peers: Sequence[Peer], *, json: bool, probed: bool) -> None:
-    num_asking = 0
+async def tell_each(
+    changes: AsyncIterator[Change],
+    ask: Callable[[FoundDaemon], Awaitable[Answer]] | None,
+    tell: Callable[[Change, Answer | None], None],
+) -> None:
+    """Those of one daemon in their order, though the answer of one that is asked comes late."""
+    asked: dict[object, Change | None] = {}
+    """Who is being asked, and what became of it meanwhile: that is told after the answer."""
 
-    def has_told(_: asyncio.Task[None]) -> None:
-        nonlocal num_asking
-        num_asking -= 1
+    async def ask_and_tell(change: Change) -> None:
+        assert ask is not None, "answers are wanted"
+        following: Change | None = change
+        while following is not None:
+            asked[change.key] = None
+            is_here = following.kind is not Kind.REMOVED
+            tell(following, await ask(following.daemon) if is_here else None)
+            following = asked[change.key]
+        del asked[change.key]
 
     async with asyncio.TaskGroup() as asking:
-        async for change in browser.changes():
-            wants_answer = probed and change.kind is not Kind.REMOVED
-            if not wants_answer or num_asking >= MAX_PROBES_WAITING:
-                _tell(change, None, json=json)
-                continue
-            num_asking += 1
-            task = asking.create_task(_ask_and_tell(change, peers, json=json))
-            task.add_done_callback(has_told)
-
-
-async def _ask_and_tell(change: Change, peers: Sequence[Peer], *, json: bool) -> None:
-    _tell(change, await probe(change.daemon, peers, os.environ), json=json)
+        async for change in changes:
+            is_answer_wanted = ask is not None and change.kind is not Kind.REMOVED
+            if change.key in asked:
+                is_new = change.kind is Kind.ADDED
+                asked[change.key] = replace(change, kind=Kind.UPDATED) if is_new else change
+            elif is_answer_wanted and len(asked) < MAX_PROBES_WAITING:
+                asked[change.key] = None
+                asking.create_task(ask_and_tell(change))
+            else:
+                tell(change, NOT_ASKED if is_answer_wanted else None)
 
 
 def _tell(change: Change, answer: Answer | None, *, json: bool) -> None:
@@ -105,7 +126,7 @@ def _tell(change: Change, answer: Answer | None, *, json: bool) -> None:
     emit(harmless("  ".join(words)).rstrip() + "\n")
 
 
-def _table(pairs: Sequence[tuple[FoundDaemon, Answer | None]], *, probed: bool) -> str:
+def table(pairs: Sequence[tuple[FoundDaemon, Answer | None]], *, probed: bool) -> str:
     heads = ["NAME", "ADDRESS", "VERSION", "AUTH", "PAIRED"]
     heads += ["STATE", "MODELS", "TIERS", "LOAD"] if probed else []
     rows: list[list[Cell]] = []
@@ -127,18 +148,25 @@ def _table(pairs: Sequence[tuple[FoundDaemon, Answer | None]], *, probed: bool) 
 def _state(answer: Answer) -> str:
     if answer.status is not None:
         return enum_name(admin_pb2.DaemonState.DESCRIPTOR, answer.status.state)
-    return answer.problem
+    return _told(answer.problem)
 
 
 def _models(answer: Answer) -> str:
     if answer.status is None:
         return "-"
-    return ",".join(model.name for model in answer.status.models) or "-"
+    return _told(",".join(model.name for model in answer.status.models)) or "-"
 
 
 def _tiers(answer: Answer) -> str:
     names = (enum_name(inference_pb2.Tier.DESCRIPTOR, tier.tier) for tier in answer.tiers)
-    return ",".join(names) or "-"
+    return _told(",".join(names)) or "-"
+
+
+def _told(text: str) -> str:
+    """Words of a daemon, in one line. Whoever is on the network may be one."""
+    if len(text) > MAX_CELL_CHARACTERS:
+        text = text[: MAX_CELL_CHARACTERS - 1] + "…"
+    return shown(text)
 
 
 def _load(answer: Answer) -> str:

@@ -13,6 +13,8 @@ from edged.cli.exits import CommandError
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL_IN_JSON = re.compile(r"[\x7f-\x9f]")
+"""Those that json leaves as they are."""
 
 
 class OutputClosedError(Exception):
@@ -37,7 +39,8 @@ def emit(text: str) -> None:
 
 def emit_json(value: Json) -> None:
     """One JSON value on one line."""
-    emit(json.dumps(value, ensure_ascii=False) + "\n")
+    text = json.dumps(value, ensure_ascii=False)
+    emit(_CONTROL_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def emit_generated(text: str) -> None:

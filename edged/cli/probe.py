@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from edged.client.connect.channel import open_aio_channel
+from edged.client.connect.channel import Options, open_aio_channel
 from edged.client.connect.peers import Peer
 from edged.client.connect.target import TOKEN_VARIABLE, Pinned, Plaintext, Target
 from edged.client.connect.trust import diagnose
@@ -29,6 +29,10 @@ MAX_ADDRESSES_TRIED = 4
 MAX_AT_ONCE = 32
 MAX_PROBED = 512
 """Of one list; the first are those that were paired with."""
+LONGEST_S = 15.0
+"""For one list: of fakes that never answer there may be many."""
+MAX_STRANGER_BYTES = 64 * 1024
+"""Of an answer of a daemon that was not paired with; each is kept until the list is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +47,32 @@ class Answer:
     tiers: tuple[admin_pb2.TierInfo, ...] = ()
 
 
+NOT_ASKED = Answer(None, "not asked")
+
+
 async def probe_all(
-    daemons: Sequence[FoundDaemon], peers: Sequence[Peer], environ: Mapping[str, str]
-) -> list[Answer | None]:
-    """In their order, MAX_AT_ONCE at a time; None beyond MAX_PROBED."""
+    daemons: Sequence[FoundDaemon],
+    peers: Sequence[Peer],
+    environ: Mapping[str, str],
+    *,
+    longest_s: float = LONGEST_S,
+) -> list[Answer]:
+    """In their order, MAX_AT_ONCE at a time; NOT_ASKED beyond MAX_PROBED and `longest_s`."""
     room = asyncio.Semaphore(MAX_AT_ONCE)
+    answers = [NOT_ASKED] * len(daemons)
 
-    async def ask(daemon: FoundDaemon) -> Answer:
+    async def ask(place: int) -> None:
         async with room:
-            return await probe(daemon, peers, environ)
+            answers[place] = Answer(None, "no answer")
+            answers[place] = await probe(daemons[place], peers, environ)
 
-    answers = await asyncio.gather(*(ask(daemon) for daemon in daemons[:MAX_PROBED]))
-    return [*answers, *[None] * (len(daemons) - len(answers))]
+    async with asyncio.TaskGroup() as asking:
+        tasks = [asking.create_task(ask(place)) for place in range(min(len(daemons), MAX_PROBED))]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=longest_s)
+            for task in late:
+                task.cancel()
+    return answers
 
 
 async def probe(daemon: FoundDaemon, peers: Sequence[Peer], environ: Mapping[str, str]) -> Answer:
@@ -69,7 +87,7 @@ async def probe(daemon: FoundDaemon, peers: Sequence[Peer], environ: Mapping[str
             if await _takes_connections(address):
                 return Answer(address, "not paired")
             continue
-        answer = await _ask(target)
+        answer = await _ask(target, is_known=daemon.peer is not None)
         if answer.address is not None:
             return answer
     return answer
@@ -96,8 +114,9 @@ def _is_near(address: str) -> bool:
     return host.is_loopback or on_link(host, usable_interfaces())
 
 
-async def _ask(target: Target) -> Answer:
-    async with open_aio_channel(target) as channel:
+async def _ask(target: Target, *, is_known: bool) -> Answer:
+    limit: Options = (("grpc.max_receive_message_length", MAX_STRANGER_BYTES),)
+    async with open_aio_channel(target, () if is_known else limit) as channel:
         admin = admin_pb2_grpc.AdminServiceStub(channel)
         metadata = target.metadata
         try:

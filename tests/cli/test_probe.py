@@ -2,14 +2,22 @@
 
 import grpc
 
-from edged.cli.probe import MAX_PROBED, Answer, probe, probe_all
+from edged.cli.probe import (
+    MAX_AT_ONCE,
+    MAX_PROBED,
+    MAX_STRANGER_BYTES,
+    NOT_ASKED,
+    Answer,
+    probe,
+    probe_all,
+)
 from edged.client.connect.peers import Peer
 from edged.client.connect.target import TOKEN_VARIABLE
 from edged.client.lan.found import FoundDaemon
 from edged.node.lan.dns_sd import Auth
 from edged.v1 import admin_pb2, admin_pb2_grpc
 from tests.client.certificates import Certified, certified
-from tests.client.servers import free_port, grpc_server
+from tests.client.servers import free_port, grpc_server, mute_host
 
 TOKEN = "edged_00000000_secret"
 
@@ -17,12 +25,13 @@ TOKEN = "edged_00000000_secret"
 class Admin(admin_pb2_grpc.AdminServiceServicer):
     """Keeps what came with each call."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: str = "1.0") -> None:
+        self.version = version
         self.authorizations: list[str | bytes | None] = []
 
     async def GetStatus(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802  # gRPC's shape
         self.authorizations.append(dict(context.invocation_metadata()).get("authorization"))
-        return admin_pb2.GetStatusResponse(status=admin_pb2.Status(version="1.0"))
+        return admin_pb2.GetStatusResponse(status=admin_pb2.Status(version=self.version))
 
     async def ListTiers(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802  # gRPC's shape
         return admin_pb2.ListTiersResponse(tiers=[admin_pb2.TierInfo()])
@@ -113,5 +122,28 @@ async def test_no_stranger_has_others_called_up() -> None:
 async def test_so_many_are_asked() -> None:
     daemon = found(f"127.0.0.1:{free_port()}", "SHA256:x")
     answers = await probe_all([daemon] * (MAX_PROBED + 2), [], {})
-    assert answers[MAX_PROBED - 1] is not None
-    assert answers[MAX_PROBED:] == [None, None]
+    assert answers[MAX_PROBED - 1] == Answer(None, "unreachable")
+    assert answers[MAX_PROBED:] == [NOT_ASKED, NOT_ASKED]
+
+
+async def test_so_long_they_are_waited_for() -> None:
+    with mute_host() as address:
+        answers = await probe_all([found(address)] * (MAX_AT_ONCE + 1), [], {}, longest_s=0.2)
+    assert answers == [Answer(None, "no answer")] * MAX_AT_ONCE + [NOT_ASKED]
+
+
+async def test_of_a_stranger_so_much_is_read() -> None:
+    admin = Admin("1" * MAX_STRANGER_BYTES)
+    server, address = await served(admin, None)
+    answer = await probe(found(address), [], {})
+    await server.stop(None)
+    assert answer.status is None
+    assert "larger than max" in answer.problem
+
+
+async def test_of_who_was_paired_with_more_is_read() -> None:
+    ours, admin = certified("edged"), Admin("1" * MAX_STRANGER_BYTES)
+    server, address = await served(admin, ours)
+    answer = await probe(found(address, ours.fingerprint, "studio"), [peer_of(ours)], {})
+    await server.stop(None)
+    assert answer.status is not None

@@ -3,8 +3,11 @@
 import asyncio
 import json
 import signal
+import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from edged.core.types import SloTier
 from tests.e2e.daemon import Daemon, serving
@@ -31,6 +34,20 @@ async def end(process: asyncio.subprocess.Process, stdin: str = "") -> str:
     output, errors = await asyncio.wait_for(process.communicate(stdin.encode()), WAIT_S)
     assert (process.returncode, errors.decode()) == (0, "")
     return output.decode()
+
+
+@pytest.mark.parametrize("name", ["batch.py", "lan_picker.py"])
+def test_without_what_it_needs_an_example_says_how_it_is_used(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"python examples/{name}" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # ── chat.py ──────────────────────────────────────────────────────────────────────────────────────

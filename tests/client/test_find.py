@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edged.client.connect.peers import Peer, PeerBook
-from edged.client.lan.find import find_host_ports
+from edged.client.lan.find import MAX_NAMED, find_host_ports
 from edged.client.lan.found import FoundDaemon
 from edged.errors import EdgedError, InvalidRequestError, Reason
 from edged.node.lan.dns_sd import Auth
@@ -79,7 +79,11 @@ def test_a_name_is_looked_for_on_the_local_network(book: PeerBook) -> None:
             found("gpu", "SHA256:a", "198.51.100.4:7000"),
         )
 
-    assert tuple(find_host_ports("gpu", book, look)) == ("192.0.2.4:7000", "[2001:db8::4]:7000")
+    assert tuple(find_host_ports("gpu", book, look)) == (
+        "192.0.2.4:7000",
+        "[2001:db8::4]:7000",
+        "198.51.100.4:7000",
+    )
     assert asked == ["gpu"]
 
 
@@ -108,3 +112,18 @@ def test_a_name_that_nobody_knows_is_told(book: PeerBook) -> None:
     with pytest.raises(EdgedError, match="no-such-box-anywhere") as raised:
         find_host_ports("no-such-box-anywhere", book, nobody)
     assert raised.value.reason is Reason.UNREACHABLE
+
+
+def test_each_who_claims_to_be_it_is_tried(book: PeerBook) -> None:
+    claims = (found("studio", "f", "192.0.2.66:1"), found("studio", "f", "192.0.2.3:1"))
+    assert list(find_host_ports("studio", book, lambda _: claims)) == [
+        "192.0.2.66:1",
+        "192.0.2.3:1",
+    ]
+
+
+def test_of_many_that_claim_a_name_some_are_named(book: PeerBook) -> None:
+    claims = tuple(found("studio", str(one), f"192.0.2.{one}:1") for one in range(MAX_NAMED + 5))
+    with pytest.raises(EdgedError, match="and 5 more") as caught:
+        find_host_ports("studio", book, lambda _: claims)
+    assert caught.value.detail.count("192.0.2.") == MAX_NAMED

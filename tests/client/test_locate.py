@@ -72,3 +72,43 @@ def test_who_is_nowhere_stays_as_it_was(book: PeerBook) -> None:
         peer = peer_of(ours, book, away())
         assert locate(peer, book, lambda one: claiming(one, lying)) == peer
     assert book.named("studio") == peer
+
+
+def test_another_machine_at_its_address_is_not_taken_for_it(book: PeerBook) -> None:
+    ours, other = certified(), certified()
+    with grpc_server(ours) as address, grpc_server(other) as was:
+        peer = peer_of(ours, book, was)
+        assert locate(peer, book, lambda one: claiming(one, address)).addresses == (address, was)
+
+
+def test_what_is_at_one_of_its_addresses_is_shown_if_it_is_nowhere(book: PeerBook) -> None:
+    ours, other = certified(), certified()
+    silent = away()
+    with grpc_server(other) as taken:
+        peer = peer_of(ours, book, silent, taken)
+        assert locate(peer, book, lambda _: ()).addresses == (taken, silent)
+
+
+def test_it_is_found_where_nothing_can_be_kept(book: PeerBook, tmp_path: Path) -> None:
+    ours = certified()
+    with grpc_server(ours) as address:
+        peer = peer_of(ours, book, away())
+        # A folder where the file is to be replaced.
+        (tmp_path / "peers.json").unlink()
+        (tmp_path / "peers.json").mkdir()
+        assert locate(peer, book, lambda one: claiming(one, address)).addresses[0] == address
+
+
+def test_what_was_paired_with_anew_meanwhile_is_not_undone(book: PeerBook) -> None:
+    ours, renewed = certified(), certified()
+    with grpc_server(ours) as address:
+        peer = peer_of(ours, book, away())
+
+        def look(fingerprint: str) -> tuple[FoundDaemon, ...]:
+            peer_of(renewed, book, "192.0.2.1:1")
+            return claiming(fingerprint, address)
+
+        assert locate(peer, book, look).addresses[0] == address
+    kept = book.named("studio")
+    assert kept is not None
+    assert (kept.fingerprint, kept.addresses) == (renewed.fingerprint, ("192.0.2.1:1",))

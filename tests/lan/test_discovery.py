@@ -7,6 +7,7 @@ import subprocess
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from edged.node.lan.interfaces import MAX_ADDRESSES
 from tests.cli.program import Program
 from tests.e2e.daemon import Daemon, environment_of
 from tests.e2e.streams import ask
@@ -157,6 +158,22 @@ async def test_an_interface_that_comes_later_is_told_on_and_the_others_stay(
         assert f"{there.address(1)}:7411" == found["addresses"][0], "the one that it can reach"
         await old.until(lambda told: f"{there.address(1)}:7411" in told["addresses"])
         assert not [told for told in old.told if told["change"] == "removed"]
+
+
+async def test_bridges_of_containers_do_not_push_the_network_out(
+    network: Network, advertise: Advertise, tmp_path: Path
+) -> None:
+    there, here, _ = network.hosts
+    there.ip("route", "add", "default", "via", here.address())
+    for number in range(MAX_ADDRESSES):
+        plug = f"container{number}"
+        there.ip("link", "add", f"br-{number}", "type", "veth", "peer", plug)
+        there.ip("link", "set", plug, "up")
+        there.ip("link", "set", f"br-{number}", "up")
+        there.ip("address", "add", f"172.{16 + number}.0.1/16", "dev", f"br-{number}")
+    async with advertise(there, "Studio", "0.0.0.0:7411"):
+        (found,) = discovered(here, tmp_path)
+        assert found["addresses"][0] == f"{there.address()}:7411"
 
 
 async def test_only_addresses_of_the_listener_are_told(

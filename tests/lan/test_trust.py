@@ -211,6 +211,23 @@ async def test_a_daemon_that_moved_is_found_by_its_certificate(
         assert succeeded(pair.ask())
 
 
+async def test_it_is_found_though_another_daemon_has_its_address_now(
+    network: Network, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = network.hosts[2]
+    elsewhere = tmp_path / "other"
+    (elsewhere / "state").mkdir(parents=True, mode=0o700)
+    file = ("--file", str(elsewhere / "state"))
+    async with paired(network, folders) as pair:
+        pair.there.ip("address", "del", f"{pair.there.address()}/24", "dev", "eth0")
+        pair.there.ip("address", "add", "10.77.0.99/24", "dev", "eth0")
+        other.ip("address", "add", f"{pair.there.address()}/24", "dev", "eth0")
+        succeeded(edgectl(other, elsewhere, "token", "create", "laptop", *file))
+        async with serving_with_tls(other, elsewhere):
+            identity = json.loads(succeeded(pair.edgectl("--host", "studio", "identity", "--json")))
+            assert identity["fingerprint"] == pair.fingerprint
+
+
 async def reason(pair: Pair, token: str | None, tier: int = 0) -> str:
     """What the daemon answers to a call without edgectl, from the other host."""
     certificate = pair.daemon.folder / "state" / "certificate.pem"

@@ -96,11 +96,12 @@ async def kept(asked: Asked, *given: Way) -> AsyncIterator[asyncio.Task[None]]:
     finally:
         keeping.cancel()
         await asyncio.wait((keeping,))
-    assert children() == before
+    assert children() <= before
 
 
 def children() -> set[int]:
-    return {process.pid for process in psutil.Process().children(recursive=True)}
+    """This process's own. Those of other tests' may have children that come and go."""
+    return {process.pid for process in psutil.Process().children()}
 
 
 async def until(is_so: Callable[[], object]) -> None:
@@ -197,12 +198,12 @@ async def test_holder_that_dies_is_replaced_a_few_times(played: Played) -> None:
 
 async def test_holder_that_does_not_end_by_itself_is_killed(played: Played) -> None:
     played.play("read line; echo $line; trap '' TERM; sleep 1000")
-    asked = Asked()
+    asked, before = Asked(), children()
     asked.come()
     async with kept(asked):
         await until(lambda: played.started)
         asked.go()
-        await until(lambda: not children())
+        await until(lambda: children() <= before)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,14 @@ def test_a_listener_has_its_addresses(
     assert [one.name for one in where.interfaces] == names
 
 
+def test_of_too_many_addresses_those_of_the_first_interface_are_told() -> None:
+    bridges = [interface(f"br{n}", 9 + n, f"172.{16 + n}.0.1/16") for n in range(MAX_ADDRESSES)]
+    where = reachable(("[::]:7411",), (WIRED, *bridges))
+    assert where is not None
+    assert len(where.addresses) == MAX_ADDRESSES
+    assert {"192.168.1.5", "2001:db8::5"} <= set(where.addresses)
+
+
 def test_listeners_of_the_first_port_are_told_together() -> None:
     where = reachable(("127.0.0.1:1", "10.0.0.5:2", "192.168.1.5:2", "[2001:db8::5]:3"), BOTH)
     assert where is not None

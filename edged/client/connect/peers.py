@@ -79,6 +79,23 @@ class PeerBook:
 
         self._change(with_peer)
 
+    def moved(self, peer: Peer) -> None:
+        """Take over its addresses, unless it was forgotten or paired with anew meanwhile.
+
+        Raises:
+            ConfigError: the file cannot be read or written.
+        """
+
+        def with_addresses(peers: tuple[Peer, ...]) -> tuple[Peer, ...]:
+            return tuple(
+                msgspec.structs.replace(one, addresses=peer.addresses)
+                if (one.name, one.fingerprint) == (peer.name, peer.fingerprint)
+                else one
+                for one in peers
+            )
+
+        self._change(with_addresses)
+
     def forget(self, name: str) -> bool:
         """Remove it; whether it was there. Raises ConfigError as `put`."""
         if self.named(name) is None:

@@ -80,6 +80,8 @@ class Change:
     kind: Kind
     daemon: FoundDaemon
     """As it is now, or was last."""
+    key: object = None
+    """The same for all changes of one daemon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +133,14 @@ class Browser:
         while True:
             known = self._sightings.found()
             for key in [key for key in told if key not in known]:
-                yield Change(Kind.REMOVED, told.pop(key))
+                yield Change(Kind.REMOVED, told.pop(key), key)
             for key, daemon in known.items():
                 was = told.get(key)
                 told[key] = daemon
                 if was is None:
-                    yield Change(Kind.ADDED, daemon)
+                    yield Change(Kind.ADDED, daemon, key)
                 elif was != daemon:
-                    yield Change(Kind.UPDATED, daemon)
+                    yield Change(Kind.UPDATED, daemon, key)
             await self._next()
 
     async def wait_for(

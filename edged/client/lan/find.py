@@ -15,6 +15,11 @@ from edged.places import DEFAULT_LISTEN, LOOPBACK_NAMES, is_host_port
 
 DEFAULT_PORT = int(DEFAULT_LISTEN.rpartition(":")[2])
 
+MAX_TRIED = 16
+"""Of the addresses of those who claim a name."""
+MAX_NAMED = 8
+"""Of them in an error."""
+
 Look = Callable[[str], tuple[FoundDaemon, ...]]
 """Those of the local network that claim a name or a fingerprint."""
 
@@ -60,13 +65,17 @@ def _of_known(peer: Peer, look: Look) -> Iterator[str]:
 def _of_name(name: str, look: Look) -> tuple[str, ...]:
     found = [daemon for daemon in look(name) if daemon.fingerprint]
     if len({daemon.fingerprint for daemon in found}) > 1:
-        claims = ", ".join(f"{one.addresses[0]} ({one.fingerprint})" for one in found)
+        claims = [f"{one.addresses[0]} ({one.fingerprint})" for one in found[:MAX_NAMED]]
+        claims += [f"and {len(found) - MAX_NAMED} more"] if len(found) > MAX_NAMED else []
         raise EdgedError(
             Reason.UNREACHABLE,
-            f"{len(found)} daemons call themselves {name!r}: name one by its address: {claims}",
+            f"{len(found)} daemons call themselves {name!r}: name one by its address: "
+            + ", ".join(claims),
         )
     if found:
-        return found[0].addresses
+        # Others may claim to be the same.
+        claimed = dict.fromkeys(address for one in found for address in one.addresses)
+        return tuple(claimed)[:MAX_TRIED]
     try:
         if not PEER_NAME.fullmatch(name):
             raise OSError(errno.EINVAL, "no host can have it")

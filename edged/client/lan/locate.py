@@ -1,20 +1,20 @@
 """Where a daemon that was paired with is now.
 
-Addresses on a local network are lent. A daemon that does not answer where it was is looked for by
-its certificate's fingerprint; who claims that is believed when it shows the certificate, and where
-it is then is kept for the next time.
+Addresses on a local network are lent. A daemon that is not where it was, though another may be, is
+looked for by its certificate's fingerprint; who claims that is believed when it shows the
+certificate, and where it is then is kept for the next time.
 """
 
-import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
 from edged.client.connect.peers import Peer, PeerBook
-from edged.client.connect.trust import fetch_certificate
+from edged.client.connect.trust import NoTlsError, fetch_certificate
 from edged.client.lan.browse import find_now
 from edged.client.lan.found import FoundDaemon
-from edged.errors import EdgedError
+from edged.errors import ConfigError, EdgedError
 
 CONNECT_TIMEOUT_S = 1.0
 """For each address; a host of the local network answers in a few milliseconds, or is away."""
@@ -27,25 +27,28 @@ Look = Callable[[str], tuple[FoundDaemon, ...]]
 
 
 def locate(peer: Peer, book: PeerBook, look: Look = find_now) -> Peer:
-    """The peer with the address first at which it is; as it was, if it is nowhere.
-
-    Raises:
-        ConfigError: the peers' file cannot be written.
-    """
+    """The peer with the address first at which it is. If it is nowhere: with the one first at which
+    something else is, which will be told apart, or as it was."""
+    taken: str | None = None
     for address in peer.addresses:
-        if _takes_connections(address):
-            return _with_first(peer, address)
-    claimed = [one for daemon in look(peer.fingerprint) for one in daemon.addresses]
-    for address in claimed[:MAX_TRIED]:
         try:
-            shown = fetch_certificate(address, CONNECT_TIMEOUT_S)
+            if _is_at(peer, address):
+                return _with_first(peer, address)
+        except NoTlsError:
+            pass
         except EdgedError:
             continue
-        if shown.fingerprint == peer.fingerprint:
-            moved = _with_first(peer, address)
-            book.put(moved)
-            return moved
-    return peer
+        taken = taken or address
+    claimed = [one for daemon in look(peer.fingerprint) for one in daemon.addresses]
+    for address in claimed[:MAX_TRIED]:
+        with suppress(EdgedError):
+            if _is_at(peer, address):
+                moved = _with_first(peer, address)
+                # Where nothing can be kept it is looked for again.
+                with suppress(ConfigError):
+                    book.moved(moved)
+                return moved
+    return peer if taken is None else _with_first(peer, taken)
 
 
 def _with_first(peer: Peer, address: str) -> Peer:
@@ -53,10 +56,6 @@ def _with_first(peer: Peer, address: str) -> Peer:
     return msgspec.structs.replace(peer, addresses=(address, *others)[:MAX_ADDRESSES])
 
 
-def _takes_connections(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
-    except OSError:
-        return False
-    return True
+def _is_at(peer: Peer, address: str) -> bool:
+    """Raises EdgedError as `fetch_certificate`."""
+    return fetch_certificate(address, CONNECT_TIMEOUT_S).fingerprint == peer.fingerprint

@@ -5,8 +5,9 @@ the local network.
 """
 
 import ipaddress
+import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -20,6 +21,8 @@ Address = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Host = ipaddress.IPv4Address | ipaddress.IPv6Address
 _WILDCARDS = {"0.0.0.0": (4,), "::": (4, 6)}  # noqa: S104  # recognized, not bound
 """A socket for every IPv6 address takes IPv4 too."""
+_FAR = (("192.0.2.1", 9), ("2001:db8::1", 9))
+"""Addresses of documentation, which only a default route leads to. Nothing is sent there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,9 @@ class Reachable:
 
 
 def usable_interfaces() -> tuple[Interface, ...]:
-    """Those of this moment."""
+    """Those of this moment. Where there are too many to use all, the first count: those with a
+    default route, then devices, then the bridges of containers and their like."""
+    towards_far = frozenset(_sources())
     states = psutil.net_if_stats()
     found = []
     for name, addresses in sorted(psutil.net_if_addrs().items()):
@@ -71,6 +76,7 @@ def usable_interfaces() -> tuple[Interface, ...]:
             continue  # It went away meanwhile.
         if usable:
             found.append(Interface(name, index, usable))
+    found.sort(key=lambda one: (not _has_any(one, towards_far), not _is_device(one.name)))
     return tuple(found)
 
 
@@ -103,7 +109,8 @@ def reachable(listeners: Sequence[str], interfaces: Sequence[Interface]) -> Reac
                 having[interface.name] = interface
                 text = str(one.ip).partition("%")[0]
                 addresses[text] = one.ip
-    best_first = sorted(addresses, key=lambda text: _rank(addresses[text]))[:MAX_ADDRESSES]
+    kept = sorted(addresses, key=lambda text: addresses[text].is_link_local)[:MAX_ADDRESSES]
+    best_first = sorted(kept, key=lambda text: _rank(addresses[text]))
     return Reachable(port, tuple(best_first), tuple(having.values())) if best_first else None
 
 
@@ -127,6 +134,27 @@ def _address(family: int, text: str, mask: str) -> Address | None:
         return ipaddress.ip_interface(f"{text}/{mask}" if mask else text)
     except ValueError:
         return None
+
+
+def _sources() -> Iterator[str]:
+    """The host's own addresses from which it would send far away."""
+    for far in _FAR:
+        family = socket.AF_INET6 if ":" in far[0] else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect(far)
+                yield probe.getsockname()[0]
+        except OSError:
+            continue  # No route, or not this family.
+
+
+def _has_any(interface: Interface, addresses: frozenset[str]) -> bool:
+    return any(str(one.ip) in addresses for one in interface.addresses)
+
+
+def _is_device(name: str) -> bool:
+    """Whether there is hardware behind it, as far as Linux tells."""
+    return os.path.exists(f"/sys/class/net/{name}/device")
 
 
 def _is_bound(host: str, address: Host, interface: str) -> bool:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import cast
 
 from edged.node.lan.interfaces import MAX_ADDRESSES
 from tests.cli.program import Program
@@ -94,7 +95,10 @@ async def test_two_daemons_of_one_name_get_two(
         await stack.enter_async_context(advertise(one, "Studio", "0.0.0.0:7412"))
         found = {str(daemon["name"]): daemon["addresses"] for daemon in discovered(here, tmp_path)}
     assert set(found) == {"Studio", "studio (2)", "Studio (3)"}
-    assert found["Studio (3)"] == [f"{one.address()}:7412"]
+    by_ipv4, by_ipv6 = cast(list[str], found["Studio (3)"])
+    assert by_ipv4 == f"{one.address()}:7412"
+    assert by_ipv6.startswith("[fe80::"), "a wildcard listens on both families"
+    assert by_ipv6.endswith("]:7412")
 
 
 async def test_a_name_that_two_took_apart_is_left_to_one_when_they_meet(

@@ -133,7 +133,7 @@ class Daemon:
             listeners=lambda: server.listeners,
             request_drain=self.request_drain,
             reload=reload,
-            name=service_name(self._settings),
+            name=self._name,
             is_advertised=self._is_advertised,
             warnings=lambda: server.warnings,
         )
@@ -165,6 +165,11 @@ class Daemon:
         advertiser = Advertiser(name, server.network_listeners, text, self._clock)
         advertiser.start()
         return advertiser
+
+    def _name(self) -> str:
+        """The one that others are told, which may have had to give way, or the configured one."""
+        told = None if self._advertiser is None else self._advertiser.told
+        return service_name(self._settings) if told is None else told.name
 
     def _is_advertised(self) -> bool:
         return self._advertiser is not None and self._advertiser.told is not None

@@ -1,5 +1,6 @@
 """`edgectl pair` on the daemon's machine: wait for clients, compare codes, answer."""
 
+import shlex
 import socket
 from dataclasses import replace
 
@@ -53,8 +54,9 @@ def wait_for_clients(connection: Connection, grant: Grant, *, once: bool) -> Non
 def _tell(identity: access_pb2.GetIdentityResponse, allowed: access_pb2.Grant) -> None:
     note(f"the certificate of {identity.name} is {identity.fingerprint}")
     note(f"who is accepted {what_it_allows(allowed)}")
+    name = identity.name if identity.is_advertised else socket.gethostname()
     note(
-        f"waiting: run `edgectl pair {socket.gethostname()}`, or with an address of this host, on "
+        f"waiting: run `edgectl pair {shlex.quote(name)}`, or with an address of this host, on "
         "the other one; Ctrl-C ends"
     )
 

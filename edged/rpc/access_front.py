@@ -51,7 +51,7 @@ class AccessFront(AccessServiceServicer):
     ) -> pb.GetIdentityResponse:
         identity = self._identity()
         return pb.GetIdentityResponse(
-            name=self._view.name,
+            name=self._view.name(),
             version=self._view.version,
             fingerprint="" if identity is None else identity.fingerprint,
             certificate_pem="" if identity is None else identity.certificate_pem.decode(),

@@ -44,8 +44,8 @@ class DaemonView:
     """Begin to drain; returns at once. Longest wait in seconds; None is the configured one."""
     reload: Callable[[], Awaitable[ReloadReport]]
     """Read the configuration again. Raises EdgedError: DRAINING."""
-    name: str = ""
-    """What it is called on the local network."""
+    name: Callable[[], str] = str
+    """What it is called on the local network, or would be."""
     is_advertised: Callable[[], bool] = lambda: False
     """Whether it tells the local network where it is."""
     warnings: Callable[[], tuple[str, ...]] = tuple

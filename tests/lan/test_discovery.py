@@ -6,6 +6,7 @@ import signal
 import subprocess
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import cast
 
 from edged.node.lan.interfaces import MAX_ADDRESSES
 from tests.cli.program import Program
@@ -90,11 +91,16 @@ async def test_two_daemons_of_one_name_get_two(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(advertise(one, "Studio"))
         # On another host, and on the same one, where they share the port of multicast DNS.
-        await stack.enter_async_context(advertise(other, "studio"))
+        second = await stack.enter_async_context(advertise(other, "studio"))
         await stack.enter_async_context(advertise(one, "Studio", "0.0.0.0:7412"))
+        identity = (await second.edgectl("identity")).stdout
         found = {str(daemon["name"]): daemon["addresses"] for daemon in discovered(here, tmp_path)}
     assert set(found) == {"Studio", "studio (2)", "Studio (3)"}
-    assert found["Studio (3)"] == [f"{one.address()}:7412"]
+    assert identity.split()[:3] == ["name", "studio", "(2)"]
+    by_ipv4, by_ipv6 = cast(list[str], found["Studio (3)"])
+    assert by_ipv4 == f"{one.address()}:7412"
+    assert by_ipv6.startswith("[fe80::"), "a wildcard listens on both families"
+    assert by_ipv6.endswith("]:7412")
 
 
 async def test_a_name_that_two_took_apart_is_left_to_one_when_they_meet(

@@ -69,7 +69,7 @@ class Daemon:
             listeners=lambda: ("127.0.0.1:7411",),
             request_drain=self.asked_drains_s.append,
             reload=self.reload,
-            name="desk",
+            name=lambda: "desk",
             warnings=lambda: self.warnings,
         )
 

@@ -3,9 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from edged.node.identity import IdentitySource
-
-from edged.rpc.doors import Certificates
+from edged.node.trust.identity import IdentitySource
+from edged.rpc.doors.servers import Certificates
 from tests.rpc.front import NOW_S
 
 

@@ -19,8 +19,8 @@ MAX_ADDRESSES = 16
 
 Address = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Host = ipaddress.IPv4Address | ipaddress.IPv6Address
-_WILDCARDS = {"0.0.0.0": (4,), "::": (4, 6)}  # noqa: S104  # recognized, not bound
-"""A socket for every IPv6 address takes IPv4 too."""
+_WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104  # recognized, not bound
+"""gRPC listens on both families for a wildcard of either."""
 _FAR = (("192.0.2.1", 9), ("2001:db8::1", 9))
 """Addresses of documentation, which only a default route leads to. Nothing is sent there."""
 
@@ -160,7 +160,7 @@ def _is_device(name: str) -> bool:
 def _is_bound(host: str, address: Host, interface: str) -> bool:
     """Whether a listener at `host` answers at `address`."""
     if host in _WILDCARDS:
-        return address.version in _WILDCARDS[host]
+        return True
     bare, _, scope = host.partition("%")
     own = str(address).partition("%")[0]
     return bare == own and scope in ("", interface)

@@ -95,6 +95,10 @@ class ConfigError(EdgedError):
         super().__init__(Reason.BAD_CONFIG, detail)
 
 
+class AddressError(ConfigError):
+    """An address cannot be listened on now. It may be free, or there, a moment later."""
+
+
 class InvalidRequestError(EdgedError):
     """A request that can never succeed as it stands; names the field."""
 

@@ -20,7 +20,7 @@ from edged.config.settings import Settings
 from edged.config.values import KV_TYPES
 from edged.core.policies import SERVING
 from edged.embedded import EMBEDDED
-from edged.errors import ConfigError
+from edged.errors import AddressError, ConfigError
 
 _NAME_AND_PATH = re.compile(r"([A-Za-z0-9._-]{1,64})=(.+)", re.DOTALL)
 
@@ -161,10 +161,6 @@ def serve(
 ) -> None:
     """Serve in the foreground until SIGTERM or Ctrl-C, then drain."""
     flags = setting_flags(context.params)
-    try:
-        loaded = _load_settings(flags, config)
-    except ConfigError as error:
-        raise CommandError(error.detail, ExitCode.CONFIGURATION) from None
     # gRPC's core would write a line for every connection that is no TLS.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # The daemon is the largest import of all, and nothing but serving needs it.
@@ -173,7 +169,14 @@ def serve(
     def read() -> Settings:
         return load_settings(flags, os.environ, config).settings
 
-    raise typer.Exit(daemon.run(loaded.settings, read))
+    try:
+        code = daemon.run(_load_settings(flags, config).settings, read)
+    except AddressError:
+        raise
+    except ConfigError as error:
+        # What is wrong now is wrong at the next start too; an address may be free then.
+        raise CommandError(error.detail, ExitCode.CONFIGURATION) from None
+    raise typer.Exit(code)
 
 
 def _load_settings(flags: list[Flag], config: Path | None) -> Loaded:

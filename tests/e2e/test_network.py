@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 
+from edged.cli.exits import ExitCode
 from edged.core.types import SloTier
 from edged.errors import Reason
 from edged.node.trust.grant import Grant
@@ -153,7 +154,7 @@ async def test_the_daemon_keeps_its_certificate(tmp_path: Path) -> None:
 
 async def test_a_daemon_for_other_hosts_without_token_does_not_start(tmp_path: Path) -> None:
     done = await asyncio.to_thread(edged, tmp_path, *EVERYWHERE)
-    assert done.returncode == 1
+    assert done.returncode == ExitCode.CONFIGURATION
     assert "Traceback" not in done.stderr
     assert "0.0.0.0:0 (server.listen) can be reached by other hosts" in done.stderr
     command = f"`edgectl token create NAME --file {state_of(tmp_path) / TOKENS_FILE}`"
@@ -179,6 +180,6 @@ async def test_a_damaged_file_of_tokens_is_told_at_the_start(tmp_path: Path) -> 
     path = state_of(tmp_path) / TOKENS_FILE
     path.write_text("{")
     done = await asyncio.to_thread(edged, tmp_path, *EVERYWHERE)
-    assert done.returncode == 1
+    assert done.returncode == ExitCode.CONFIGURATION
     assert f"{path} is no file of tokens" in done.stderr
     assert "Traceback" not in done.stderr

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import grpc
 
-from edged.errors import ConfigError
+from edged.errors import AddressError, ConfigError
 from edged.places import MAX_SOCKET_PATH_BYTES, is_loopback, make_private_directory
 
 SOCKET_MODE = 0o660
@@ -78,7 +78,7 @@ def listen_tcp(
                 # "localhost" names an IPv6 address too where there is no IPv6.
                 unusable = error
                 continue
-            raise ConfigError(
+            raise AddressError(
                 f"cannot listen on {listen} (server.listen): {address} port {port}: "
                 f"{error.strerror}"
             ) from error
@@ -86,10 +86,10 @@ def listen_tcp(
         try:
             port = _add_port(server, f"{host}:{port}", credentials)
         except RuntimeError as error:
-            raise ConfigError(f"cannot listen on {listen} (server.listen): {error}") from error
+            raise AddressError(f"cannot listen on {listen} (server.listen): {error}") from error
         bound.append(f"{host}:{port}")
     if not bound and unusable is not None:
-        raise ConfigError(
+        raise AddressError(
             f"cannot listen on {listen} (server.listen): {unusable.strerror}"
         ) from unusable
     return tuple(bound)
@@ -128,7 +128,7 @@ def listen_unix(path: Path) -> socket.socket:
         listener.listen(SOCKET_BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(
+        raise AddressError(
             f"cannot listen on the socket {path} (server.socket): {error.strerror or error}"
         ) from error
     except ConfigError:
@@ -161,7 +161,7 @@ class InnerSocket:
                 for left in directory.iterdir():
                     left.unlink()
         except OSError as error:
-            raise ConfigError(
+            raise AddressError(
                 f"cannot make the directory {directory}, beside the socket {outer} "
                 f"(server.socket): {error.strerror or error}"
             ) from error
@@ -186,7 +186,7 @@ async def _resolve(host: str, listen: str) -> list[tuple[socket.AddressFamily, s
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise ConfigError(
+        raise AddressError(
             f"cannot listen on {listen} (server.listen): no address of {host!r}: {error}"
         ) from error
     addresses = [(family, str(sockaddr[0])) for family, _, _, _, sockaddr in found]
@@ -222,6 +222,6 @@ def _remove_stale(path: Path) -> None:
             return
         except BlockingIOError:
             pass
-    raise ConfigError(
+    raise AddressError(
         f"another process listens on the socket {path} (server.socket); stop it or name another"
     )

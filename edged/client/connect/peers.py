@@ -5,18 +5,14 @@ The file holds tokens, so it is the user's alone; it is replaced as a whole, und
 two programs that pair at once lose nothing.
 """
 
-import fcntl
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 from edged.errors import ConfigError
-from edged.node.trust.private_files import read_private
+from edged.node.trust.private_files import locked, read_private, replace_private
 
 MAX_PEERS = 1024
 _MAX_FILE_BYTES = 16 * 1024 * 1024
@@ -106,29 +102,8 @@ class PeerBook:
     def _change(self, change: Callable[[tuple[Peer, ...]], tuple[Peer, ...]]) -> None:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._locked():
-                self._replace(msgspec.json.encode(_File(change(self.all()))))
+            with locked(self._path):
+                content = msgspec.json.encode(_File(change(self.all())))
+                replace_private(self._path, msgspec.json.format(content, indent=2))
         except OSError as error:
             raise ConfigError(f"cannot write {self._path}: {error.strerror}") from error
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _replace(self, content: bytes) -> None:
-        """Whole or not at all, also if the power fails. A file of mkstemp is the user's alone."""
-        descriptor, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".peers-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.format(content, indent=2))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
-        except BaseException:
-            os.unlink(temporary)
-            raise

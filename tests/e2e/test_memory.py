@@ -26,7 +26,7 @@ async def test_models_share_one_memory_and_the_ledger_shows_it(tmp_path: Path) -
         "engine": engine,
         "models.first": {"path": path, "context_tokens": 1024},
         "models.second": {"path": path, "kv_memory": 4 * MIB, "max_sequences": 256},
-        "models.huge": {"path": path, "context_tokens": 2**24, "kv_memory": 100 * MIB},
+        "models.huge": {"path": path, "context_tokens": 2**20, "kv_memory": 100 * MIB},
     }
     async with serving(tmp_path, tables) as daemon:
         first, second = [await daemon.ready(name) for name in ("first", "second")]
@@ -42,7 +42,7 @@ async def test_models_share_one_memory_and_the_ledger_shows_it(tmp_path: Path) -
         assert min(reserved) == 0
         assert max(reserved) >= 64 * MIB
         huge = await daemon.model_until(has_failed, "huge")
-        assert "for 16777216 tokens of q8_0 KV, but kv_memory is 100 MiB" in huge.failure
+        assert "for 1048576 tokens of q8_0 KV, but kv_memory is 100 MiB" in huge.failure
         assert "what fits: context_tokens = 385280 with kv_type q8_0, or" in huge.failure
         table = (await daemon.edgectl("kv")).stdout
         assert "host  (all)" in table

@@ -8,6 +8,9 @@ turns a `Reason` into a gRPC code.
 from dataclasses import dataclass
 from enum import StrEnum
 
+MAX_SHOWN_CHARACTERS = 40
+"""Of a value that somebody else chose, in a sentence about it."""
+
 
 class Reason(StrEnum):
     """Stable, machine-readable causes. Clients may match on them: never rename one."""
@@ -135,3 +138,12 @@ class KvTransferError(EdgedError):
 
     def __init__(self, detail: str) -> None:
         super().__init__(Reason.INTERNAL, detail)
+
+
+def shown(value: float | str | None) -> str:
+    """A value as a message shows it: numbers short, texts quoted and cut."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, str) and len(value) > MAX_SHOWN_CHARACTERS:
+        return f"{value[:MAX_SHOWN_CHARACTERS]!r}… ({len(value)} characters)"
+    return repr(value) if isinstance(value, str) else str(value)

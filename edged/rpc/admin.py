@@ -11,7 +11,7 @@ import grpc
 import psutil
 
 from edged.clock import Clock
-from edged.errors import EdgedError, InvalidRequestError, Reason
+from edged.errors import EdgedError, InvalidRequestError, Reason, shown
 from edged.rpc.access.caller import Caller, current_caller
 from edged.rpc.access.own_requests import OwnRequests
 from edged.rpc.access.permits import may_see, tiers_for
@@ -26,7 +26,6 @@ from edged.rpc.convert_admin import (
 from edged.rpc.doors.network_limits import NetworkLimits
 from edged.rpc.gate import DoorGates
 from edged.rpc.view import DaemonView
-from edged.rpc.violations import shown
 from edged.rpc.watch import Pause, moments_to_tell
 from edged.rpc.writing import WRITE_STALL_S, write_within
 from edged.supervise.model import Models, ModelState, ModelStatus

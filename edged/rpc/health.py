@@ -15,7 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
 
-from edged.errors import EdgedError
+from edged.errors import EdgedError, shown
 from edged.rpc.writing import WRITE_STALL_S, write_within
 
 MAX_WATCHERS = 64
@@ -100,4 +100,4 @@ class Health:
         self._changed = asyncio.Event()
 
     def _unknown(self, service: str) -> str:
-        return f"there is no service {service!r}; expected one of {sorted(self._statuses)}"
+        return f"there is no service {shown(service)}; expected one of {sorted(self._statuses)}"

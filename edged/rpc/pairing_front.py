@@ -14,11 +14,10 @@ from typing import Protocol
 import grpc
 
 from edged.clock import Clock
-from edged.errors import EdgedError, Reason
+from edged.errors import EdgedError, Reason, shown
 from edged.log import get_logger
 from edged.node.trust.pairing import Pairing, PairingLimits, Pairings
 from edged.rpc.convert import caller_address
-from edged.rpc.violations import shown
 from edged.rpc.writing import WRITE_STALL_S, write_within
 from edged.v1 import access_pb2 as pb
 

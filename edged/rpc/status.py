@@ -116,7 +116,7 @@ def from_unexpected(error: Exception, method: str) -> CallFailure:
 
 def clip(text: str, max_bytes: int) -> str:
     """`text`, cut between characters to `max_bytes` of UTF-8; "…" shows that it was."""
-    encoded = text.encode()
+    encoded = text[: max_bytes + 1].encode()  # a character has at least a byte
     if len(encoded) <= max_bytes:
         return text
     return encoded[: max_bytes - len("…".encode())].decode(errors="ignore") + "…"

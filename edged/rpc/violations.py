@@ -1,10 +1,9 @@
 """What is wrong with a request: gathered field by field, told all together."""
 
-from edged.errors import EdgedError, FieldViolation, Reason
+from edged.errors import EdgedError, FieldViolation, Reason, shown
 
 MAX_KEPT = 32
 """Violations kept with their text; further ones are counted only."""
-MAX_SHOWN_CHARACTERS = 40
 
 
 class Violations:
@@ -42,12 +41,3 @@ class Violations:
             violations=tuple(self._kept),
             num_further_violations=self._num_further,
         )
-
-
-def shown(value: float | str | None) -> str:
-    """A value as a message shows it: numbers short, texts quoted and cut."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, str) and len(value) > MAX_SHOWN_CHARACTERS:
-        return f"{value[:MAX_SHOWN_CHARACTERS]!r}… ({len(value)} characters)"
-    return repr(value) if isinstance(value, str) else str(value)

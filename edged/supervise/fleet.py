@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edged.clock import Clock
 from edged.core.types import RequestId
 from edged.engine.wire import Prompt
-from edged.errors import EdgedError, Reason
+from edged.errors import EdgedError, Reason, shown
 from edged.supervise.handle import LOADING_RETRY_S, ModelHandle
 from edged.supervise.ledger import MemoryLedger
 from edged.supervise.model import ModelProgress, ModelStatus, RequestRow, Stream, Submission
@@ -91,7 +91,7 @@ class Fleet:
         exact = [(handle, known) for handle, known in found if known == request_id_prefix]
         if len(exact or found) != 1:
             which = f"{len(found)} requests begin" if found else "no request begins"
-            detail = f"{which} with {request_id_prefix!r}; one was expected"
+            detail = f"{which} with {shown(request_id_prefix)}; one was expected"
             raise EdgedError(Reason.UNKNOWN_REQUEST, detail)
         handle, request_id = (exact or found)[0]
         handle.cancel(request_id, CANCELLED)
@@ -170,7 +170,7 @@ class Fleet:
         handle = self._handles.get(model or self._default)
         if handle is None:
             names = ", ".join(repr(name) for name in self._handles)
-            detail = f"there is no model {model!r}; configured are: {names}"
+            detail = f"there is no model {shown(model)}; configured are: {names}"
             raise EdgedError(Reason.UNKNOWN_MODEL, detail)
         return handle
 

@@ -10,7 +10,7 @@ import pytest
 
 from edged.errors import EdgedError, Reason
 from edged.rpc.doors.arrivals import ArrivalLimits, Arrivals
-from edged.rpc.doors.receiving import MAX_REFLECTION_CALLS
+from edged.rpc.doors.receiving import MAX_REFLECTION_CALLS, MAX_SMALL_BYTES
 from edged.rpc.settings import RpcSettings
 from tests.rpc.assault import Target, staying
 from tests.rpc.fakes import GATE_TIMEOUT_S, finished
@@ -141,6 +141,39 @@ async def test_reflection_that_is_sent_garbage_is_told_so(front: Front) -> None:
     call = reflection(front)
     await call.write(b"\xff\xff")
     assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [
+        ("grpc.health.v1.Health/Check", grpc.StatusCode.NOT_FOUND),
+        ("edged.v1.AdminService/LoadModel", grpc.StatusCode.NOT_FOUND),
+    ],
+)
+async def test_a_request_without_a_prompt_is_small(
+    front: Front, method: str, status: grpc.StatusCode
+) -> None:
+    call = front.channel.unary_unary(f"/{method}")
+    assert await call(named(MAX_SMALL_BYTES)).code() == status
+    refused = call(named(MAX_SMALL_BYTES + 1))
+    assert await refused.code() == grpc.StatusCode.INVALID_ARGUMENT
+    told = await refused.details()
+    assert told == "the request has 65537 bytes; expected at most 65536 for this method"
+
+
+async def test_what_reflection_is_asked_is_small(front: Front) -> None:
+    call = reflection(front)
+    await call.write(named(MAX_SMALL_BYTES, field=4))
+    assert await call.read() is not grpc.aio.EOF
+    await call.write(named(MAX_SMALL_BYTES + 1, field=4))
+    assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def named(num_bytes: int, field: int = 1) -> bytes:
+    """A message with one text in that field, of so many bytes in all: between 2**14 and 2**21."""
+    size = num_bytes - 4
+    length = (size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14)
+    return bytes((field << 3 | 2, *length)) + b"x" * size
 
 
 async def test_reflection_calls_have_a_limit_of_their_own(front: Front) -> None:

@@ -38,6 +38,13 @@ async def test_the_health_of_an_unknown_service_is_not_found(front: Front) -> No
     assert "edged.v1.Nope" in (await call.details() or "")
 
 
+async def test_a_long_name_is_told_cut(front: Front) -> None:
+    call = front.health.Check(health_pb2.HealthCheckRequest(service="\x01" * 60_000))
+    assert await call.code() == grpc.StatusCode.NOT_FOUND
+    details = await call.details() or ""
+    assert details.startswith("there is no service '" + "\\x01" * 40 + "'… (60000 characters)")
+
+
 async def test_health_lists_every_service(front: Front) -> None:
     front.server.set_serving(True)
     answer = await front.health.List(health_pb2.HealthListRequest())

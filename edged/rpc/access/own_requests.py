@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from edged.core.types import RequestId
-from edged.errors import EdgedError, Reason
+from edged.errors import EdgedError, Reason, shown
 from edged.rpc.access.caller import Caller
-from edged.rpc.violations import shown
 
 
 class OwnRequests:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edged.core.types import TIER_RANK, ServiceLevel
-from edged.errors import EdgedError, Reason
+from edged.errors import EdgedError, Reason, shown
 from edged.node.trust.grant import Grant
 from edged.rpc.convert import Tiers
-from edged.rpc.violations import shown
 from edged.supervise.model import ModelStatus
 from edged.v1 import inference_pb2 as pb
 

@@ -23,13 +23,18 @@ REFLECTION_PREFIX = "/grpc.reflection."
 """Of the one service with streams of requests."""
 MAX_REFLECTION_CALLS = 16
 """They stay open for as long as their clients like."""
+PROMPTS_PREFIX = "/edged.v1.InferenceService/"
+"""Of the one service whose requests have prompts, and may have as many bytes as a message may."""
+MAX_SMALL_BYTES = 64 * 1024
+"""Of every other request, which anybody may be able to send."""
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 _Context = grpc.aio.ServicerContext[bytes, object]
 _Requests = AsyncIterator[bytes]
 _Behaviour = Callable[[object, _Context], Awaitable[object]]
-_OfStream = Callable[[_Requests, _Context], AsyncIterable[object]]
+_Parse = Callable[[bytes], object]
+_OfStream = Callable[[AsyncIterator[object], _Context], AsyncIterable[object]]
 _Answer = Callable[[_Requests, _Context], Awaitable[object]]
 
 
@@ -52,28 +57,31 @@ class RequestsAreReadHere(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = handler_call_details.method
-        parse = cast(Callable[[bytes], object] | None, handler.request_deserializer)
+        parse = cast(_Parse | None, handler.request_deserializer)
         if handler.request_streaming:
             if inspect.iscoroutinefunction(handler.stream_stream):
                 return handler  # it refuses the call, and reads nothing
             assert method.startswith(REFLECTION_PREFIX), f"{method} reads by itself"
             of_stream = cast(_OfStream, handler.stream_stream)
-            answer = _ending_well(self._gated(of_stream))
+            answer = _ending_well(self._gated(of_stream, _within(MAX_SMALL_BYTES, parse)))
             make = grpc.stream_stream_rpc_method_handler
-        elif handler.response_streaming:
-            behaviour = cast(_Behaviour, handler.unary_stream)
-            answer = _ending_well(self._reading(behaviour, parse))
-            make, parse = grpc.stream_stream_rpc_method_handler, None
         else:
-            behaviour = cast(_Behaviour, handler.unary_unary)
+            if not method.startswith(PROMPTS_PREFIX):
+                parse = _within(MAX_SMALL_BYTES, parse)
+            streams = handler.response_streaming
+            behaviour = cast(_Behaviour, handler.unary_stream if streams else handler.unary_unary)
             answer = _ending_well(self._reading(behaviour, parse))
-            make, parse = grpc.stream_unary_rpc_method_handler, None
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if streams
+                else grpc.stream_unary_rpc_method_handler
+            )
         wrapped: object = make(
-            answer, request_deserializer=parse, response_serializer=handler.response_serializer
+            answer, request_deserializer=None, response_serializer=handler.response_serializer
         )
         return cast("grpc.RpcMethodHandler[_Request, _Response]", wrapped)
 
-    def _reading(self, behaviour: _Behaviour, parse: Callable[[bytes], object] | None) -> _Answer:
+    def _reading(self, behaviour: _Behaviour, parse: _Parse | None) -> _Answer:
         async def read_and_answer(_: _Requests, context: _Context) -> object:
             async with self._arrivals.place(context.peer()):
                 raw = await context.read()
@@ -85,13 +93,28 @@ class RequestsAreReadHere(grpc.aio.ServerInterceptor):
 
         return read_and_answer
 
-    def _gated(self, of_stream: _OfStream) -> _Answer:
+    def _gated(self, of_stream: _OfStream, parse: _Parse) -> _Answer:
         async def answer_in_turn(requests: _Requests, context: _Context) -> None:
             with self._reflecting.entered():
-                async for message in of_stream(requests, context):
+                parsed = (parse(raw) async for raw in requests)
+                async for message in of_stream(parsed, context):
                     await context.write(message)
 
         return answer_in_turn
+
+
+def _within(max_bytes: int, parse: _Parse | None) -> _Parse:
+    """`parse`, of so many bytes at most."""
+
+    def parse_small(raw: bytes) -> object:
+        if len(raw) > max_bytes:
+            raise EdgedError(
+                Reason.INVALID_ARGUMENT,
+                f"the request has {len(raw)} bytes; expected at most {max_bytes} for this method",
+            )
+        return raw if parse is None else parse(raw)
+
+    return parse_small
 
 
 def _ending_well(answer: _Answer) -> _Answer:

@@ -66,7 +66,7 @@ def _print_created(made: access_pb2.CreateTokenResponse, *, json: bool) -> None:
         emit(f"{harmless(made.secret)}\n")
     note(
         f"token {token.grant.name!r}, id {token.token_id}: it cannot be shown again. Its holder "
-        "pairs with `edgectl pair HOST --token TOKEN`, or sends it as EDGED_TOKEN"
+        "pairs with `edgectl pair HOST --token -`, which reads it, or sends it as EDGED_TOKEN"
     )
 
 

@@ -91,7 +91,7 @@ class Token(message.Message):
     last_used_s: builtins.float
     """When it was last used, as far as the running daemon knows."""
     is_credential: builtins.bool
-    """Whether it is given by the service's credentials, and so cannot be revoked here."""
+    """Whether it is given by the service's credentials. It can be revoked like any other."""
     @builtins.property
     def grant(self) -> Grant:
         """What it allows."""

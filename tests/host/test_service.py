@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import subprocess
 
 import pytest
 
@@ -100,16 +101,31 @@ async def test_model_in_a_home_is_hidden_unless_a_drop_in_shows_it(installed: Bo
     shutil.rmtree(installed.path(models))
 
 
-async def test_tokens_may_come_as_a_credential(installed: BootedHost) -> None:
+async def test_tokens_may_come_as_a_credential_and_are_revoked_like_others(
+    installed: BootedHost,
+) -> None:
     stored = installed.path("/etc/credstore/edged.tokens")
     stored.parent.mkdir(exist_ok=True)
-    stored.write_text('{"tokens": []}')
+    make = ("edgectl", "token", "create", "laptop", "--tier", "batch", "--file")
+    token = installed.check(*make, "/etc/credstore/edged.tokens").strip()
     try:
         async with running(installed, sim_tables(server=QUIET)):
-            given = installed.path("/run/credentials/edged.service/edged.tokens")
-            assert given.read_text() == stored.read_text()
+            shown = await as_holder(installed, token)
+            assert "laptop       may use every model up to tier batch" in shown.stdout
+            await asyncio.to_thread(
+                installed.check, "edgectl", "token", "revoke", "laptop", **ADDRESS
+            )
+            assert "'laptop' was revoked" in (await as_holder(installed, token)).stderr
+        async with running(installed, sim_tables(server=QUIET)):
+            assert "'laptop' was revoked" in (await as_holder(installed, token)).stderr
     finally:
-        stored.unlink()
+        for file in stored.parent.glob("edged.tokens*"):
+            file.unlink()
+
+
+async def as_holder(host: BootedHost, token: str) -> "subprocess.CompletedProcess[str]":
+    """Asks the daemon who it is, with that token."""
+    return await asyncio.to_thread(host.run, "edgectl", "identity", **ADDRESS, EDGED_TOKEN=token)
 
 
 async def test_stopping_lets_an_answer_end(installed: BootedHost) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -203,6 +204,22 @@ def test_a_file_damaged_later_leaves_the_tokens_known_before(tmp_path: Path) -> 
     assert store.path.read_text() == "{", "what cannot be read is not overwritten"
 
 
+def test_a_file_that_cannot_be_read_for_a_moment_is_read_after_it(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    token, _ = store.create(LAPTOP, 1000.0)
+    TokenStore(store.path).revoke("laptop", 1001.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with capture_logs() as lines:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            found = [store.find(token) for _ in range(2)]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [one.is_valid for one in found] == [True, True], "nobody could know better"
+    assert [line["log_level"] for line in lines] == ["error"]
+    assert refused(store, token) is Reason.TOKEN_REVOKED
+
+
 @pytest.mark.parametrize("mode", [0o620, 0o602])
 def test_a_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "tokens.json"
@@ -300,14 +317,22 @@ def test_tokens_of_a_credential_are_valid_and_marked(tmp_path: Path) -> None:
     assert "laptop" not in store.path.read_text()
 
 
-def test_a_token_of_a_credential_cannot_be_revoked_nor_its_name_taken(tmp_path: Path) -> None:
+def test_the_name_of_a_token_of_a_credential_is_taken(tmp_path: Path) -> None:
     store, token = with_credential(tmp_path)
-    with pytest.raises(EdgedError, match=r"edged\.tokens") as caught:
-        store.revoke("laptop", 1001.0)
-    assert caught.value.reason is Reason.BAD_CONFIG
     with pytest.raises(EdgedError, match="already"):
         store.create(LAPTOP, 1001.0)
     assert store.find(token).is_valid
+
+
+def test_a_revoked_token_of_a_credential_stays_revoked(tmp_path: Path) -> None:
+    store, token = with_credential(tmp_path)
+    assert store.revoke("laptop", 1001.0).revoked_s == 1001.0
+    after_restart = TokenStore(store.path, tmp_path / "edged.tokens")
+    for one in (store, after_restart):
+        assert refused(one, token) is Reason.TOKEN_REVOKED
+        assert [record.is_credential for record in one.all()] == [True]
+    again, _ = store.create(LAPTOP, 1002.0)
+    assert store.find(again).grant == LAPTOP
 
 
 # ── The limit ────────────────────────────────────────────────────────────────────────────────────
@@ -342,6 +367,21 @@ def test_the_token_revoked_first_makes_room(tmp_path: Path) -> None:
     assert len(ids) == MAX_TOKENS
     assert f"{3:08x}" not in ids
     assert f"{5:08x}" in ids
+
+
+def test_a_revoked_token_that_a_credential_may_give_again_makes_no_room(tmp_path: Path) -> None:
+    with_credential(tmp_path)
+    (tmp_path / "state").mkdir(mode=0o700)
+    full_store(tmp_path / "state", revoked=(5,))
+    path, credential = tmp_path / "state" / "tokens.json", tmp_path / "edged.tokens"
+    store = TokenStore(path, credential)
+    assert store.revoke("laptop", 2.0).is_credential, "5 has made room"
+    for knowing in (store, TokenStore(path)):
+        with pytest.raises(EdgedError, match="revoke one first"):
+            knowing.create(Grant("other"), 1000.0)
+    credential.unlink()
+    TokenStore(path, credential).create(Grant("other"), 1000.0)
+    assert all(one.grant.name != "laptop" for one in TokenStore(path).all())
 
 
 def test_a_file_with_one_token_too_many_is_refused(tmp_path: Path) -> None:

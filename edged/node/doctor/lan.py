@@ -22,8 +22,7 @@ from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.firewall import open_command
 from edged.node.doctor.host import Host, Interface
 from edged.node.doctor.subject import TOKENS_CREDENTIAL, Subject
-from edged.node.trust.token_file import read_tokens
-from edged.node.trust.tokens import TOKENS_FILE
+from edged.node.trust.tokens import TOKENS_FILE, TokenStore
 
 MDNS_GROUP, MDNS_PORT = "224.0.0.251", 5353
 HEAR_LIMIT_S = 0.7
@@ -124,17 +123,16 @@ def _tokens(subject: Subject) -> Iterator[Finding]:
     state = subject.state_directory
     assert state is not None, "there are settings"
     path = state / TOKENS_FILE
-    if subject.is_service and subject.host.exists(TOKENS_CREDENTIAL):
-        yield ok("lan.tokens", f"tokens are given by {TOKENS_CREDENTIAL}")
-        return
     make = f"edgectl token create NAME --file {path}"
     own = subject.host.path(path)
-    if own.exists() and not subject.host.may("read", own):
-        name = subject.host.user.name
-        yield note("lan.tokens", f"{path} may not be read by {name}", "sudo edgectl doctor")
-        return
+    given = subject.host.path(TOKENS_CREDENTIAL) if subject.is_service else None
+    for file in (own, given):
+        if file is not None and file.exists() and not subject.host.may("read", file):
+            name = subject.host.user.name
+            yield note("lan.tokens", f"{file} may not be read by {name}", "sudo edgectl doctor")
+            return
     try:
-        num_valid = sum(token.is_valid for token in read_tokens(own))
+        num_valid = sum(token.is_valid for token in TokenStore(own, given).all())
     except ConfigError as error:
         yield problem("lan.tokens", error.detail, f"move it away, then {make}")
         return

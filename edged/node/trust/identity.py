@@ -43,7 +43,8 @@ class Identity:
         remedy = (
             f"remove {CERTIFICATE_FILE} from the state directory, start again, and pair again"
             if self.is_own
-            else "renew the file that server.tls_certificate names, and reload"
+            else "renew the file that server.tls_certificate names, and reload; restart, if it or "
+            "its key is a credential of the service"
         )
         left_days = (self.not_after_s - now_s) / 86400
         if now_s < self.not_before_s:

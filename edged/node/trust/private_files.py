@@ -11,7 +11,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edged.errors import ConfigError
@@ -164,7 +164,9 @@ def replace_private(path: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-    _sync_directory(path.parent)
+    # It is in place for everybody who looks; only a power failure could still bring back the old.
+    with suppress(OSError):
+        _sync_directory(path.parent)
 
 
 def _give_to_owner_of(directory: Path, descriptor: int) -> None:

@@ -33,7 +33,7 @@ class TokenRecord:
     created_s: float
     revoked_s: float | None = None
     is_credential: bool = False
-    """Given by the service manager: it cannot be revoked here."""
+    """Given by the service manager, which gives it again at the next start."""
 
     @property
     def is_valid(self) -> bool:
@@ -53,6 +53,7 @@ class _Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     secret_sha256: str
     created_s: float
     revoked_s: float | None = None
+    is_credential: bool = False
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,7 +78,9 @@ def read_tokens(path: Path, *, is_credential: bool = False) -> tuple[TokenRecord
         raise ConfigError(
             f"{path} has version {file.version}; this edged knows version {_FORMAT_VERSION}"
         )
-    records = tuple(_to_record(token, is_credential) for token in file.tokens)
+    records = tuple(
+        _to_record(token, is_credential or token.is_credential) for token in file.tokens
+    )
     _check(path, records)
     return records
 
@@ -131,6 +134,7 @@ def encoded(records: tuple[TokenRecord, ...]) -> bytes:
             secret_sha256=record.secret_sha256,
             created_s=record.created_s,
             revoked_s=record.revoked_s,
+            is_credential=record.is_credential,
         )
         for record in records
     )

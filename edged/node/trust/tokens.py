@@ -35,6 +35,7 @@ MAX_TOKEN_CHARACTERS = 64
 _TOKEN = re.compile(r"edged_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
 _NOBODYS_SHA256 = hashlib.sha256(b"").hexdigest()
 _Records = tuple[TokenRecord, ...]
+_Versions = tuple[FileVersion | None, FileVersion | None]
 
 _log = get_logger("tokens")
 
@@ -48,7 +49,11 @@ class TokenStore:
         self._path = path
         self._credential = credential
         self._records: dict[str, TokenRecord] = {}
-        self._seen: tuple[FileVersion | None, FileVersion | None] = (None, None)
+        self._given: frozenset[str] | None = None
+        """The ids that the credential has; None: whether there is one is not known."""
+        self._seen: _Versions = (None, None)
+        self._told: _Versions | None = None
+        """Of files that were told to be unusable."""
         self.reload()
 
     @property
@@ -75,8 +80,10 @@ class TokenStore:
             () if self._credential is None else read_tokens(self._credential, is_credential=True)
         )
         own = read_tokens(self._path)
-        # A record of the file stands before one of the credential, so that the operator can
-        # revoke what an older credential still has.
+        if self._credential is not None:
+            self._given = frozenset(record.token_id for record in given)
+        # A record of the file stands before one of the credential, so that what the credential
+        # gives can be revoked.
         self._records = {record.token_id: record for record in (*given, *own)}
         self._seen = seen
 
@@ -102,7 +109,7 @@ class TokenStore:
             taken = {record.token_id for record in records} | set(self._records)
             token_id = next(one for one in iter(_new_id, "") if one not in taken)
             made.append(TokenRecord(token_id, grant, _sha256(secret), now_s))
-            return (*_with_room(records), made[0])
+            return (*_with_room(records, self._given), made[0])
 
         self._change(with_new)
         return f"edged_{made[0].token_id}_{secret}", made[0]
@@ -111,21 +118,16 @@ class TokenStore:
         """Refuse a token from now on. One that was revoked already stays as it is.
 
         Raises:
-            EdgedError: UNKNOWN_TOKEN; BAD_CONFIG, the service's credentials give it, or the file
-                cannot be changed.
+            EdgedError: UNKNOWN_TOKEN; BAD_CONFIG, the file cannot be changed.
         """
         revoked: list[TokenRecord] = []
 
         def without(records: _Records) -> _Records:
             found = _named((*records, *self._of_credential()), name_or_id)
-            if found.is_credential:
-                raise EdgedError(
-                    Reason.BAD_CONFIG,
-                    f"token {found.grant.name!r} is given by the service's credential "
-                    f"{CREDENTIAL}: take it out there, and reload the service",
-                )
             changed = replace(found, revoked_s=now_s) if found.is_valid else found
             revoked.append(changed)
+            if all(one.token_id != found.token_id for one in records):
+                return (*_with_room(records, self._given), changed)  # it was the credential's alone
             return tuple(changed if one.token_id == found.token_id else one for one in records)
 
         self._change(without)
@@ -167,20 +169,24 @@ class TokenStore:
     def _of_credential(self) -> _Records:
         return tuple(record for record in self._records.values() if record.is_credential)
 
-    def _versions(self) -> tuple[FileVersion | None, FileVersion | None]:
+    def _versions(self) -> _Versions:
         credential = None if self._credential is None else version_of(self._credential)
         return version_of(self._path), credential
 
     def _reload_if_changed(self) -> None:
-        """A file that became unusable is told once; the tokens known before still hold."""
+        """A file that became unusable is told once; the tokens known before still hold. One that
+        cannot be read now, for want of descriptors say, is read at the next call."""
         versions = self._versions()
         if versions == self._seen:
             return
         try:
             self.reload()
         except ConfigError as error:
-            self._seen = versions
-            _log.error("the tokens' file is unusable, the last ones hold", detail=error.detail)
+            if not isinstance(error.__cause__, OSError):
+                self._seen = versions
+            if versions != self._told:
+                self._told = versions
+                _log.error("the tokens' file is unusable, the last ones hold", detail=error.detail)
 
     def _change(self, change: Callable[[_Records], _Records]) -> None:
         make_state_directory(self._path.parent)
@@ -234,15 +240,21 @@ def _named(records: Iterable[TokenRecord], name_or_id: str) -> TokenRecord:
     return max(found, key=lambda one: (one.is_valid, one.token_id == name_or_id, one.created_s))
 
 
-def _with_room(records: _Records) -> _Records:
-    """Without the token that was revoked first, if there is no room for another.
+def _with_room(records: _Records, given: frozenset[str] | None) -> _Records:
+    """Without the token that was revoked first, if there is no room for another. One that the
+    credential may give again stays: it would hold again.
 
     Raises:
         EdgedError: BAD_CONFIG; all of them are valid.
     """
     if len(records) < MAX_TOKENS:
         return records
-    revoked = [record for record in records if not record.is_valid]
+    revoked = [
+        record
+        for record in records
+        if not record.is_valid
+        and not (record.is_credential and (given is None or record.token_id in given))
+    ]
     if not revoked:
         raise EdgedError(
             Reason.BAD_CONFIG,

@@ -9,7 +9,7 @@ import pytest
 from edged.node.doctor.host import Interface
 from edged.node.doctor.lan import check_interfaces, check_multicast, check_settings, hears, probe
 from edged.node.trust.grant import Grant
-from edged.node.trust.tokens import TOKENS_FILE, TokenStore
+from edged.node.trust.tokens import CREDENTIAL, TOKENS_FILE, TokenStore
 from tests.node.doctor.machine import ME, NOW_S, Machine, found, levels
 
 CONFIG = '[server]\nlisten = "0.0.0.0:7411"\nstate_directory = "/state"\n'
@@ -63,10 +63,22 @@ def test_tokens_that_this_user_may_not_read_are_a_note(machine: Machine) -> None
     assert levels(check_settings, machine.subject(CONFIG)) == {"lan.tokens": "note"}
 
 
-def test_tokens_that_the_service_is_given_count(machine: Machine) -> None:
+def test_tokens_that_the_service_is_given_count_until_they_are_revoked(machine: Machine) -> None:
+    machine.write("/etc/systemd/system/edged.service")
+    given = TokenStore(machine.folder("/etc/credstore", 0o700) / CREDENTIAL)
+    subject = machine.subject(CONFIG, user=ME)
+    assert levels(check_settings, subject) == {"lan.tokens": "problem"}
+    given.create(Grant("laptop"), NOW_S)
+    assert levels(check_settings, subject) == {"lan.tokens": "ok"}
+    path = machine.folder("/state", 0o700) / TOKENS_FILE
+    TokenStore(path, given.path).revoke("laptop", NOW_S)
+    assert levels(check_settings, subject) == {"lan.tokens": "problem"}
+
+
+def test_a_credential_that_this_user_may_not_read_is_a_note(machine: Machine) -> None:
     machine.write("/etc/systemd/system/edged.service")
     machine.write("/etc/credstore/edged.tokens", mode=0o600)
-    assert levels(check_settings, machine.subject(CONFIG)) == {"lan.tokens": "ok"}
+    assert levels(check_settings, machine.subject(CONFIG)) == {"lan.tokens": "note"}
 
 
 @pytest.mark.parametrize("content", ["text", "[]", '{"tokens": 5}', '{"tokens": [1]}', "{}"])

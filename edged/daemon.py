@@ -95,7 +95,7 @@ class Daemon:
                 if model.preload and not self._is_draining:
                     await fleet.load(name)
             host.listening()
-            reloader.begin(Parts(fleet, server, host, hooks=(server.reload_trust,)))
+            reloader.begin(Parts(fleet, server, host))
             host.inhibit_suspend(inhibits=self._settings.server.inhibit_suspend)
             await self._drain_requested.wait()
             server.set_serving(False)

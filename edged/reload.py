@@ -1,9 +1,10 @@
 """Reading the configuration again while the daemon runs: what changes at once, what waits.
 
 Theory of operation: SIGHUP and `AdminService.Reload` do the same, one at a time. The configuration
-is read as it was at the start, from the same flags, variables and file, and checked as a whole: one
-that is wrong changes nothing. What the daemon runs with is then that configuration, but for what it
-cannot change while it runs, which stays as it was and is told again at each reload.
+is read as it was at the start, from the same flags, variables and file, and checked as a whole;
+tokens and certificate are read with it. If anything is wrong nothing changes. What the daemon runs
+with is then that configuration, but for what it cannot change while it runs, which stays as it was
+and is told again at each reload.
 
 | setting | a new value holds |
 |---|---|
@@ -17,8 +18,8 @@ cannot change while it runs, which stays as it was and is told again at each rel
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from edged.config import Settings
 from edged.config.changes import changes
@@ -50,9 +51,6 @@ LIVE = frozenset(
 
 ReadSettings = Callable[[], Settings]
 """Raises ConfigError: one line for each thing that is wrong."""
-Hook = Callable[[], Iterable[str]]
-"""Reads something beside the configuration again; what has changed, in sentences. Raises
-EdgedError: it stays as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +60,6 @@ class Parts:
     fleet: Fleet
     server: RpcServer
     host: Host
-    hooks: Sequence[Hook] = ()
-    """Called at each reload, when a configuration that is right has been taken over."""
 
 
 class Reloader:
@@ -120,7 +116,10 @@ class Reloader:
             read = await asyncio.to_thread(self._read)
             if parts.fleet.is_draining:
                 return ReloadReport(problems=(SHUTTING_DOWN,))
-            return self._take_over(read, parts)
+            # Before anything else, since it may be what is wrong.
+            trust = parts.server.reload_trust()
+            report = self._take_over(read, parts)
+            return replace(report, changes=(*report.changes, *trust))
         except ConfigError as error:
             return ReloadReport(problems=tuple(error.detail.splitlines()))
         except Exception as error:  # a defect must not end a daemon that serves
@@ -151,14 +150,8 @@ class Reloader:
                 parts.fleet.load_soon(name)
         told = [str(change) for change in changes(before, after)]
         told += _changes_of_models(before, after)
-        problems = []
-        for hook in parts.hooks:
-            try:
-                told += hook()
-            except EdgedError as error:
-                problems += error.detail.splitlines()
         waiting = (*_restarts(after, read), *_waiting_models(parts.fleet.status()))
-        return ReloadReport(tuple(told), waiting, tuple(problems))
+        return ReloadReport(tuple(told), waiting)
 
 
 def with_live_of(read: Settings, running: Settings) -> Settings:

@@ -27,7 +27,7 @@ class ReloadReport:
     waiting: tuple[str, ...] = ()
     """What is configured otherwise, and holds only after a restart or when a model is loaded."""
     problems: tuple[str, ...] = ()
-    """What is wrong with the configuration, which changes nothing then; or beside it."""
+    """What is wrong with the configuration, the tokens or the certificate; then nothing changes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +12,9 @@ import pytest
 from edged.clock import MonotonicClock
 from edged.config import Flag, Settings, load_settings
 from edged.core.types import SloTier
-from edged.errors import ConfigError, EdgedError, Reason
+from edged.errors import ConfigError
 from edged.node.service.host import Host
-from edged.reload import LIVE, Hook, Parts, Reloader, with_live_of
+from edged.reload import LIVE, Parts, Reloader, with_live_of
 from edged.rpc.convert import Tiers
 from edged.rpc.server import RpcServer
 from edged.startup import model_specs, tier_specs
@@ -45,8 +45,14 @@ class Source:
         return self.settings
 
 
+def none_changed() -> tuple[str, ...]:
+    return ()
+
+
 @asynccontextmanager
-async def reloading(source: Source, *hooks: Hook) -> AsyncIterator[Reloader]:
+async def reloading(
+    source: Source, reload_trust: Callable[[], tuple[str, ...]] = none_changed
+) -> AsyncIterator[Reloader]:
     before, clock = source.settings, MonotonicClock()
     fleet = Fleet(model_specs(before, {}), before.default_model, clock)
     tiers = Tiers(tier_specs(before), SloTier.STANDARD)
@@ -54,9 +60,10 @@ async def reloading(source: Source, *hooks: Hook) -> AsyncIterator[Reloader]:
         trust = trust_in(Path(state))
         view = Daemon().view(started_s=0.0)
         server = RpcServer(LOOPBACK, fleet, tiers, view, clock, trust=trust)
+        server.reload_trust = reload_trust  # type: ignore[method-assign]
         host = Host({}, fleet, clock)
         reloader = Reloader(before, source.read)
-        reloader.begin(Parts(fleet, server, host, hooks))
+        reloader.begin(Parts(fleet, server, host))
         try:
             yield reloader
         finally:
@@ -67,7 +74,7 @@ async def reloading(source: Source, *hooks: Hook) -> AsyncIterator[Reloader]:
 async def test_signals_that_come_together_are_one_reload_or_two() -> None:
     source, done = Source(), asyncio.Event()
 
-    def note() -> Iterable[str]:
+    def note() -> tuple[str, ...]:
         done.set()
         return ()
 
@@ -97,7 +104,7 @@ async def test_calls_wait_for_their_turn_and_each_is_answered() -> None:
 async def test_caller_that_leaves_does_not_end_the_reload() -> None:
     source, done = Source(), asyncio.Event()
 
-    def note() -> Iterable[str]:
+    def note() -> tuple[str, ...]:
         done.set()
         return ()
 
@@ -108,24 +115,32 @@ async def test_caller_that_leaves_does_not_end_the_reload() -> None:
         await done.wait()
 
 
-async def test_what_is_read_beside_it_is_told_and_may_fail_by_itself() -> None:
-    def good() -> Iterable[str]:
-        return ["token 'laptop' is revoked"]
-
-    def bad() -> Iterable[str]:
-        raise EdgedError(Reason.INTERNAL, "the tokens cannot be read: not JSON")
-
+async def test_what_is_trusted_is_read_too_and_told() -> None:
     source = Source()
-    async with reloading(source, good, bad) as reloader:
+    async with reloading(source, lambda: ("the certificate is another: SHA256:x",)) as reloader:
         source.settings = configured(drain_s=7.0)
         report = await reloader.reload()
-        assert report.changes == ("server.drain_s = 7.0 (was 30.0)", "token 'laptop' is revoked")
+        assert report.changes == (
+            "server.drain_s = 7.0 (was 30.0)",
+            "the certificate is another: SHA256:x",
+        )
+
+
+async def test_nothing_changes_if_what_is_trusted_is_wrong() -> None:
+    def bad() -> tuple[str, ...]:
+        raise ConfigError("the tokens cannot be read: not JSON")
+
+    source = Source()
+    async with reloading(source, bad) as reloader:
+        source.settings = configured(drain_s=7.0)
+        report = await reloader.reload()
+        assert (report.changes, report.waiting) == ((), ())
         assert report.problems == ("the tokens cannot be read: not JSON",)
-        assert reloader.settings.server.drain_s == 7.0
+        assert reloader.settings.server.drain_s == 30.0
 
 
 async def test_nothing_is_read_beside_a_configuration_that_is_wrong() -> None:
-    def never() -> Iterable[str]:
+    def never() -> tuple[str, ...]:
         raise AssertionError("called")
 
     source = Source()
@@ -137,7 +152,7 @@ async def test_nothing_is_read_beside_a_configuration_that_is_wrong() -> None:
 
 
 async def test_defect_is_a_problem_and_ends_nothing() -> None:
-    def broken() -> Iterable[str]:
+    def broken() -> tuple[str, ...]:
         raise RuntimeError("a defect")
 
     async with reloading(Source(), broken) as reloader:

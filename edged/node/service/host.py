@@ -14,7 +14,7 @@ awake.
 import asyncio
 import os
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Protocol
 
 from edged.clock import Clock
@@ -32,6 +32,8 @@ EXTEND_S = 15.0
 """How much longer the service manager waits, counted from when it is told."""
 EXTEND_EVERY_S = 5.0
 DRAIN_MARGIN_S = 30.0
+
+_Work = Callable[[], Coroutine[None, None, None]]
 """What stopping takes beside the running work: engines that put KV on disk, open calls."""
 
 
@@ -73,9 +75,9 @@ class Host:
         """Clients are answered from now on."""
         self._notifier.tell_state(READY="1", STATUS=self._status())
         if self._notifier.is_heard:
-            self._begin(self._report(), "report")
+            self._begin(self._report, "report")
         if self._watchdog is not None:
-            self._begin(self._watchdog.keep(), "watchdog")
+            self._begin(self._watchdog.keep, "watchdog")
 
     def inhibit_suspend(self, *, inhibits: bool) -> None:
         """Whether the host is kept awake while requests run."""
@@ -84,7 +86,7 @@ class Host:
             self._inhibiting = None
         elif inhibits and self._inhibiting is None:
             inhibitor = SuspendInhibitor(self._work, ways(sys.platform))
-            self._inhibiting = self._begin(inhibitor.keep(), "suspend inhibitor")
+            self._inhibiting = self._begin(inhibitor.keep, "suspend inhibitor")
 
     def reloading(self) -> None:
         """Until `reloaded`."""
@@ -117,16 +119,16 @@ class Host:
 
     # ── Inside ───────────────────────────────────────────────────────────────────────────────────
 
-    def _begin(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+    def _begin(self, work: _Work, name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(self._kept(work, name), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _kept(self, work: Coroutine[None, None, None], name: str) -> None:
+    async def _kept(self, work: _Work, name: str) -> None:
         """A defect here must not end the daemon; that of the watchdog ends its feeding."""
         try:
-            await work
+            await work()
         except Exception:
             self._log.exception(f"the {name} has failed")
 

@@ -182,7 +182,7 @@ class RpcServer:
 
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, let running ones end for `grace_s`, then cancel them; no socket file
-        is left. May be called twice, and on a server that did not start."""
+        is left. May be called again when it has returned, and on a server that did not start."""
         self._health.close()
         if self._reminding is not None:
             self._reminding.cancel()

@@ -30,10 +30,10 @@ def install_service(
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
     no_start: Annotated[
-        bool, typer.Option("--no-start", help="Do not start it now; it starts with the system.")
-    ] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Also if it runs already: the program is a new one.")
+        bool,
+        typer.Option(
+            "--no-start", help="Do not start or restart it now; it starts with the system."
+        ),
     ] = False,
     root: Annotated[
         Path, typer.Option(metavar="DIR", hidden=True, help="Install below this directory.")
@@ -45,8 +45,8 @@ def install_service(
 ) -> None:
     """Make edged a service that systemd or launchd starts, or remove it.
 
-    Writes the unit, a configuration file if there is none, and links on the PATH. What is right
-    already is left alone.
+    Writes the unit, a configuration file if there is none, and links on the PATH, and restarts a
+    service that runs what was installed before. What is right already is left alone.
     """
     # Only this command needs them.
     from edged.config.reference import commented_file  # noqa: PLC0415
@@ -70,7 +70,7 @@ def install_service(
         found = program or shipped.program("edged")
         needed = (found,) if program else shipped.needed_to_run(found)
         _refuse(installation.why_not_this_program(host, needed), dry_run)
-        wanted = installation.Wanted(found, commented_file(), not no_start, restart)
+        wanted = installation.Wanted(found, commented_file(), not no_start)
         plan = installation.plan_install(host, wanted)
     _carry_out(plan, host, is_dry_run=dry_run, is_staged=is_staged)
     if dry_run or not plan:

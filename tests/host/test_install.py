@@ -39,7 +39,9 @@ def test_second_installation_changes_nothing(installed: BootedHost) -> None:
     assert shown(installed, "MainPID") == pid
 
 
-def test_new_sources_are_installed_and_the_service_is_restarted(installed: BootedHost) -> None:
+def test_new_sources_are_installed_and_the_service_is_restarted_when_it_may_be(
+    installed: BootedHost,
+) -> None:
     installed.check("systemctl", "start", UNIT)
     pid = shown(installed, "MainPID")
     (stamp,) = installed.path("/opt/edged").glob("installed-*")
@@ -48,11 +50,16 @@ def test_new_sources_are_installed_and_the_service_is_restarted(installed: Boote
         path.unlink()
     stamp.write_text("of another checkout\n")
     module.write_text("")
-    lines = run_script(installed).splitlines()
+    lines = run_script(installed, "--no-start").splitlines()
     assert lines[0].startswith("install: install edged, llama.cpp and the embedded model into")
-    assert lines[1:] == [f"run systemctl restart {UNIT}"]
+    assert lines[1:] == [
+        f"keep {UNIT}: it runs what was installed before; to restart it: systemctl restart {UNIT}",
+    ]
     assert module.read_text(), "the same version was installed over it"
+    assert shown(installed, "MainPID") == pid
+    assert run_script(installed) == f"run systemctl restart {UNIT}\n"
     assert shown(installed, "MainPID") != pid
+    assert run_script(installed) == ""
 
 
 def test_folder_that_somebody_else_made_is_left_alone(installed: BootedHost) -> None:

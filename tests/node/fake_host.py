@@ -1,5 +1,6 @@
 """A host in a folder, whose service manager and programs do what they are told, in memory."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,9 @@ PROGRAM = Path("/opt/edged/bin/edged")
 GROUPS = "root:x:0:\nvideo:x:44:\n"
 USERS = "root:x:0:0::/:/bin/sh\n"
 CONFIG_TEXT = "# nothing is set\n"
+PID = 4711
+FILE_TIME_S = 0.02
+"""More than two files may be apart and have the same time."""
 
 
 @dataclass
@@ -30,6 +34,8 @@ class FakeHost:
     """A command that fails, when it is told to do something."""
     lingers: int = 0
     """How often a job of launchd that ends is still seen."""
+    started_s: float = 0.0
+    """When what runs was started."""
     asked: list[str] = field(default_factory=list)
     _ending: int = 0
 
@@ -42,12 +48,24 @@ class FakeHost:
     @property
     def host(self) -> Host:
         environ = {"HOME": "/users/alice", "PATH": "/usr/bin"}
-        return Host(environ, self.run, self.uid, self.is_user, self.is_macos, self.root)
+        who = (self.uid, self.is_user, self.is_macos)
+        return Host(environ, self.run, *who, self.root, self.when_started)
 
-    def install(self, *, starts: bool = True, restarts: bool = False) -> list[str]:
+    def when_started(self, pid: int) -> float | None:
+        return self.started_s if pid == PID else None
+
+    def install(self, *, starts: bool = True) -> list[str]:
         """What was done."""
-        wanted = Wanted(self.program, CONFIG_TEXT, starts, restarts)
+        wanted = Wanted(self.program, CONFIG_TEXT, starts)
         return self.do(plan_install(self.host, wanted))
+
+    def upgrade(self) -> None:
+        """As pip does it: the program is another file, later than all that was done before."""
+        time.sleep(FILE_TIME_S)
+        program = self.root / self.program.relative_to("/")
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text("")
+        time.sleep(FILE_TIME_S)
 
     def uninstall(self) -> list[str]:
         return self.do(plan_uninstall(self.host, CONFIG_TEXT))
@@ -81,8 +99,10 @@ class FakeHost:
                 return self._answer(argv, is_yes=self.active_state == "failed")
             case ["systemctl", "show", "--property=ActiveState", *_]:
                 return CompletedProcess(argv, 0, f"{self.active_state}\n", "")
+            case ["systemctl", "show", "--property=MainPID", *_]:
+                return CompletedProcess(argv, 0, f"{PID if self._runs else 0}\n", "")
             case ["systemctl", "start" | "restart", _] | ["launchctl", "bootstrap", *_]:
-                self.active_state = "active"
+                self.active_state, self.started_s = "active", time.time()
             case ["systemctl", "enable", _]:
                 self.is_enabled = True
             case ["systemctl", "disable", "--now", _]:
@@ -92,7 +112,8 @@ class FakeHost:
             case ["launchctl", "print", name]:
                 self._ending -= 1
                 is_seen = self.active_state == "active" or self._ending >= 0
-                return self._answer(argv, is_yes=is_seen or name.count("/") == 1)
+                said = f"{name} = {{\n\tstate = running\n\tpid = {PID}\n}}\n" if self._runs else ""
+                return self._answer(argv, is_yes=is_seen or name.count("/") == 1, said=said)
             case [tool, *_]:
                 self._change_users(tool)
         return CompletedProcess(argv, 0, "", "")
@@ -107,9 +128,13 @@ class FakeHost:
         elif tool == "userdel":
             users.write_text(USERS)
 
+    @property
+    def _runs(self) -> bool:
+        return self.active_state in ("active", "activating")
+
     @staticmethod
-    def _answer(argv: Sequence[str], *, is_yes: bool) -> CompletedProcess[str]:
-        return CompletedProcess(argv, 0 if is_yes else 1, "", "")
+    def _answer(argv: Sequence[str], *, is_yes: bool, said: str = "") -> CompletedProcess[str]:
+        return CompletedProcess(argv, 0 if is_yes else 1, said, "")
 
 
 def commands(plan: Sequence[Step]) -> list[str]:

@@ -68,7 +68,6 @@ def test_an_agent_of_macos(tmp_path: Path) -> None:
     assert agent["ProgramArguments"] == [str(PROGRAM), "serve"]
     assert agent["StandardErrorPath"] == "/users/alice/Library/Logs/edged.log"
     assert fake.install() == []
-    assert fake.install(restarts=True) == ["run launchctl kickstart -k gui/501/org.edged.edged"]
     fake.lingers = 3
     assert "run launchctl bootout gui/501/org.edged.edged" in fake.uninstall()
     assert [path for path in fake.files() if path.startswith("/users")] == []
@@ -97,14 +96,6 @@ def test_what_was_damaged_is_repaired_and_nothing_else(tmp_path: Path) -> None:
         "run systemctl restart edged.service",
     ]
     assert fake.files() == before
-
-
-def test_a_service_is_restarted_for_a_new_program_only_if_that_is_said(tmp_path: Path) -> None:
-    fake = FakeHost(tmp_path)
-    fake.install()
-    assert fake.install(restarts=True) == ["run systemctl restart edged.service"]
-    fake.active_state = "inactive"
-    assert fake.install(starts=False, restarts=True) == []
 
 
 def test_a_service_that_has_failed_is_started_again(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edged.node.install import layout, service_control, shipped, steps, units
+from edged.node.install import layout, processes, service_control, shipped, steps, units
 from edged.node.install.layout import TREE_MARK, USER, Layout
+from edged.node.install.processes import WhenStarted
 from edged.node.install.service_control import ServiceControl
 from edged.node.install.steps import Keep, Link, Remove, Run, RunCommand, Step, Write
 
@@ -32,6 +33,7 @@ class Host:
     """For the user who asks, and not for the system."""
     is_macos: bool = False
     root: Path = Path("/")
+    when_started: WhenStarted = processes.started_s
 
     @property
     def layout(self) -> Layout:
@@ -42,9 +44,9 @@ class Host:
     @property
     def control(self) -> ServiceControl:
         if self.is_macos:
-            return service_control.Launchd(self.run, self.uid)
+            return service_control.Launchd(self.run, self.when_started, self.uid)
         booted = self.root / "run/systemd/system"
-        return service_control.Systemd(self.run, self.is_user, booted)
+        return service_control.Systemd(self.run, self.when_started, self.is_user, booted)
 
     def has_group(self, name: str) -> bool:
         """One of the host's own. Those that exist while a service runs are in no file."""
@@ -70,8 +72,6 @@ class Wanted:
     config_text: str
     """Of the configuration file, if there is none."""
     starts: bool = True
-    restarts: bool = False
-    """Also a service that runs and whose unit is as it should be: the program has changed."""
 
 
 # ── May it be done here ──────────────────────────────────────────────────────────────────────────
@@ -126,8 +126,9 @@ def _install(host: Host, wanted: Wanted) -> Iterator[Step]:
         yield Write(where.unit, unit_text)
     for name in PROGRAMS:
         yield from _link(where.programs / name, wanted.program.with_name(name), host.root)
+    changed_s = max(map(steps.changed_s, (where.unit, _on(host.root, wanted.program))))
     yield from host.control.begin(
-        where.unit, is_new=is_new, wants_start=wanted.starts, wants_restart=wanted.restarts
+        where.unit, is_new=is_new, changed_s=changed_s, wants_start=wanted.starts
     )
 
 

@@ -1,17 +1,24 @@
 """What a service manager is told when edged is installed and removed, and what it is asked first.
 
 Theory of operation: only what is not so already becomes a step; a manager that cannot be asked, in
-a root directory that was not booted, knows nothing, and is told everything.
+a root directory that was not booted, knows nothing, and is told everything. A service is behind if
+its process is older than what it is started from: so an upgrade that did not restart it is not
+forgotten, and one that runs what is there is not restarted.
 """
 
 import os
+import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from edged.node.install.layout import AGENT, UNIT
-from edged.node.install.steps import Run, RunCommand, Step
+from edged.node.install.processes import WhenStarted
+from edged.node.install.steps import Keep, Run, RunCommand, Step
+
+_PID = re.compile(r"^\s*pid = (\d+)$", re.MULTILINE)
 
 
 class ServiceControl(Protocol):
@@ -22,9 +29,12 @@ class ServiceControl(Protocol):
         ...
 
     def begin(
-        self, unit: Path, *, is_new: bool, wants_start: bool, wants_restart: bool
+        self, unit: Path, *, is_new: bool, changed_s: float, wants_start: bool
     ) -> Iterator[Step]:
-        """After the unit was written, which is_new says: know it, start it now and at boot."""
+        """After the unit was written, which is_new says: know it, start it now and at boot.
+
+        changed_s: of the unit and the program, when the later one came to be as it is.
+        """
         ...
 
     def end(self, unit: Path) -> Iterator[Step]:
@@ -41,6 +51,7 @@ class Systemd:
     """That of the system, or of the user who asks."""
 
     run: RunCommand
+    when_started: WhenStarted
     is_user: bool
     booted: Path = Path("/run/systemd/system")
 
@@ -56,21 +67,23 @@ class Systemd:
         return None
 
     def begin(
-        self, unit: Path, *, is_new: bool, wants_start: bool, wants_restart: bool
+        self, unit: Path, *, is_new: bool, changed_s: float, wants_start: bool
     ) -> Iterator[Step]:
-        if is_new or self._says("show", "--property=NeedDaemonReload", "--value", UNIT) == "yes":
+        if is_new or self._shows("NeedDaemonReload") == "yes":
             yield self._do("daemon-reload")
         if self._fails("is-enabled", "--quiet", UNIT):
             yield self._do("enable", UNIT)
-        if not wants_start:
-            return
-        # Also of one that is starting, or that the manager will start again.
-        if self._says("show", "--property=ActiveState", "--value", UNIT) != "active":
+        started_s = self._started_s()
+        is_behind = started_s is not None and (is_new or started_s < changed_s)
+        if is_behind and wants_start:
+            yield self._do("restart", UNIT)
+        elif is_behind:
+            yield _keep_running(UNIT, self._argv("restart", UNIT))
+        # Also one that is starting, or that the manager will start again.
+        elif wants_start and self._shows("ActiveState") != "active":
             if not self._fails("is-failed", "--quiet", UNIT):
                 yield self._do("reset-failed", UNIT)
             yield self._do("start", UNIT)
-        elif is_new or wants_restart:
-            yield self._do("restart", UNIT)
 
     def end(self, unit: Path) -> Iterator[Step]:
         if os.path.lexists(unit):
@@ -80,6 +93,9 @@ class Systemd:
         if not self._fails("is-failed", "--quiet", UNIT):
             yield self._do("reset-failed", UNIT)
         yield self._do("daemon-reload")
+
+    def _started_s(self) -> float | None:
+        return self.when_started(int(self._shows("MainPID") or 0))  # 0: it does not run
 
     def _argv(self, *words: str) -> tuple[str, ...]:
         return ("systemctl", *(("--user",) if self.is_user else ()), *words)
@@ -93,8 +109,8 @@ class Systemd:
     def _fails(self, *words: str) -> bool:
         return self.run(self._argv(*words)).returncode != 0
 
-    def _says(self, *words: str) -> str:
-        return self.run(self._argv(*words)).stdout.strip()
+    def _shows(self, name: str) -> str:
+        return self.run(self._argv("show", f"--property={name}", "--value", UNIT)).stdout.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +118,7 @@ class Launchd:
     """Of a user of macOS."""
 
     run: RunCommand
+    when_started: WhenStarted
     uid: int
 
     def why_absent(self) -> str | None:
@@ -110,16 +127,20 @@ class Launchd:
         return None
 
     def begin(
-        self, unit: Path, *, is_new: bool, wants_start: bool, wants_restart: bool
+        self, unit: Path, *, is_new: bool, changed_s: float, wants_start: bool
     ) -> Iterator[Step]:
         is_loaded = self._is_loaded()
-        if is_loaded and is_new:
-            yield self._end()
-        if is_new or not is_loaded:
-            if wants_start:
-                yield Run(("launchctl", "bootstrap", self._domain, str(unit)))
-        elif wants_restart:
-            yield Run(("launchctl", "kickstart", "-k", self._service))
+        started_s = self._started_s()
+        is_behind = is_new or (started_s is not None and started_s < changed_s)
+        if is_loaded and not is_behind:
+            return
+        if wants_start:
+            # Started again, it would be as the agent was when it was loaded.
+            if is_loaded:
+                yield self._end()
+            yield Run(("launchctl", "bootstrap", self._domain, str(unit)))
+        elif is_loaded:
+            yield _keep_running(AGENT, ("edged", "install-service", "--user"))
 
     def end(self, unit: Path) -> Iterator[Step]:
         if self._is_loaded():
@@ -127,6 +148,10 @@ class Launchd:
 
     def forget(self) -> Iterator[Step]:
         return iter(())
+
+    def _started_s(self) -> float | None:
+        found = _PID.search(self.run(self._print).stdout)
+        return self.when_started(int(found[1])) if found else None
 
     @property
     def _domain(self) -> str:
@@ -145,3 +170,8 @@ class Launchd:
 
     def _end(self) -> Run:
         return Run(("launchctl", "bootout", self._service), then_gone=self._print)
+
+
+def _keep_running(name: str, restart: tuple[str, ...]) -> Keep:
+    why = "it runs what was installed before; to restart it"
+    return Keep(name, f"{why}: {shlex.join(restart)}")

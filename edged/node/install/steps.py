@@ -68,11 +68,11 @@ class Run:
 class Keep:
     """Something is left as it is, and why."""
 
-    path: Path
+    what: Path | str
     why: str
 
     def __str__(self) -> str:
-        return f"keep {self.path}: {self.why}"
+        return f"keep {self.what}: {self.why}"
 
 
 Step = Write | Link | Remove | Run | Keep
@@ -114,6 +114,17 @@ def run_command(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
 def is_same_file(path: Path, text: str) -> bool:
     """Whether a file, no link to one, holds exactly this text."""
     return path.is_file() and not path.is_symlink() and path.read_bytes() == text.encode()
+
+
+def changed_s(path: Path) -> float:
+    """When a file came to be as it is, since the epoch; 0 if there is none.
+
+    Not when it was written: a copy may keep that of the original.
+    """
+    try:
+        return path.stat().st_ctime
+    except OSError:
+        return 0.0
 
 
 def is_same_link(path: Path, target: Path) -> bool:

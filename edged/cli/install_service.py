@@ -65,7 +65,7 @@ def install_service(
     if not is_staged:
         _refuse(installation.why_not(host), dry_run)
     if uninstall:
-        plan = installation.plan_uninstall(host, commented_file())
+        plan = installation.plan_uninstall(host)
     else:
         found = program or shipped.program("edged")
         needed = (found,) if program else shipped.needed_to_run(found)

@@ -51,6 +51,20 @@ def test_no_start_starts_nothing(edged: Program, root: Path) -> None:
     assert "systemctl start" not in done.stdout
 
 
+def test_configuration_that_it_wrote_sets_nothing_and_one_that_was_changed_stays(
+    edged: Program, root: Path
+) -> None:
+    edged.run(*staged(root))
+    file = root / "etc/edged/config.toml"
+    assert file.read_text().endswith(commented_file())
+    written = load_settings((), {}, file)
+    assert written.settings == load_settings((), {}, candidates=()).settings
+    file.write_text(file.read_text().replace("#drain_s = 30", "drain_s = 5"))
+    assert load_settings((), {}, file).settings.server.drain_s == 5
+    done = edged.run(*staged(root), "--uninstall")
+    assert f"keep {file}: it was changed" in done.stdout.splitlines()
+
+
 def test_uninstall_takes_all_of_it_away(edged: Program, root: Path) -> None:
     edged.run(*staged(root))
     done = edged.run(*staged(root), "--uninstall")
@@ -85,13 +99,6 @@ def test_dry_run_tells_what_would_be_refused_and_the_plan(edged: Program, root: 
     assert done.returncode == 0
     assert done.stderr.startswith("this would be refused: this edged needs /root/.local/edged")
     assert "edged.service" in done.stdout
-
-
-def test_the_configuration_that_is_written_sets_nothing(tmp_path: Path) -> None:
-    file = tmp_path / "config.toml"
-    file.write_text(commented_file())
-    written = load_settings((), {}, file)
-    assert written.settings == load_settings((), {}, candidates=()).settings
 
 
 def test_every_setting_in_it_is_one_character_away(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from edged.config.reference import commented_file
+from edged.node.install.seal import sealed
 from tests.host.booted import INSIDE, BootedHost, booted_host
 
 INSTALL_TIMEOUT_S = 900.0
@@ -31,7 +32,7 @@ def installed(host: BootedHost) -> BootedHost:
     if not host.path("/opt/edged/bin/edged").exists():
         install(host)
     host.run("systemctl", "stop", "edged.service")
-    host.path("/etc/edged/config.toml").write_text(commented_file())
+    host.path("/etc/edged/config.toml").write_text(sealed(commented_file()))
     return host
 
 

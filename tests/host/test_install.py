@@ -2,6 +2,7 @@
 
 import pytest
 
+from edged.node.install.seal import sealed
 from tests.host.booted import INSIDE, BootedHost
 from tests.host.conftest import install, run_script
 from tests.host.service import CONFIG, UNIT, shown
@@ -50,9 +51,11 @@ def test_new_sources_are_installed_and_the_service_is_restarted_when_it_may_be(
         path.unlink()
     stamp.write_text("of another checkout\n")
     module.write_text("")
+    installed.path(CONFIG).write_text(sealed("# of another version\n"))
     lines = run_script(installed, "--no-start").splitlines()
     assert lines[0].startswith("install: install edged, llama.cpp and the embedded model into")
     assert lines[1:] == [
+        f"write {CONFIG}: another version wrote it, and nobody changed it",
         f"keep {UNIT}: it runs what was installed before; to restart it: systemctl restart {UNIT}",
     ]
     assert module.read_text(), "the same version was installed over it"

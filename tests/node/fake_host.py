@@ -54,9 +54,9 @@ class FakeHost:
     def when_started(self, pid: int) -> float | None:
         return self.started_s if pid == PID else None
 
-    def install(self, *, starts: bool = True) -> list[str]:
+    def install(self, *, starts: bool = True, config_text: str = CONFIG_TEXT) -> list[str]:
         """What was done."""
-        wanted = Wanted(self.program, CONFIG_TEXT, starts)
+        wanted = Wanted(self.program, config_text, starts)
         return self.do(plan_install(self.host, wanted))
 
     def upgrade(self) -> None:
@@ -68,7 +68,7 @@ class FakeHost:
         time.sleep(FILE_TIME_S)
 
     def uninstall(self) -> list[str]:
-        return self.do(plan_uninstall(self.host, CONFIG_TEXT))
+        return self.do(plan_uninstall(self.host))
 
     def do(self, plan: Sequence[Step]) -> list[str]:
         for step in plan:

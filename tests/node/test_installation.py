@@ -8,6 +8,7 @@ import pytest
 from edged.errors import EdgedError
 from edged.node.install.installation import why_not, why_not_this_program
 from edged.node.install.layout import TREE_MARK
+from edged.node.install.seal import sealed
 from edged.node.install.shipped import hidden_from_services
 from edged.node.install.steps import GONE_CHECKS, Run, perform
 from tests.node.fake_host import CONFIG_TEXT, PROGRAM, FakeHost
@@ -32,7 +33,7 @@ def test_a_service_of_the_system(tmp_path: Path) -> None:
         "run systemctl start edged.service",
     ]
     files = fake.files()
-    assert files[CONFIG] == CONFIG_TEXT
+    assert files[CONFIG] == sealed(CONFIG_TEXT)
     assert f"ExecStart={PROGRAM} serve" in files[UNIT]
     assert "SupplementaryGroups=video\n" in files[UNIT], "render is no group of this host"
     assert files["/usr/local/bin/edged"] == f"-> {PROGRAM}"
@@ -106,16 +107,6 @@ def test_a_service_that_has_failed_is_started_again(tmp_path: Path) -> None:
         "run systemctl reset-failed edged.service",
         "run systemctl start edged.service",
     ]
-
-
-def test_a_configuration_that_exists_is_left_alone(tmp_path: Path) -> None:
-    fake = FakeHost(tmp_path)
-    config = tmp_path / "etc/edged/config.toml"
-    config.parent.mkdir()
-    config.write_text("[server]\n")
-    fake.install()
-    assert f"keep {CONFIG}: it was changed" in fake.uninstall()
-    assert config.read_text() == "[server]\n"
 
 
 def test_a_program_of_that_name_is_left_alone(tmp_path: Path) -> None:

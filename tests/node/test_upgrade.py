@@ -8,16 +8,22 @@ import pytest
 
 from edged.errors import EdgedError
 from edged.node.install.processes import started_s
+from edged.node.install.seal import sealed
 from edged.node.install.steps import changed_s
-from tests.node.fake_host import FILE_TIME_S, FakeHost
+from tests.node.fake_host import CONFIG_TEXT, FILE_TIME_S, FakeHost
 
 UNIT = "/etc/systemd/system/edged.service"
+CONFIG = "/etc/edged/config.toml"
 AGENT = "/users/alice/Library/LaunchAgents/org.edged.edged.plist"
 RESTART = "run systemctl restart edged.service"
+OLDER_TEXT = "# nothing was set\n"
 
 
 def kept(name: str, command: str) -> str:
     return f"keep {name}: it runs what was installed before; to restart it: {command}"
+
+
+# ── The service ──────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("is_user", [False, True])
@@ -139,3 +145,61 @@ def test_a_process_and_a_file_are_put_in_order(tmp_path: Path) -> None:
     assert started_s(process.pid) is None
     assert started_s(0) is None
     assert changed_s(tmp_path / "missing") == 0
+
+
+# ── The configuration ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def older(tmp_path: Path) -> FakeHost:
+    """A host where another version is installed."""
+    fake = FakeHost(tmp_path)
+    fake.install(config_text=OLDER_TEXT)
+    return fake
+
+
+def test_a_configuration_that_nobody_changed_is_kept_up_to_date(older: FakeHost) -> None:
+    assert older.install() == [f"write {CONFIG}: another version wrote it, and nobody changed it"]
+    assert older.files()[CONFIG] == sealed(CONFIG_TEXT)
+    assert older.install() == []
+
+
+def test_a_configuration_that_nobody_changed_is_removed(older: FakeHost) -> None:
+    assert f"remove {CONFIG}" in older.uninstall()
+    assert CONFIG not in older.files()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        sealed(OLDER_TEXT) + "[server]\n",
+        sealed(OLDER_TEXT).replace("nothing", "little"),
+        sealed(OLDER_TEXT).replace("\n", "\r\n"),
+        f"# mine\n{sealed(OLDER_TEXT)}",
+        OLDER_TEXT,
+        "[server]\n",
+        "",
+    ],
+)
+def test_a_configuration_that_somebody_wrote_is_left_alone(text: str, older: FakeHost) -> None:
+    file = older.root / CONFIG.lstrip("/")
+    file.write_bytes(text.encode())
+    assert older.install() == []
+    assert f"keep {CONFIG}: it was changed" in older.uninstall()
+    assert file.read_bytes() == text.encode()
+
+
+def test_a_configuration_that_is_a_link_is_left_alone(older: FakeHost) -> None:
+    file = older.root / CONFIG.lstrip("/")
+    file.rename(older.root / "mine")
+    file.symlink_to(older.root / "mine")
+    assert older.install() == []
+    assert f"keep {CONFIG}: it was changed" in older.uninstall()
+
+
+def test_a_change_that_was_taken_back_is_none(older: FakeHost) -> None:
+    file = older.root / CONFIG.lstrip("/")
+    before = file.read_text()
+    file.write_text(f"{before}[server]\n")
+    file.write_text(before)
+    assert f"remove {CONFIG}" in older.uninstall()

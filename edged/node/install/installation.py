@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edged.node.install import layout, processes, service_control, shipped, steps, units
+from edged.node.install import layout, processes, seal, service_control, shipped, steps, units
 from edged.node.install.layout import TREE_MARK, USER, Layout
 from edged.node.install.processes import WhenStarted
 from edged.node.install.service_control import ServiceControl
@@ -70,7 +70,7 @@ class Wanted:
     program: Path
     """`edged`; `edgectl` lies beside it."""
     config_text: str
-    """Of the configuration file, if there is none."""
+    """Of the configuration file, if nobody has written one."""
     starts: bool = True
 
 
@@ -118,8 +118,7 @@ def _install(host: Host, wanted: Wanted) -> Iterator[Step]:
     where = host.layout
     if where.sysusers is not None:
         yield from _make_user(host, where.sysusers)
-    if not os.path.lexists(where.config):
-        yield Write(where.config, wanted.config_text)
+    yield from _configure(where.config, seal.sealed(wanted.config_text))
     unit_text = _unit_text(host, wanted.program)
     is_new = not steps.is_same_file(where.unit, unit_text)
     if is_new:
@@ -130,6 +129,13 @@ def _install(host: Host, wanted: Wanted) -> Iterator[Step]:
     yield from host.control.begin(
         where.unit, is_new=is_new, changed_s=changed_s, wants_start=wanted.starts
     )
+
+
+def _configure(file: Path, text: str) -> Iterator[Step]:
+    if not os.path.lexists(file):
+        yield Write(file, text)
+    elif seal.is_whole(file) and not steps.is_same_file(file, text):
+        yield Write(file, text, "another version wrote it, and nobody changed it")
 
 
 def _make_user(host: Host, file: Path) -> Iterator[Step]:
@@ -163,12 +169,11 @@ def _link(path: Path, target: Path, root: Path) -> Iterator[Step]:
 # ── Removing ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def plan_uninstall(host: Host, config_text: str) -> tuple[Step, ...]:
-    """`config_text` is what an installation writes: a file that differs is somebody's work."""
-    return tuple(_uninstall(host, config_text))
+def plan_uninstall(host: Host) -> tuple[Step, ...]:
+    return tuple(_uninstall(host))
 
 
-def _uninstall(host: Host, config_text: str) -> Iterator[Step]:
+def _uninstall(host: Host) -> Iterator[Step]:
     where = host.layout
     has_unit = os.path.lexists(where.unit)
     links = tuple(_links(where, host.root))
@@ -178,7 +183,7 @@ def _uninstall(host: Host, config_text: str) -> Iterator[Step]:
         yield from host.control.forget()
     for path in (*links, *(path for path in where.state if os.path.lexists(path))):
         yield Remove(path)
-    if steps.is_same_file(where.config, config_text):
+    if seal.is_whole(where.config):
         yield Remove(where.config, where.own_directories)
     elif os.path.lexists(where.config):
         yield Keep(where.config, "it was changed")

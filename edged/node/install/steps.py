@@ -26,9 +26,11 @@ RunCommand = Callable[[Sequence[str]], subprocess.CompletedProcess[str]]
 class Write:
     path: Path
     text: str
+    why: str = ""
+    """Said of a file that there was."""
 
     def __str__(self) -> str:
-        return f"write {self.path}"
+        return f"write {self.path}: {self.why}" if self.why else f"write {self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def perform(step: Step, run: RunCommand, pause: Callable[[float], None] = time.s
     """Raises EdgedError: it failed; what was done before it stays done."""
     try:
         match step:
-            case Write(path, text):
+            case Write(path, text, _):
                 _write(path, text)
             case Link(path, target):
                 _link(path, target)

@@ -137,6 +137,17 @@ def test_removing_leaves_nothing(is_user: bool, tmp_path: Path) -> None:
     assert fake.uninstall() == []
 
 
+def test_somebody_of_that_name_is_kept_and_told(tmp_path: Path) -> None:
+    fake = FakeHost(tmp_path)
+    users, groups = tmp_path / "etc/passwd", tmp_path / "etc/group"
+    users.write_text(users.read_text() + "edged:x:1003:1003::/home/edged:/bin/bash\n")
+    groups.write_text(groups.read_text() + "edged:x:1003:\n")
+    before = fake.files()
+    fake.install()
+    assert "keep the user edged: it has a home, so that edged did not make it" in fake.uninstall()
+    assert fake.files() == before
+
+
 def test_what_others_made_is_kept_and_told(tmp_path: Path) -> None:
     fake = FakeHost(tmp_path)
     fake.install()

@@ -50,17 +50,21 @@ class Host:
 
     def has_group(self, name: str) -> bool:
         """One of the host's own. Those that exist while a service runs are in no file."""
-        return self._is_listed("etc/group", name)
+        return self._listed("etc/group", name) is not None
 
     def has_user(self, name: str) -> bool:
-        return self._is_listed("etc/passwd", name)
+        return self._listed("etc/passwd", name) is not None
 
-    def _is_listed(self, file: str, name: str) -> bool:
+    def is_of_a_service(self, name: str) -> bool:
+        """A user as systemd-sysusers makes one: without a home."""
+        return (self._listed("etc/passwd", name) or [])[5:6] == ["/"]
+
+    def _listed(self, file: str, name: str) -> list[str] | None:
         try:
             lines = (self.root / file).read_text(errors="replace").splitlines()
         except OSError:
-            return False
-        return any(line.partition(":")[0] == name for line in lines)
+            return None
+        return next((fields for line in lines if (fields := line.split(":"))[0] == name), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +205,9 @@ def _uninstall(host: Host) -> Iterator[Step]:
 
 def _remove_user(host: Host) -> Iterator[Step]:
     has_user, has_group = host.has_user(USER), host.has_group(USER)
+    if has_user and not host.is_of_a_service(USER):
+        yield Keep(f"the user {USER}", "it has a home, so that edged did not make it")
+        return
     if has_user and has_group:
         # A group that is somebody's own cannot be removed, and userdel leaves one with members.
         yield Run(("usermod", "--gid", NOBODY, USER))

@@ -14,6 +14,7 @@ from edged.clock import ManualClock
 from edged.errors import ConfigError
 from edged.places import MAX_SOCKET_PATH_BYTES
 from edged.rpc.doors.connections import ConnectionLimits
+from edged.rpc.doors.listeners import find_addresses
 from edged.rpc.inference import InferenceLimits
 from edged.rpc.server import RpcServer
 from edged.rpc.settings import RpcSettings
@@ -102,6 +103,15 @@ async def test_an_address_of_another_host_is_an_error() -> None:
     told = await failure_to_start(replace(LOOPBACK, listen="192.0.2.1:0", insecure=True))
     assert "192.0.2.1:0" in told
     assert "assign requested address" in told
+
+
+async def test_an_address_of_a_link_keeps_its_interface() -> None:
+    listen = "[fe80::5%lo]:0"
+    found = await find_addresses(listen)
+    assert found.addresses == ((socket.AF_INET6, "fe80::5%lo"),)
+    assert not found.is_loopback
+    told = await failure_to_start(replace(LOOPBACK, listen=listen, insecure=True))
+    assert "Invalid argument" not in told, "what this host lacks is the address alone"
 
 
 async def test_a_host_without_address_is_an_error() -> None:

@@ -189,15 +189,27 @@ async def _resolve(host: str, listen: str) -> list[tuple[socket.AddressFamily, s
         raise AddressError(
             f"cannot listen on {listen} (server.listen): no address of {host!r}: {error}"
         ) from error
-    addresses = [(family, str(sockaddr[0])) for family, _, _, _, sockaddr in found]
+    addresses = [(family, _numeric(sockaddr)) for family, _, _, _, sockaddr in found]
     return list(dict.fromkeys(addresses))
+
+
+def _numeric(sockaddr: tuple[object, ...]) -> str:
+    """The address alone; that of a link with its interface, as fe80::1%eth0."""
+    host, _, *of_ipv6 = sockaddr
+    scope = of_ipv6[1] if of_ipv6 else 0
+    return (
+        f"{host}%{socket.if_indextoname(scope)}" if isinstance(scope, int) and scope else f"{host}"
+    )
 
 
 def _try_bind(family: socket.AddressFamily, address: str, port: int) -> None:
     """Raises OSError: the host's own reason why this address cannot be bound."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((address, port))
+        [(_, _, _, _, sockaddr)] = socket.getaddrinfo(
+            address, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+        )
+        probe.bind(sockaddr)
 
 
 def _remove_stale(path: Path) -> None:

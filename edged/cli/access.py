@@ -39,7 +39,8 @@ ModelsOption = Annotated[
 ]
 AdminOption = Annotated[bool, typer.Option("--admin", help="It may operate the daemon too.")]
 RateOption = Annotated[
-    float | None, typer.Option(metavar="NUMBER", help="Most requests it may begin per minute.")
+    float | None,
+    typer.Option(metavar="NUMBER", help="Most requests it may begin per minute, on average."),
 ]
 ConcurrencyOption = Annotated[
     int | None, typer.Option(metavar="NUMBER", help="Most requests it may have open at once.")

@@ -28,7 +28,6 @@ from edged.engine.wire import (
     TextPrompt,
     TokensPrompt,
 )
-from edged.node.trust.grant import LOCAL_CLIENT
 from edged.rpc.violations import Violations
 from edged.supervise.model import Submission
 from edged.v1 import inference_pb2 as pb
@@ -43,6 +42,8 @@ MAX_PENALTY = 2.0
 MAX_MESSAGES = 4096
 MAX_ROLE_CHARACTERS = 64
 MAX_PROMPT_TOKEN_IDS = 1_048_576
+LOCAL_CLIENT = "local"
+"""Client of a call over the unix socket that names none."""
 _CLIENT = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 TIERS: Mapping[SloTier, "pb.Tier.ValueType"] = {

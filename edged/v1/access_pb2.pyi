@@ -40,7 +40,9 @@ class Grant(message.Message):
     is_admin: builtins.bool
     """Whether it may operate the daemon."""
     max_requests_per_minute: builtins.float
-    """Most Generate calls begun per minute; absent: no limit."""
+    """Most Generate calls begun per minute, on average; absent: no limit. Those of one minute, at most
+    60, may begin at once.
+    """
     max_concurrent_requests: builtins.int
     """Most Generate calls open at once; absent: no limit."""
     @builtins.property

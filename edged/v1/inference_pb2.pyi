@@ -482,7 +482,7 @@ class GenerateRequest(message.Message):
     client: builtins.str
     """Names the app for fairness, limits and `edgectl ps`; 0 to 64 characters of [A-Za-z0-9._-].
     Empty: the caller's address. A caller with a token named "laptop" is shown, and counts, as
-    "laptop", or as "laptop/editor" if it names "editor" here.
+    "token:laptop", or as "token:laptop/editor" if it names "editor" here.
     """
     expected_tokens: builtins.int
     """Length of the answer in tokens, ≥ 1, as far as the app knows it. A wrong one costs time, nothing

@@ -341,7 +341,7 @@ def test_a_name_that_nobody_knows_is_told(edgectl: Program) -> None:
 
 @pytest.mark.parametrize(
     ("host", "name"),
-    [("desk.example", "desk"), ("my desk", "my-desk"), ("local", "client"), ("", "client")],
+    [("desk.example", "desk"), ("my desk", "my-desk"), ("", "client")],
 )
 def test_a_host_is_called_there_as_a_token_may_be(host: str, name: str) -> None:
     assert own_name(host) == name

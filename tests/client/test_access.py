@@ -50,7 +50,7 @@ async def test_a_token_lets_in_and_names_the_program() -> None:
         played = await front.models.next_stream()
         played.put(admitted(played), delta(0, "Paris"), finished(played))
         assert (await answering).text == "Paris"
-        assert played.submission.client_id == "laptop/editor"
+        assert played.submission.client_id == "token:laptop/editor"
         identity = await client.identity()
     assert identity.grant == LAPTOP
     assert (identity.name, identity.version) == ("desk", "1.2.3")

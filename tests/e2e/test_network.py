@@ -106,7 +106,7 @@ async def test_a_request_across_the_network_is_answered_and_others_are_refused(
             assert await drain.code() == grpc.StatusCode.PERMISSION_DENIED
             store_of(tmp_path).revoke("laptop", NOW_S)
             assert await generated(channel, bearer(token)) == Reason.TOKEN_REVOKED
-        assert (await daemon.logged("request finished"))["client"] == "laptop"
+        assert (await daemon.logged("request finished"))["client"] == "token:laptop"
         status = await daemon.status()
         assert list(status.warnings) == []
     log = str(daemon.log)

@@ -81,7 +81,7 @@ async def test_the_picker_asks_whoever_has_least_to_do(
     assert any(
         line.startswith("stranger at") and line.endswith("not paired with") for line in shown
     )
-    assert finished["client"] == "laptop/example-lan-picker"
+    assert finished["client"] == "token:laptop/example-lan-picker"
     assert finished["tier"] == "standard"
 
 

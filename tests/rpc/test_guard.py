@@ -7,19 +7,14 @@ import pytest
 
 from edged.clock import ManualClock
 from edged.errors import EdgedError, Reason
-from edged.node.trust.grant import Grant, is_grant_name
+from edged.node.trust.grant import Grant
 from edged.node.trust.tokens import TokenStore
 from edged.rpc.access.caller import Door
 from edged.rpc.access.guard import MAX_REMEMBERED_TOKENS, DoorRules, Guard, token_in, user_name
-from edged.rpc.convert import caller_address
 
 
-def nobody(peer: str) -> int | None:
-    return None
-
-
-def guard_over(store: TokenStore) -> Guard:
-    return Guard(store, DoorRules(), nobody, ManualClock(), lambda: 5.0)
+def guard_over(store: TokenStore, user: int | None = None) -> Guard:
+    return Guard(store, DoorRules(), lambda _: user, ManualClock(), lambda: 5.0)
 
 
 def test_the_last_use_of_so_many_tokens_is_remembered(tmp_path: Path) -> None:
@@ -55,9 +50,14 @@ def test_a_name_that_no_client_could_have_is_a_number() -> None:
     assert user_name(4_000_000) == "uid4000000"
 
 
-@pytest.mark.parametrize("peer", ["unix:7", "ipv4:127.0.0.1:5", "ipv6:[::1]:5"])
-def test_nobody_can_be_called_like_those_who_come_without_a_token(peer: str) -> None:
-    assert not is_grant_name(caller_address(peer))
+def test_a_token_and_a_user_of_one_name_are_two_clients(tmp_path: Path) -> None:
+    tokens = TokenStore(tmp_path / "tokens.json")
+    token, _ = tokens.create(Grant(user_name(1)), 0.0)
+    guard = guard_over(tokens, user=1)
+    with_token = guard.known(Door.UNIX, [("authorization", f"Bearer {token}")])
+    assert with_token is not None
+    counts_as = with_token.counts_as, guard.by_user("unix:7").counts_as
+    assert counts_as == (f"token:{user_name(1)}", f"user:{user_name(1)}")
 
 
 def test_no_metadata_is_no_token() -> None:

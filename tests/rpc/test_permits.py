@@ -247,9 +247,9 @@ def test_the_rates_of_so_many_callers_are_remembered() -> None:
 
 async def test_a_tokens_requests_count_for_its_name() -> None:
     async with running_front(NETWORK, ANY) as front:
-        assert (await submitted(front, "laptop")).submission.client_id == "laptop"
+        assert (await submitted(front, "laptop")).submission.client_id == "token:laptop"
         stream = await submitted(front, "laptop", client="editor")
-        assert stream.submission.client_id == "laptop/editor"
+        assert stream.submission.client_id == "token:laptop/editor"
         told = await refused(front, "laptop", client="tools/editor")
         assert told.reason == Reason.INVALID_ARGUMENT
 

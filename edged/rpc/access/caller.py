@@ -28,7 +28,7 @@ class Caller:
     key: str
     """Requests of one key are of one caller: it sees and cancels those."""
     counts_as: str | None
-    """Its client ids begin with this name; None: they are what it says."""
+    """Its client ids begin with this; None: they are what it says, which has no ":" in it."""
     token_id: str | None = None
 
 

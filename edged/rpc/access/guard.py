@@ -74,9 +74,9 @@ class Guard:
         if token is not None:
             record = self._tokens.find(token)
             self._remember_use(record.token_id)
-            name = record.grant.name
+            counts_as = f"token:{record.grant.name}"
             key = f"token {record.token_id}"
-            return Caller(door, record.grant, key, counts_as=name, token_id=record.token_id)
+            return Caller(door, record.grant, key, counts_as, record.token_id)
         match door:
             case Door.UNIX:
                 return None
@@ -113,7 +113,8 @@ class Guard:
         is_owner = user in (os.geteuid(), 0)
         name = user_name(user)
         grant = Grant(name, is_admin=is_owner)
-        return Caller(Door.UNIX, grant, f"user {user}", counts_as=None if is_owner else name)
+        counts_as = None if is_owner else f"user:{name}"
+        return Caller(Door.UNIX, grant, f"user {user}", counts_as)
 
     def check(self, caller: Caller, right: Right, method: str) -> None:
         """Raises EdgedError: ADMIN_ONLY."""

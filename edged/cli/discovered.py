@@ -69,7 +69,7 @@ async def _watch(*, json: bool, probed: bool, timeout_s: float | None) -> None:
         return await probe(daemon, peers, os.environ)
 
     def tell(change: Change, answer: Answer | None) -> None:
-        _tell(change, answer, json=json)
+        tell_change(change, answer, json=json)
 
     try:
         with contextlib.suppress(TimeoutError):
@@ -114,7 +114,7 @@ async def tell_each(
                 tell(change, NOT_ASKED if is_answer_wanted else None)
 
 
-def _tell(change: Change, answer: Answer | None, *, json: bool) -> None:
+def tell_change(change: Change, answer: Answer | None, *, json: bool) -> None:
     if json:
         emit_json({"change": change.kind.value, **_as_json(change.daemon, answer)})
         return
@@ -122,7 +122,7 @@ def _tell(change: Change, answer: Answer | None, *, json: bool) -> None:
     words = [_WORDS[change.kind], daemon.name, daemon.addresses[0], daemon.version]
     words += [daemon.auth.value, "paired" if daemon.peer is not None else "not paired"]
     if answer is not None:
-        words += [_state(answer), _models(answer), _load(answer)]
+        words += [_state(answer), _models(answer), _tiers(answer), _load(answer)]
     emit(harmless("  ".join(words)).rstrip() + "\n")
 
 

@@ -3,16 +3,23 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
-from edged.cli.discovered import MAX_CELL_CHARACTERS, MAX_PROBES_WAITING, table, tell_each
+from edged.cli.discovered import (
+    MAX_CELL_CHARACTERS,
+    MAX_PROBES_WAITING,
+    table,
+    tell_change,
+    tell_each,
+)
 from edged.cli.output import emit_json
 from edged.cli.probe import NOT_ASKED, Answer
 from edged.client.lan.browse import Change, Kind
 from edged.client.lan.found import FoundDaemon
 from edged.node.lan.dns_sd import Auth
-from edged.v1 import admin_pb2
+from edged.v1 import admin_pb2, inference_pb2
 
 OPEN = FoundDaemon("Studio", ("192.0.2.1:7411",), "1.0", Auth.NONE, "", None)
 
@@ -29,6 +36,16 @@ def test_who_was_not_asked_is_listed_too() -> None:
     _, first, second = table([(OPEN, serving("main")), (OPEN, NOT_ASKED)], probed=True).splitlines()
     assert "main" in first
     assert second.split()[5:] == ["not", "asked", "-", "-", "-"]
+
+
+def test_a_change_shows_what_the_list_does(capsys: pytest.CaptureFixture[str]) -> None:
+    tiers = (inference_pb2.TIER_STANDARD, inference_pb2.TIER_BATCH)
+    answer = replace(ANSWER, tiers=tuple(admin_pb2.TierInfo(tier=tier) for tier in tiers))
+    tell_change(Change(Kind.ADDED, OPEN, 1), answer, json=False)
+    line = capsys.readouterr().out
+    for word in table([(OPEN, answer)], probed=True).splitlines()[1].split():
+        assert word in line
+    assert "standard,batch" in line
 
 
 @pytest.mark.parametrize("answer", [serving("m\nme\u202e"), Answer("a", "m\nme\u202e")])

@@ -11,6 +11,7 @@ import pytest
 
 from edged.rpc.doors.connections import ConnectionLimits
 from edged.rpc.settings import RpcSettings
+from edged.v1 import inference_pb2 as pb
 from tests.rpc import wire
 from tests.rpc.assault import Target, staying
 from tests.rpc.fakes import GATE_TIMEOUT_S, finished
@@ -155,4 +156,14 @@ async def test_calls_that_the_event_loop_has_not_seen_have_a_limit() -> None:
                     stream.read(int.from_bytes(header[:3]))
                     if header[3] == Kind.HEADERS:
                         refused.add(int.from_bytes(header[5:9]))
+        async with asyncio.timeout(GATE_TIMEOUT_S):
+            # Until the loop has seen those that wait, gRPC refuses who comes.
+            while await is_refused_by_grpc(front):
+                pass
         assert await is_served(front)
+
+
+async def is_refused_by_grpc(front: Front) -> bool:
+    """The daemon itself would say what is wrong with the request."""
+    code = await ended(front.inference.Generate(pb.GenerateRequest()))
+    return code != grpc.StatusCode.INVALID_ARGUMENT

@@ -9,9 +9,10 @@ import pytest
 
 from edged.client import AsyncClient, Client, RetryPolicy
 from edged.client.calling import Caller
+from edged.client.connect.authorities import CA_VARIABLE
 from edged.client.connect.link import Link
 from edged.client.connect.peers import Peer, PeerBook
-from edged.client.connect.target import CA_VARIABLE, TOKEN_VARIABLE, Plaintext, Target
+from edged.client.connect.target import TOKEN_VARIABLE, Plaintext, Target
 from edged.client.errors import (
     BadRequestError,
     MisconfiguredError,

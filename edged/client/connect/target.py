@@ -1,21 +1,16 @@
 """Decides how a daemon is spoken to: where, with which security, and with which token."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from edged.client.connect.address import Address, NetworkAddress, PeerName, SocketAddress, Transport
+from edged.client.connect.authorities import CA_VARIABLE, read_authorities
 from edged.client.connect.peers import Peer, PeerBook
-from edged.errors import ConfigError, EdgedError, InvalidRequestError, Reason
+from edged.errors import EdgedError, InvalidRequestError, Reason
 from edged.places import peers_file
 
 TOKEN_VARIABLE = "EDGED_TOKEN"  # noqa: S105  # its name
-CA_VARIABLE = "EDGED_CA"
-"""PEM file of the authorities that an operator's own certificate is checked against; "system" for
-those of the system."""
-SYSTEM_AUTHORITIES = "system"
 _CAN_BE_SENT = re.compile(r"[!-~]+")
 
 
@@ -37,8 +32,7 @@ class Pinned:
 class Trusted:
     """TLS with a certificate for the host's name that an authority vouches for."""
 
-    authorities_pem: bytes | None
-    """None: those of the system."""
+    authorities_pem: bytes
 
 
 Security = Plaintext | Pinned | Trusted
@@ -108,21 +102,11 @@ def _network_target(
     if peer is not None:
         security: Security = Pinned(peer.certificate_pem.encode(), peer.name)
         return Target(str(address), address.host_port, security, token or peer.token or None)
-    if authorities := environ.get(CA_VARIABLE):
-        return Target(str(address), address.host_port, Trusted(_read(authorities)), token)
+    if named := environ.get(CA_VARIABLE):
+        authorities = read_authorities(named, environ)
+        return Target(str(address), address.host_port, Trusted(authorities), token)
     raise EdgedError(
         Reason.PEER_UNKNOWN,
         f"{address.host_port} is on another host and was not paired with: run `edgectl pair "
         f"{address.host_port}`, or set {CA_VARIABLE} if an authority vouches for its certificate",
     )
-
-
-def _read(authorities: str) -> bytes | None:
-    if authorities == SYSTEM_AUTHORITIES:
-        return None
-    try:
-        return Path(os.path.expanduser(authorities)).read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{CA_VARIABLE} = {authorities!r}: cannot read it: {error.strerror}"
-        ) from error

@@ -9,8 +9,9 @@ import ssl
 import time
 from datetime import UTC, datetime
 
+from edged.client.connect.authorities import CA_VARIABLE
 from edged.client.connect.certificate import Certificate, read_der, read_pem
-from edged.client.connect.target import CA_VARIABLE, Pinned, Plaintext, Target, Trusted
+from edged.client.connect.target import Pinned, Plaintext, Target, Trusted
 from edged.errors import EdgedError, Reason
 
 FETCH_TIMEOUT_S = 5.0
@@ -119,14 +120,12 @@ def _day(moment: datetime) -> str:
 def _not_vouched_for(target: Target, timeout_s: float) -> EdgedError | None:
     """What is wrong with a certificate that authorities should vouch for; None if it is right."""
     assert isinstance(target.security, Trusted)
-    authorities = target.security.authorities_pem
+    # What stands between the certificates may be in any encoding, and is for people.
+    authorities = target.security.authorities_pem.decode("ascii", "ignore")
     deadline_s = time.monotonic() + timeout_s
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        if authorities is None:
-            context.load_default_certs()
-        else:
-            context.load_verify_locations(cadata=authorities.decode("ascii"))
+        context.load_verify_locations(cadata=authorities)
         with _connected(target.address, deadline_s) as connection:
             _greet(connection, context, target.address, deadline_s)
     except ssl.SSLCertVerificationError as error:

@@ -233,7 +233,7 @@ class AsyncClient:
 
     def _connect(self, given: Given) -> Link:
         find = Moved(given.peer, given.ways, self._clock) if given.peer is not None else None
-        return Link(given.ways, self._timeouts.connect_s, find)
+        return Link(given.ways, self._timeouts.connect_s, find, self._clock)
 
     async def _find_others(self) -> list[Given]:
         try:

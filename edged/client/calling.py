@@ -64,7 +64,7 @@ class Caller:
 
         Raises:
             ClientError: nobody did it; the error that tells most, with those of the others as its
-                notes. A wait that would pass `ends_s` is not begun.
+                notes. A wait that would pass `ends_s` is not begun, and a look around ends then.
         """
         if self._is_closed:
             raise RequestCancelledError(Reason.CANCELLED, "the client was closed")
@@ -78,9 +78,9 @@ class Caller:
         finally:
             self._running.discard(scope)
 
-    async def has_others_than(self, lost: Collection[Link]) -> bool:
+    async def has_others_than(self, lost: Collection[Link], ends_s: float | None) -> bool:
         given = self._route.order()
-        return any(link not in lost for link in (*given, *await self._route.others()))
+        return any(link not in lost for link in (*given, *await self._others(ends_s)))
 
     async def _anywhere(
         self,
@@ -107,7 +107,7 @@ class Caller:
                     attempts.failed(link, error, self._clock.now_s())
             if not is_widened:
                 is_widened = True
-                others = [link for link in await self._route.others() if link not in without]
+                others = [link for link in await self._others(ends_s) if link not in without]
                 attempts.add(others, self._clock.now_s())
                 if others:
                     continue
@@ -118,6 +118,15 @@ class Caller:
             if wait_s is None or (ends_s is not None and now_s + wait_s >= ends_s):
                 raise most_telling(list(attempts.errors.values()))
             await self._pause(wait_s)
+
+    async def _others(self, ends_s: float | None) -> tuple[Link, ...]:
+        """Nobody, if looking for them takes the time that is left."""
+        left_s = None if ends_s is None else max(0.0, ends_s - self._clock.now_s())
+        try:
+            async with asyncio.timeout(left_s):
+                return await self._route.others()
+        except TimeoutError:
+            return ()
 
     def _remaining_s(self, ends_s: float | None, link: Link) -> float | None:
         if ends_s is None:

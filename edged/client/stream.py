@@ -192,7 +192,7 @@ class AsyncStream:
         self._reading = None
         self._lost.append(self._link)
         may_go = error.reason in LOST_THERE and not self._token_ids and not self._texts
-        if not may_go or not await self._caller.has_others_than(self._lost):
+        if not may_go or not await self._caller.has_others_than(self._lost, self._ends_s):
             raise error from None
         try:
             return await self._begin()

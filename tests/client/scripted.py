@@ -108,6 +108,8 @@ class Scripted:
     num_calls: int = 0
     metadata: list[dict[str, str | bytes]] = field(default_factory=list)
     requests: list[bytes] = field(default_factory=list)
+    limits_s: list[float | None] = field(default_factory=list)
+    """The time that the client left each call."""
     called: asyncio.Event = field(default_factory=asyncio.Event)
     died: asyncio.Event = field(default_factory=asyncio.Event)
     given_up: asyncio.Event = field(default_factory=asyncio.Event)
@@ -149,6 +151,7 @@ class Scripted:
         self.num_calls += 1
         self.called.set()
         self.requests.append(request)
+        self.limits_s.append(context.time_remaining())
         self.metadata.append(dict(context.invocation_metadata() or ()))
         await scene(self, context)
 

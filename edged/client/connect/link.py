@@ -27,6 +27,7 @@ from edged.client.errors import (
     UnreachableError,
     client_error,
 )
+from edged.clock import Clock, MonotonicClock
 from edged.errors import EdgedError, Reason
 
 CHANNEL_OPTIONS: Options = (
@@ -48,13 +49,18 @@ class Link:
     """Lives on the event loop of its first call."""
 
     def __init__(
-        self, ways: Sequence[Target], connect_timeout_s: float, find: Find | None = None
+        self,
+        ways: Sequence[Target],
+        connect_timeout_s: float,
+        find: Find | None = None,
+        clock: Clock | None = None,
     ) -> None:
         assert ways, "a daemon is somewhere"
         self.shown = ways[0].shown
         self._ways = tuple(ways)
         self._connect_timeout_s = connect_timeout_s
         self._find = find
+        self._clock = clock or MonotonicClock()
         self._metadata = ways[0].metadata
         self._channel: grpc.aio.Channel | None = None
         self._connecting: asyncio.Task[grpc.aio.Channel] | None = None
@@ -76,11 +82,14 @@ class Link:
     async def stream(
         self, path: str, request: bytes, *, limit_s: float | None, idle_timeout_s: float
     ) -> "Reading":
-        """A stream of answers, of which none has been read. Raises ClientError."""
+        """A stream of answers, of which none has been read; `limit_s` from now on it is over, and
+        connecting is a part of that. Raises ClientError."""
+        ends_s = None if limit_s is None else self._clock.now_s() + limit_s
         channel = await self._connected(limit_s)
+        left_s = None if ends_s is None else max(0.0, ends_s - self._clock.now_s())
         try:
             method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(path)
-            call = method(request, timeout=limit_s, metadata=self._metadata)
+            call = method(request, timeout=left_s, metadata=self._metadata)
         except grpc.aio.UsageError as error:
             self.raise_if_closed(error)
         return Reading(self, channel, call, limit_s, idle_timeout_s)

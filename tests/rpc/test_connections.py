@@ -122,6 +122,16 @@ async def test_a_client_that_pings_too_often_is_disconnected() -> None:
         assert await is_served(front)
 
 
+async def test_a_client_that_pings_as_often_as_it_may_stays() -> None:
+    limits = limited(min_client_ping_s=0.0, max_ping_strikes=1)
+    async with running_front(limits) as front, talking(front) as talk:
+        talk.writer.write(wire.opening())
+        for _ in range(10):
+            talk.writer.write(wire.frame(Kind.PING, bytes(8)))
+            await talk.until(Kind.PING, 0)
+        assert await is_served(front)
+
+
 @pytest.mark.parametrize("num_over", [0, 1])
 async def test_metadata_has_a_most_size(num_over: int) -> None:
     limit_bytes = 4096

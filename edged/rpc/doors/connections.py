@@ -60,7 +60,7 @@ def options(limits: ConnectionLimits, max_message_bytes: int) -> Options:
         ("grpc.keepalive_time_ms", _ms(limits.keepalive_s)),
         ("grpc.keepalive_timeout_ms", _ms(limits.keepalive_timeout_s)),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", _ms(limits.min_client_ping_s)),
+        ("grpc.http2.min_ping_interval_without_data_ms", _ms(limits.min_client_ping_s)),
         ("grpc.http2.max_ping_strikes", limits.max_ping_strikes),
         # Else the window of a fast connection grows to megabytes that nobody has asked for.
         ("grpc.http2.bdp_probe", 0),

@@ -17,6 +17,8 @@ from edged.core.types import SloTier
 from edged.v1 import admin_pb2, inference_pb2
 
 CANCEL_TIMEOUT_S = 2.0
+IDLE_S = 30.0
+"""Longest silence in an answer: three of the longest pauses between a daemon's heartbeats."""
 _WATCH_INTERVAL_S = 0.1
 
 _TIERS = {
@@ -55,6 +57,8 @@ class Asking:
     """Whether it is to be refused if its targets cannot be promised."""
     limit_s: float | None = None
     """Longest time from now to the end of the answer, loading included."""
+    idle_s: float = IDLE_S
+    """Longest time without a sign of life in it."""
     json: bool = False
     verbose: bool = False
 
@@ -96,7 +100,7 @@ class Asker:
             self._request(prompt), timeout=limit_s, metadata=self._connection.metadata
         )
         try:
-            for response in self._connection.each(call, self._asking.limit_s):
+            for response in self._connection.each(call, self._asking.limit_s, self._asking.idle_s):
                 self._take(response, answer)
         except (KeyboardInterrupt, OutputClosedError):
             self._cancel(call, answer.request_id)

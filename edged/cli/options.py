@@ -73,7 +73,8 @@ LimitOption = Annotated[
         min=0.001,
         max=MOST_SECONDS,
         metavar="SECONDS",
-        help="Longest time to the end of an answer; then it is cancelled.",
+        help="Longest time to the end of an answer; then it is cancelled. Without: none, but a "
+        "daemon that gives no sign of life for 30 s is left.",
     ),
 ]
 ClientOption = Annotated[

@@ -15,7 +15,8 @@ from typing import Self, TypeVar, cast
 import grpc
 
 from edged.cli.exits import CommandError, ExitCode, exit_code_of
-from edged.client.connect.channel import open_channel
+from edged.cli.patience import Patience
+from edged.client.connect.channel import PINGS, Pings, open_channel
 from edged.client.connect.target import Target
 from edged.client.connect.told import TOO_LARGE, told_by_daemon
 from edged.client.connect.trust import FETCH_TIMEOUT_S, diagnose
@@ -33,7 +34,7 @@ ResponseT = TypeVar("ResponseT")
 class Connection:
     """Use as a context manager. No call is made before the first method is used."""
 
-    def __init__(self, target: Target, timeout_s: float | None) -> None:
+    def __init__(self, target: Target, timeout_s: float | None, pings: Pings = PINGS) -> None:
         self.address = target.shown
         self._target = target
         self.timeout_s = timeout_s
@@ -41,7 +42,7 @@ class Connection:
         self._has_answered = False
         self.metadata = target.metadata
         """What every call carries."""
-        self._channel = open_channel(target)
+        self._channel = open_channel(target, pings)
         self.admin = admin_pb2_grpc.AdminServiceStub(self._channel)
         self.inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self.access = access_pb2_grpc.AccessServiceStub(self._channel)
@@ -77,23 +78,37 @@ class Connection:
         return response
 
     def each(
-        self, stream: Iterator[ResponseT], limit_s: float | None = None
+        self,
+        stream: Iterator[ResponseT],
+        limit_s: float | None = None,
+        idle_s: float | None = None,
     ) -> Iterator[ResponseT]:
-        """The messages of a stream that was started with `limit_s`.
+        """The messages of a stream that was started with `limit_s`. If it has heartbeats, it is
+        cancelled when nothing came for `idle_s`.
 
         Raises:
             CommandError: as `call`.
         """
-        while True:
-            try:
-                with _interrupt_cancels(stream):
-                    response = next(stream, None)
-            except grpc.RpcError as error:
-                raise self.explain(error, limit_s) from None
-            if response is None:
-                return
-            self._has_answered = True
-            yield response
+        with Patience(cast(grpc.Call, stream), idle_s) as patience:
+            while True:
+                try:
+                    with _interrupt_cancels(stream), patience.waiting():
+                        response = next(stream, None)
+                except grpc.RpcError as error:
+                    if patience.lost_s is not None:
+                        raise self._silent_for(patience.lost_s) from None
+                    raise self.explain(error, limit_s) from None
+                if response is None:
+                    return
+                self._has_answered = True
+                yield response
+
+    def _silent_for(self, idle_s: float) -> CommandError:
+        return CommandError(
+            f"the daemon at {self.address} has said nothing for {idle_s:g} s, "
+            "not even that it is alive",
+            ExitCode.UNREACHABLE,
+        )
 
     def explain(self, error: grpc.RpcError, limit_s: float | None) -> CommandError:
         """What went wrong with a call, for a person."""

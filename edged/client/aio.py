@@ -52,8 +52,8 @@ class Timeouts:
     call_s: float = 10.0
     """For the answer of a method that is no `generate`."""
     idle_s: float = 30.0
-    """For the next sign of life in an answer. A daemon gives one every `server.heartbeat_s`, 10
-    seconds by default, so this is three of them."""
+    """For the next sign of life in an answer. A daemon gives one every `server.heartbeat_s`, at
+    most 10 seconds, so this is three of them."""
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

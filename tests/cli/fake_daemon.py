@@ -11,6 +11,8 @@ from edged.errors import EdgedError
 from edged.rpc.status import from_edged_error
 from edged.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
+LETS_PING = (("grpc.http2.min_ping_interval_without_data_ms", 1),)
+"""As a daemon lets its clients."""
 REQUEST_ID = "req-0001-abcdef"
 WAIT_S = 20.0
 """Longest wait for anything; reached only by a test that fails."""
@@ -187,7 +189,7 @@ class Served:
     """A fake daemon that listens on TCP and on a unix socket."""
 
     def __init__(self, daemon: FakeDaemon, socket: Path) -> None:
-        self._server = grpc.server(ThreadPoolExecutor(max_workers=8))
+        self._server = grpc.server(ThreadPoolExecutor(max_workers=8), options=LETS_PING)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(_Admin(daemon), self._server)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(_Inference(daemon), self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")

@@ -1,6 +1,7 @@
 """Opens gRPC channels to a target, for blocking and for asynchronous callers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import grpc
 
@@ -12,13 +13,26 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 Options = Sequence[tuple[str, int | str]]
 
 
-def open_channel(target: Target) -> grpc.Channel:
+@dataclass(frozen=True, slots=True)
+class Pings:
+    """When a daemon is asked whether it lives: not every stream has heartbeats."""
+
+    after_s: float = 30.0
+    """Of silence on a connection that has calls. A daemon allows it every 5 s."""
+    within_s: float = 60.0
+    """Without an answer for so long, the connection is lost."""
+
+
+PINGS = Pings()
+
+
+def open_channel(target: Target, pings: Pings = PINGS) -> grpc.Channel:
     """For blocking callers. Connects when the first call is made.
 
     Raises:
         ConfigError: the certificate that is kept for it is damaged, or for no name at all.
     """
-    options = _options(target)
+    options = [*_options(target), *_ping_options(pings)]
     credentials = _credentials(target)
     if credentials is None:
         return grpc.insecure_channel(target.address, options)
@@ -58,6 +72,18 @@ def _options(target: Target) -> list[tuple[str, int | str]]:
         # may change with every lease of an address.
         options.append(("grpc.ssl_target_name_override", _name_in(target)))
     return options
+
+
+def _ping_options(pings: Pings) -> Options:
+    within_ms = int(pings.within_s * 1000)
+    return (
+        ("grpc.keepalive_time_ms", int(pings.after_s * 1000)),
+        ("grpc.keepalive_timeout_ms", within_ms),
+        # Of all pings; gRPC measures its connections with some.
+        ("grpc.http2.ping_timeout_ms", within_ms),
+        # Else there are two, and no more until the client sends something.
+        ("grpc.http2.max_pings_without_data", 0),
+    )
 
 
 def _name_in(target: Target) -> str:

@@ -14,7 +14,13 @@ from tests.lan.network import Host, Network, local_network
 
 class Advertise(Protocol):
     def __call__(
-        self, host: Host, name: str, listen: str = "[::]:7411", **server: Value
+        self,
+        host: Host,
+        name: str,
+        listen: str = "[::]:7411",
+        *,
+        options: Mapping[str, Value] | None = None,
+        **server: Value,
     ) -> AbstractAsyncContextManager[Daemon]: ...
 
 
@@ -26,11 +32,17 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture
 def advertise(tmp_path: Path) -> Advertise:
-    """A daemon on a host; handed over when it has told the network of itself."""
+    """A daemon on a host, with `options` of the model without weights; handed over when it has told
+    the network of itself."""
 
     @asynccontextmanager
     async def start(
-        host: Host, name: str, listen: str = "[::]:7411", **server: Value
+        host: Host,
+        name: str,
+        listen: str = "[::]:7411",
+        *,
+        options: Mapping[str, Value] | None = None,
+        **server: Value,
     ) -> AsyncIterator[Daemon]:
         folder = tmp_path / f"{host.number}-{listen.rpartition(':')[2]}"
         folder.mkdir()
@@ -40,7 +52,7 @@ def advertise(tmp_path: Path) -> Advertise:
             "insecure": True,
             **server,
         }
-        tables = sim_tables(server=settings)
+        tables = sim_tables(server=settings, **(options or {}))
         async with serving(folder, tables, "--listen", listen, within=host.within) as daemon:
             await daemon.logged("advertised")
             yield daemon

@@ -18,7 +18,7 @@ import grpc
 from edged.client.connect.address import UNIX_PREFIX
 from edged.client.connect.channel import Options, open_aio_channel
 from edged.client.connect.target import Target
-from edged.client.connect.told import error_of_call
+from edged.client.connect.told import error_of_call, told_by_daemon
 from edged.client.errors import (
     ClientError,
     ConnectionLostError,
@@ -64,6 +64,8 @@ class Link:
         self._metadata = ways[0].metadata
         self._channel: grpc.aio.Channel | None = None
         self._connecting: asyncio.Task[grpc.aio.Channel] | None = None
+        self._not_looked = ""
+        """Why, for the end of a sentence."""
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
@@ -75,6 +77,7 @@ class Link:
             method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
             return await method(request, timeout=limit_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
+            self.doubt(channel, error)
             raise error_of_call(error, self.shown, limit_s) from None
         except (asyncio.CancelledError, grpc.aio.UsageError) as error:
             self.raise_if_closed(error)
@@ -107,6 +110,14 @@ class Link:
         """The next call gets another channel than this one."""
         if self._channel is channel:
             self._channel = None
+
+    def doubt(self, channel: grpc.aio.Channel, error: grpc.aio.AioRpcError) -> None:
+        """Nothing has come of a call on this channel. If its time is over without a word of the
+        daemon's, the connection may be dead and not know: a host that went to sleep, a router that
+        has forgotten it."""
+        is_late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        if is_late and told_by_daemon(error.trailing_metadata()) is None:
+            self.renew(channel)
 
     def raise_if_closed(self, error: BaseException) -> NoReturn:
         """A call that nobody cancelled was cancelled with its channel."""
@@ -174,7 +185,7 @@ class Link:
         if channel is None:
             where = ", ".join(dict.fromkeys(way.address for way in self._ways))
             tried = "" if where == self.shown else f" ({where})"
-            detail = f"no daemon answers at {self.shown}{tried}"
+            detail = f"no daemon answers at {self.shown}{tried}{self._not_looked}"
             raise self.named(UnreachableError(Reason.UNREACHABLE, detail))
         return channel
 
@@ -193,7 +204,12 @@ class Link:
             await asyncio.wait(tasks)
 
     async def _elsewhere(self, find: Find) -> grpc.aio.Channel | None:
-        found = await find()
+        try:
+            found = await find()
+        except Exception as error:
+            # A network that cannot be looked at must not hide a daemon that is there after all.
+            self._not_looked = f"; the local network could not be looked at: {error}"
+            return None
         return await self._first_ready(found) if found else None
 
     async def _diagnosis(self) -> EdgedError | None:
@@ -278,6 +294,7 @@ class Reading:
         self._call = call
         self._limit_s = limit_s
         self._idle_timeout_s = idle_timeout_s
+        self._has_read = False
 
     async def next(self) -> bytes | None:
         """The next message; None at the end. Raises ClientError."""
@@ -295,12 +312,15 @@ class Reading:
                 )
             ) from None
         except grpc.aio.AioRpcError as error:
+            if not self._has_read:
+                link.doubt(self._channel, error)
             raise error_of_call(error, link.shown, self._limit_s) from None
         except asyncio.CancelledError as error:
             link.raise_if_closed(error)
         if message is grpc.aio.EOF:
             return None
         assert isinstance(message, bytes), "nothing parses it"
+        self._has_read = True
         return message
 
     def cancel(self) -> None:

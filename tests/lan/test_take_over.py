@@ -44,4 +44,6 @@ async def test_before_the_first_token_another_daemon_takes_over(
             daemons["silent"].signal(signal.SIGKILL)
             assert await asking.stdout.read() == b"my-quick\n8\n"
             assert await asking.wait() == 0
-        assert (await daemons["quick"].logged("request finished"))["client"].startswith("laptop")
+        assert (await daemons["quick"].logged("request finished"))["client"].startswith(
+            "token:laptop"
+        )

@@ -19,6 +19,7 @@ from tests.lan.watching import is_change, watching
 
 NO_TOKEN = "edged_00000000_" + "x" * 43
 EXIT_DENIED = 5
+EVERYWHERE = "[::]:7411"
 Done = subprocess.CompletedProcess[str]
 
 
@@ -62,15 +63,16 @@ def succeeded(done: Done) -> str:
 
 
 @asynccontextmanager
-async def serving_with_tls(host: Host, folder: Path, **environ: str) -> AsyncIterator[Daemon]:
+async def serving_with_tls(
+    host: Host, folder: Path, listen: str = EVERYWHERE, **environ: str
+) -> AsyncIterator[Daemon]:
     server: Mapping[str, bool | str] = {
         "discovery": True,
         "name": "studio",
         "state_directory": str(folder / "state"),
     }
-    options = ("--listen", "[::]:7411")
     tables = sim_tables(server=server)
-    async with serving(folder, tables, *options, within=host.within, **environ) as daemon:
+    async with serving(folder, tables, "--listen", listen, within=host.within, **environ) as daemon:
         await daemon.ready()
         await daemon.logged("advertised")
         yield daemon
@@ -86,12 +88,14 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @asynccontextmanager
-async def paired(network: Network, folders: tuple[Path, Path], *limits: str) -> AsyncIterator[Pair]:
+async def paired(
+    network: Network, folders: tuple[Path, Path], *limits: str, listen: str = EVERYWHERE
+) -> AsyncIterator[Pair]:
     there, here, _ = network.hosts
     folder, home = folders
     file = ("--file", str(folder / "state"))
     token = succeeded(edgectl(there, folder, "token", "create", "laptop", *file, *limits)).strip()
-    async with serving_with_tls(there, folder) as daemon:
+    async with serving_with_tls(there, folder, listen) as daemon:
         identity = json.loads(succeeded(await daemon.edgectl("identity", "--json")))
         fingerprint = identity["fingerprint"]
         # By its name, which the network tells; so the address is found by multicast.
@@ -112,8 +116,17 @@ async def test_a_request_goes_across_with_tls_and_a_token(
         words = probed.split()
         assert words[3:7] == ["token", "studio", "ready", "sim"]
         line = await pair.daemon.logged("request finished")
-        assert line["client"].startswith("laptop")
+        assert line["client"].startswith("token:laptop")
         assert pair.token.split("_", 2)[2] not in pair.log()
+
+
+async def test_it_may_listen_at_an_address_of_the_link_alone(
+    network: Network, folders: tuple[Path, Path]
+) -> None:
+    shown = network.hosts[0].ip("-6", "-oneline", "address", "show", "dev", "eth0", "scope", "link")
+    address = shown.split()[3].partition("/")[0]
+    async with paired(network, folders, listen=f"[{address}%eth0]:7411") as pair:
+        assert succeeded(pair.ask())
 
 
 async def test_a_token_goes_to_nobody_but_who_was_paired_with(

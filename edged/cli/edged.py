@@ -166,11 +166,14 @@ def serve(
     # The daemon is the largest import of all, and nothing but serving needs it.
     from edged import daemon  # noqa: PLC0415
 
-    def read() -> Settings:
-        return load_settings(flags, os.environ, config).settings
-
     try:
-        code = daemon.run(_load_settings(flags, config).settings, read)
+        loaded = _load_settings(flags, config)
+
+        def read() -> Settings:
+            # The same file: if it is gone, that is wrong, and no other one is looked for.
+            return load_settings(flags, os.environ, loaded.file or config).settings
+
+        code = daemon.run(loaded.settings, read)
     except AddressError:
         raise
     except ConfigError as error:

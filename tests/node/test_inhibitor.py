@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from edged.node.service.inhibitor import MAX_LOSSES, SuspendInhibitor, Way, ways
 from tests.e2e.daemon import gone, serving
@@ -164,14 +165,20 @@ async def test_service_that_may_not_block_sleep_blocks_idleness(played: Played) 
     assert played.whats == ["sleep:idle", "idle", "idle"], "what was refused is not tried again"
 
 
-async def test_host_that_refuses_everything_is_asked_once(played: Played) -> None:
+async def test_host_that_refuses_everything_is_asked_again_and_told_once(played: Played) -> None:
     played.play(REFUSES)
     asked = Asked()
-    async with kept(asked) as keeping:
-        asked.come()
-        async with asyncio.timeout(WAIT_S):
-            await keeping
-    assert played.whats == ["sleep:idle", "idle"]
+    with capture_logs() as logs:
+        async with kept(asked) as keeping:
+            asked.come()
+            await until(lambda: len(played.whats) >= 6)
+            played.play(HOLDS)
+            await until(holders)
+            assert not keeping.done()
+    assert played.whats[:4] == ["sleep:idle", "idle"] * 2
+    assert played.whats[-1] == "sleep:idle", "nothing was given up while nobody answered"
+    (line,) = [line for line in logs if line["log_level"] == "info"]
+    assert "Access denied" in line["reason"]
 
 
 async def test_host_without_the_program_is_left_alone() -> None:

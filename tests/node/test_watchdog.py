@@ -33,10 +33,18 @@ class Watched:
     clock: ManualClock = field(default_factory=lambda: ManualClock(1000.0))
     fed_s: list[float] = field(default_factory=list)
 
+    num_lost: int = 0
+    """How many times of feeding find no room from now on."""
+
     def __post_init__(self) -> None:
-        self.watchdog = Watchdog(
-            self.interval_s, lambda: self.models, lambda: self.fed_s.append(self.at_s), self.clock
-        )
+        self.watchdog = Watchdog(self.interval_s, lambda: self.models, self.feed, self.clock)
+
+    def feed(self) -> bool:
+        if self.num_lost:
+            self.num_lost -= 1
+            return False
+        self.fed_s.append(self.at_s)
+        return True
 
     @property
     def at_s(self) -> float:
@@ -57,6 +65,14 @@ class Watched:
                 return self.at_s
             self.clock.advance(1.0)
         return None
+
+
+def test_what_could_not_be_told_is_told_at_the_next_look() -> None:
+    watched = Watched([AT_WORK])
+    watched.look(1.0)
+    watched.num_lost = 3
+    watched.look(30.0)
+    assert watched.fed_s == [0.0, 18.0]
 
 
 @pytest.mark.parametrize(

@@ -142,8 +142,8 @@ class Host:
             if told and self._notifier.tell(**told):
                 self._told_status = status
 
-    def _feed(self) -> None:
-        self._notifier.tell(WATCHDOG="1")
+    def _feed(self) -> bool:
+        return self._notifier.tell(WATCHDOG="1")
 
     def _status(self) -> str:
         models = self._work.status()

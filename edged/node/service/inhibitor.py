@@ -9,7 +9,7 @@ was sent, it is.
 |---|---|
 | yes | nobody suspends the host, not even by closing its lid |
 | no to sleep, as to a service without a session | idleness does not suspend it |
-| no to that too, or there is no logind | nothing; said once |
+| no to that too, or nothing | it is asked again, ever more rarely; said once |
 """
 
 import asyncio
@@ -33,6 +33,8 @@ LOOK_S = 0.5
 MAX_LOSSES = 3
 """A child that dies is replaced so often, in the life of the daemon."""
 RETRY_S = 10.0
+"""After a child that died, and after everything was refused; there twice as long each time."""
+MAX_RETRY_S = 3600.0
 _ECHO = b"held\n"
 _MAX_REASON_BYTES = 500
 
@@ -87,15 +89,24 @@ class SuspendInhibitor:
         self._linger_s = linger_s
         self._retry_s = retry_s
         self._num_losses = 0
+        self._has_told = False
         self._log = get_logger("inhibitor")
 
     async def keep(self) -> None:
         """Hold it while there is work; returns when that cannot be had. Cancelled, it lets go."""
+        program = self._ways[0].argv[0]
+        if shutil.which(program) is None:
+            self._log.debug("the host may suspend", reason=f"there is no {program}")
+            return
+        retry_s = self._retry_s
         while True:
             await self._demand.wait_until_busy()
             child = await self._take()
             if child is None:
-                return
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, MAX_RETRY_S)
+                continue
+            retry_s = self._retry_s
             try:
                 is_lost = await self._hold(child)
             finally:
@@ -109,22 +120,21 @@ class SuspendInhibitor:
             await asyncio.sleep(self._retry_s)
 
     async def _take(self) -> asyncio.subprocess.Process | None:
-        """The first way that works is kept to."""
-        reason = ""
-        while self._ways:
-            way = self._ways[0]
-            if shutil.which(way.argv[0]) is None:
-                self._log.debug("the host may suspend", reason=f"there is no {way.argv[0]}")
-                return None
+        """The first way that works is kept to: the host answers, and refuses those before it. Where
+        none works nobody may be there to answer, for now."""
+        reasons = []
+        for number, way in enumerate(self._ways):
             try:
                 child = await _start(way)
             except RefusedError as error:
-                reason = str(error)
-                del self._ways[0]
+                reasons.append(str(error))
                 continue
+            del self._ways[:number]
             self._log.debug("the host is kept awake", against=way.against)
             return child
-        self._log.info("the host may suspend while requests run", reason=reason)
+        if not self._has_told:
+            self._has_told = True
+            self._log.info("the host may suspend while requests run", reason=reasons[-1])
         return None
 
     async def _hold(self, child: asyncio.subprocess.Process) -> bool:

@@ -114,9 +114,10 @@ class Watchdog:
         self,
         interval_s: float,
         progress: Callable[[], Sequence[ModelProgress]],
-        feed: Callable[[], None],
+        feed: Callable[[], bool],
         clock: Clock,
     ) -> None:
+        """`feed` says whether that was told; what was not is tried at the next look."""
         self._feed_every_s = interval_s / 2
         self._progress = progress
         self._feed = feed
@@ -155,5 +156,4 @@ class Watchdog:
             now_s - self._fed_at_s > self._feed_every_s - self._look_s / 2
         )
         if self.is_well and is_due:
-            self._fed_at_s = now_s
-            self._feed()
+            self._fed_at_s = now_s if self._feed() else self._fed_at_s

@@ -60,13 +60,14 @@ def user_layout(root: Path, environ: Mapping[str, str], *, is_macos: bool) -> La
     state = places.state_directory({**environ, "STATE_DIRECTORY": ""})
     cache = places.kv_directory({**environ, "CACHE_DIRECTORY": ""}).parent
     log = (agent_log(home),) if is_macos else ()
+    runtime = places.user_socket(environ).parent
     dropins = () if is_macos else (units / f"{UNIT}.d",)
     return Layout(
         unit=_on(root, unit),
         programs=_on(root, home / ".local/bin"),
         config=_on(root, config),
         tree=_on(root, home / ".local/share/edged"),
-        state=tuple(_on(root, path) for path in (state, cache, *log)),
+        state=tuple(_on(root, path) for path in (state, cache, runtime, *log)),
         kept=tuple(_on(root, path) for path in (*dropins, places.peers_file(environ))),
         own_directories=(
             _on(root, config.parent),

@@ -22,14 +22,18 @@ sys.exit(sys.version_info < (3, 11) or is_hidden)
 PYTHON
 }
 
+# find_python [shared]: python is the first that is usable.
+find_python() {
+  for python in "${pythons[@]}"; do
+    ! is_usable "$python" "${1:-}" || return 0
+  done
+  fail "Python 3.11 or newer is needed${1:+ outside of home directories} and none was found." "Install it: $install_python"
+}
+
 # make_environment FOLDER [shared]: a virtual environment, unless there is one whose Python is still there.
 make_environment() {
-  local python="" candidate
   [[ ! -x $1/bin/python ]] || return 0
-  for candidate in "${pythons[@]}"; do
-    if is_usable "$candidate" "${2:-}"; then python=$candidate; break; fi
-  done
-  [[ -n $python ]] || fail "Python 3.11 or newer is needed${2:+ outside of home directories} and none was found." "Install it: $install_python"
+  find_python "${2:-}"
   rm -f "$1"/installed-*
   "$python" -m venv "$1" || { rm -rf "$1"; fail "Python cannot make virtual environments." "Install what is missing: $install_python"; }
 }

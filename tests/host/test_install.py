@@ -139,7 +139,8 @@ def test_service_of_one_user(installed: BootedHost) -> None:
         installed.run("userdel", "--remove", "carol")
 
 
-def test_removing_leaves_nothing(installed: BootedHost) -> None:
+@pytest.mark.parametrize("works", [True, False], ids=["works", "of-another-python"])
+def test_removing_leaves_nothing(installed: BootedHost, works: bool) -> None:
     host = installed
     _uninstall(host)
     before = host.changed_files()
@@ -151,6 +152,8 @@ def test_removing_leaves_nothing(installed: BootedHost) -> None:
         *made
     }
     assert host.path("/var/lib/private/edged").exists(), "the service made its state"
+    if not works:
+        _upgrade_python(host)
     said = _uninstall(host)
     assert "remove /opt/edged" in said.splitlines()
     assert _new(before, host.changed_files()) == {}
@@ -167,6 +170,12 @@ def test_removing_keeps_what_somebody_wrote(installed: BootedHost) -> None:
     assert config.exists()
     config.unlink()
     config.parent.rmdir()
+
+
+def _upgrade_python(host: BootedHost) -> None:
+    """As a distribution does it: what was installed is for another version than there is now."""
+    (packages,) = host.path("/opt/edged/lib").glob("python3.*")
+    packages.rename(packages.with_name("python3.0"))
 
 
 def _uninstall(host: BootedHost) -> str:

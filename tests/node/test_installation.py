@@ -1,6 +1,8 @@
 """Plans of an installation: what they do on a host, that they end, and what they leave alone."""
 
 import plistlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,21 @@ def test_removing_leaves_nothing(is_user: bool, tmp_path: Path) -> None:
     assert fake.files() == before
     assert (fake.active_state, fake.is_enabled) == ("inactive", False)
     assert fake.uninstall() == []
+
+
+def test_removing_from_a_checkout_needs_the_standard_library_alone() -> None:
+    """Asked to, where there is nothing to remove it from."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-B", "-m", "edged.node.install", "--user"],
+        cwd=Path(__file__).parents[2],
+        env={"HOME": ""},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    sentence = "install: a service of a user needs a home directory: HOME is no absolute path\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
 
 
 def test_somebody_of_that_name_is_kept_and_told(tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def _links(where: Layout, root: Path) -> Iterator[Path]:
         if not path.is_symlink():
             continue
         target = path.readlink()
-        ours = (where.tree / "bin" / name, shipped.program(name))
+        ours = (where.tree / "bin" / name, shipped.find_program(name))
         on_root = _on(root, target) if target.is_absolute() else path.parent / target
         if on_root in ours or target in ours or not on_root.exists():
             yield path

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
 WhenStarted = Callable[[int], float | None]
 
 
 def started_s(pid: int) -> float | None:
     """By the clock as it is set now, since the epoch; None if there is no such process."""
     if sys.platform != "linux":
+        import psutil  # noqa: PLC0415  # what removes edged has the standard library alone
+
         try:
             return psutil.Process(pid).create_time()
         except psutil.Error:

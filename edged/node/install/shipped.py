@@ -26,10 +26,17 @@ def program(name: str) -> Path:
     Raises:
         EdgedError: edged runs without being installed.
     """
-    for found in _recorded():
-        if found.name == name and found.parent.name == "bin":
-            return found
-    raise EdgedError(Reason.INTERNAL, f"{name} is not an installed program: expected pip install")
+    found = find_program(name)
+    if found is None:
+        detail = f"{name} is not an installed program: expected pip install"
+        raise EdgedError(Reason.INTERNAL, detail)
+    return found
+
+
+def find_program(name: str) -> Path | None:
+    """The same; None if edged runs without being installed."""
+    programs = (path for path in _recorded() if path.parent.name == "bin")
+    return next((path for path in programs if path.name == name), None)
 
 
 def service_file(name: str) -> Path:

@@ -1,6 +1,8 @@
+# shellcheck shell=bash
 # Sourced by scripts/bootstrap and scripts/install, in the top folder: what it takes to make a virtual
 # environment with edged, llama.cpp and the embedded model, and to say how to get what is missing.
 
+say() { echo "${0##*/}: $*"; }
 fail() { printf "${0##*/}: %s\n" "$@" >&2; exit 1; }
 
 if [[ $(uname) == Darwin ]]; then
@@ -30,21 +32,35 @@ find_python() {
   fail "Python 3.11 or newer is needed${1:+ outside of home directories} and none was found." "Install it: $install_python"
 }
 
-# make_environment FOLDER [shared]: a virtual environment, unless there is one whose Python is still there.
+# make_environment FOLDER shared|"" PROGRAM…: a virtual environment, unless these programs of the one there run.
+# They do not after an upgrade of its Python, or when it was not completed: then it is made anew.
 make_environment() {
-  [[ ! -x $1/bin/python ]] || return 0
-  find_python "${2:-}"
-  rm -f "$1"/installed-*
-  "$python" -m venv "$1" || { rm -rf "$1"; fail "Python cannot make virtual environments." "Install what is missing: $install_python"; }
+  local folder=$1 whose=$2 program works=true
+  for program in "${@:3}"; do
+    "$folder/bin/$program" --help >/dev/null 2>&1 || works=false
+  done
+  ! $works || return 0
+  if [[ -e $folder/pyvenv.cfg ]]; then
+    say "make the virtual environment in $folder anew: it does not work"
+  else
+    say "make a virtual environment in $folder"
+  fi
+  # What says that it is complete goes first. Who made it stays.
+  rm -rf "$folder"/installed-* "${folder:?}"/{bin,include,lib,lib64,share,pyvenv.cfg}
+  find_python "$whose" # only now: what was removed may be on the PATH
+  "$python" -m venv "$folder" ||
+    fail "Python cannot make virtual environments." "Install what is missing: $install_python"
 }
 
 # install_edged FOLDER EXTRAS SOURCE [OPTION]: edged from its source, with these extras, and the embedded model.
+# The caller says by a file installed-… that it is complete; until then no other says so either.
 install_edged() {
   local folder=$1 extras=$2 own_build=()
+  rm -f "$folder"/installed-*
   if ! "$folder/bin/python" -c 'import llama_cpp' 2>/dev/null; then
     command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null ||
       fail "A C++ compiler is needed to build llama.cpp and none was found." "Install one: $install_compiler"
-    echo "${0##*/}: building llama.cpp, which takes some minutes the first time" >&2
+    say "building llama.cpp, which takes some minutes the first time" >&2
   fi
   # CMAKE_ARGS adds a GPU: CMAKE_ARGS=-DGGML_CUDA=on. What pip built before, without it, is of no use then.
   [[ -z ${CMAKE_ARGS:-} ]] || own_build=(--no-cache-dir --force-reinstall)

@@ -26,6 +26,7 @@ HOMES = "/home"
 SHARED_FOLDERS = (".config", ".local", ".local/bin", ".local/state", ".local/share", ".cache")
 """Of a user, made when they are needed first, by whatever program that is."""
 USER_RUNTIME = "/run/user/1500"
+MADE_ANEW = "install: make the virtual environment in /opt/edged anew: it does not work"
 
 pytestmark = pytest.mark.timeout(1200)  # the first test installs edged
 
@@ -47,10 +48,11 @@ def test_new_sources_are_installed_and_the_service_is_restarted_when_it_may_be(
     pid = shown(installed, "MainPID")
     (stamp,) = installed.path("/opt/edged").glob("installed-*")
     (module,) = installed.path("/opt/edged").glob("lib/python3.*/site-packages/edged/places.py")
+    text = module.read_text()
     for path in (stamp, module):  # as an older checkout would have left them
         path.unlink()
     stamp.write_text("of another checkout\n")
-    module.write_text("")
+    module.write_text(f"{text}# of another version\n")
     installed.path(CONFIG).write_text(sealed("# of another version\n"))
     lines = run_script(installed, "--no-start").splitlines()
     assert lines[0].startswith("install: install edged, llama.cpp and the embedded model into")
@@ -58,9 +60,23 @@ def test_new_sources_are_installed_and_the_service_is_restarted_when_it_may_be(
         f"write {CONFIG}: another version wrote it, and nobody changed it",
         f"keep {UNIT}: it runs what was installed before; to restart it: systemctl restart {UNIT}",
     ]
-    assert module.read_text(), "the same version was installed over it"
+    assert module.read_text() == text, "the same version was installed over it"
     assert shown(installed, "MainPID") == pid
     assert run_script(installed) == f"run systemctl restart {UNIT}\n"
+    assert shown(installed, "MainPID") != pid
+    assert run_script(installed) == ""
+
+
+def test_environment_of_another_python_is_made_anew(installed: BootedHost) -> None:
+    installed.check("systemctl", "start", UNIT)
+    pid = shown(installed, "MainPID")
+    _upgrade_python(installed)
+    assert installed.run("edged", "version").returncode, "it does not run any more"
+    assert run_script(installed).splitlines() == [
+        MADE_ANEW,
+        "install: install edged, llama.cpp and the embedded model into /opt/edged",
+        f"run systemctl restart {UNIT}",
+    ]
     assert shown(installed, "MainPID") != pid
     assert run_script(installed) == ""
 
@@ -160,6 +176,16 @@ def test_removing_leaves_nothing(installed: BootedHost, works: bool) -> None:
     assert {name: host.path(name).read_text() for name in known} == known
     assert not host.path("/run/edged").exists()
     assert host.run("systemctl", "cat", UNIT).returncode, "systemd has forgotten it"
+
+
+def test_what_a_failed_repair_leaves_is_removed(installed: BootedHost) -> None:
+    (package,) = installed.path("/opt/edged").glob("lib/python3.*/site-packages/edged")
+    package.rename(package.with_name("gone"))
+    done = installed.run(f"{INSIDE}/scripts/install", PIP_NO_INDEX="1")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (1, MADE_ANEW)
+    assert not installed.path("/opt/edged/bin/edged").exists()
+    removed = _uninstall(installed).splitlines()
+    assert {"remove /opt/edged", "remove /etc/systemd/system/edged.service"} <= {*removed}
 
 
 def test_removing_keeps_what_somebody_wrote(installed: BootedHost) -> None:

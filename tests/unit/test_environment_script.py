@@ -1,4 +1,4 @@
-"""scripts/environment.sh: what is missing is named, with the command that installs it."""
+"""scripts/environment.sh: what is missing is named, and what does not work is made anew."""
 
 import os
 import shutil
@@ -10,8 +10,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OLD = "#!/bin/sh\nexit 1\n"
+WORKING = "#!/bin/sh\n"
 WITHOUT_VENV = '#!/bin/sh\n[ "$1" = - ]\n'
 """New enough, and fails at all else: venv, and importing llama_cpp."""
+WITH_VENV = """#!/bin/sh
+[ "$1" = - ] && exit
+[ "$*" = "-m venv $3" ] && mkdir -p "$3/bin" "$3/lib" && cp "${0%/*}/of-venv" "$3/bin/python" &&
+  printf '#!/bin/sh\n' >"$3/bin/pip" && chmod +x "$3/bin/pip" && : >"$3/pyvenv.cfg"
+"""
+"""Makes an environment with a pip that runs, and no program besides."""
+OF_VENV = '#!/bin/sh\n[ "$1" != -c ] || exit 0\necho "$CMAKE_ARGS: $*" >>"${0%/*}/told"\n'
+"""Has llama_cpp, and notes what pip is told."""
+KEPT = {".made-by-scripts-install": ""}
 
 
 @pytest.fixture
@@ -19,19 +29,33 @@ def programs(tmp_path: Path) -> Path:
     """A PATH with what the script itself needs, and nothing else."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("bash", "uname", "rm"):
+    for name in ("bash", "uname", "rm", "mkdir", "cp", "chmod"):
         found = shutil.which(name)
         assert found, f"{name} is on every host"
         (folder / name).symlink_to(found)
     return folder
 
 
-def run(programs: Path, command: str) -> subprocess.CompletedProcess[str]:
-    script = f"source scripts/environment.sh; pythons=(python3); {command}"
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """An environment whose pip and edged run."""
+    folder = tmp_path / "made"
+    (folder / "lib").mkdir(parents=True)
+    (folder / "bin").mkdir()
+    for name in ("pip", "edged"):
+        write_program(folder / "bin" / name, WORKING)
+    write_program(folder / "bin/python", OF_VENV)
+    for name, text in {**KEPT, "pyvenv.cfg": "", "installed-llama": "", "lib/old": ""}.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def run(programs: Path, command: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    script = f"set -eu; source scripts/environment.sh; pythons=(python3); {command}"
     return subprocess.run(
         [str(programs / "bash"), "-c", script, "scripts/install"],
         cwd=ROOT,
-        env={"PATH": str(programs)},
+        env={"PATH": str(programs), **environ},
         capture_output=True,
         text=True,
         timeout=30,
@@ -44,6 +68,15 @@ def write_program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
+def write_python(programs: Path) -> None:
+    """One that makes environments."""
+    write_program(programs / "python3", WITH_VENV)
+    write_program(programs / "of-venv", OF_VENV)
+
+
+# ── What is missing ──────────────────────────────────────────────────────────────────────────────
+
+
 @pytest.mark.parametrize(
     ("flag", "sentence"),
     [
@@ -53,21 +86,24 @@ def write_program(path: Path, text: str) -> None:
 )
 def test_missing_python(flag: str, sentence: str, programs: Path, tmp_path: Path) -> None:
     write_program(programs / "python3", OLD)
-    done = run(programs, f"make_environment {tmp_path}/made {flag}")
+    done = run(programs, f"make_environment {tmp_path}/made '{flag}' pip")
     assert done.returncode == 1
     assert done.stderr.startswith(f"install: {sentence}")
     assert "install: Install it: " in done.stderr
 
 
 def test_python_without_virtual_environments(programs: Path, tmp_path: Path) -> None:
+    """The next run begins anew, and knows what is to be known."""
     write_program(programs / "python3", WITHOUT_VENV)
     made = tmp_path / "made"
     made.mkdir()
-    done = run(programs, f"make_environment {made}")
+    for name, text in {**KEPT, "pyvenv.cfg": ""}.items():
+        (made / name).write_text(text)
+    done = run(programs, f"make_environment {made} '' pip")
     assert done.returncode == 1
     assert "install: Python cannot make virtual environments." in done.stderr
     assert "install: Install what is missing: " in done.stderr
-    assert not made.exists(), "the next run begins anew"
+    assert {path.name: path.read_text() for path in made.iterdir()} == KEPT
 
 
 def test_missing_compiler(programs: Path, tmp_path: Path) -> None:
@@ -80,17 +116,57 @@ def test_missing_compiler(programs: Path, tmp_path: Path) -> None:
     assert "install: Install one: " in done.stderr
 
 
-def test_environment_that_is_there_is_kept(programs: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "made" / "bin"
-    folder.mkdir(parents=True)
-    write_program(folder / "python", OLD)
-    done = run(programs, f"make_environment {folder.parent}")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
 def test_python_in_a_home_is_of_no_use_to_a_service(programs: Path) -> None:
     """This test's own Python, wherever it is installed."""
     prefix = os.path.realpath(sys.base_prefix)
     is_hidden = prefix.startswith(("/home/", "/root/", "/tmp/", "/var/tmp/", "/run/user/"))
     assert run(programs, f"is_usable {sys.executable}").returncode == 0
     assert run(programs, f"is_usable {sys.executable} shared").returncode == int(is_hidden)
+
+
+# ── What does not work ───────────────────────────────────────────────────────────────────────────
+
+
+def test_environment_that_works_is_kept(programs: Path, made: Path) -> None:
+    write_python(programs)
+    done = run(programs, f"make_environment {made} '' pip edged")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (made / "lib/old").exists()
+
+
+@pytest.mark.parametrize("program", ["pip", "edged"])
+@pytest.mark.parametrize("text", [OLD, "#!/nowhere/python\n", None])
+def test_environment_that_does_not_work_is_made_anew(
+    program: str, text: str | None, programs: Path, made: Path
+) -> None:
+    """Its Python has no modules of its version, or is gone; or it was never completed."""
+    write_python(programs)
+    (made / "bin" / program).unlink()
+    if text is not None:
+        write_program(made / "bin" / program, text)
+    done = run(programs, f"make_environment {made} '' pip edged")
+    sentence = f"make the virtual environment in {made} anew: it does not work"
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"install: {sentence}\n", "")
+    assert {path.name for path in made.iterdir()} == {*KEPT, "bin", "lib", "pyvenv.cfg"}
+    assert {path.name for path in (made / "bin").iterdir()} == {"pip", "python"}
+    assert not (made / "lib/old").exists()
+    assert {name: (made / name).read_text() for name in KEPT} == KEPT
+
+
+def test_environment_that_is_activated_is_not_made_with_its_own_python(
+    programs: Path, made: Path
+) -> None:
+    write_python(programs)
+    write_program(made / "bin/python3", WITH_VENV)
+    (made / "bin/pip").unlink()
+    done = run(programs, f"make_environment {made} '' pip", PATH=f"{made}/bin:{programs}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (made / "bin/pip").exists()
+
+
+def test_first_environment_is_made(programs: Path, tmp_path: Path) -> None:
+    write_python(programs)
+    made = tmp_path / "made"
+    done = run(programs, f"make_environment {made} '' pip")
+    said = f"install: make a virtual environment in {made}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")

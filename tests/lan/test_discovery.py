@@ -193,6 +193,16 @@ async def test_only_addresses_of_the_listener_are_told(
         assert daemon.lines("advertised")[0]["addresses"] == [there.address()]
 
 
+async def test_an_address_with_a_label_is_one_of_its_interface(
+    network: Network, advertise: Advertise, tmp_path: Path
+) -> None:
+    there, here, _ = network.hosts
+    there.ip("address", "add", "10.77.0.99/24", "dev", "eth0", "label", "eth0:0")
+    async with advertise(there, "Studio", "10.77.0.99:7411"):
+        (found,) = discovered(here, tmp_path)
+        assert found["addresses"] == ["10.77.0.99:7411"]
+
+
 async def test_a_network_of_one_family_will_do(
     network: Network, advertise: Advertise, tmp_path: Path
 ) -> None:

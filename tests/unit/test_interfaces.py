@@ -1,7 +1,10 @@
 """Which addresses a daemon is told to have: those of its listeners that others can use."""
 
+import socket
 from ipaddress import ip_address, ip_interface
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from edged.node.lan.interfaces import (
@@ -95,3 +98,15 @@ def test_this_hosts_loopback_is_not_among_the_usable() -> None:
     found = usable_interfaces()
     assert all(not one.ip.is_loopback for each in found for one in each.addresses)
     assert all(each.addresses for each in found)
+
+
+def test_addresses_with_labels_are_of_their_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    def address(text: str) -> SimpleNamespace:
+        return SimpleNamespace(family=socket.AF_INET, address=text, netmask="255.255.255.0")
+
+    listed = {"lo:1": [address("10.0.1.5")], "lo": [address("10.0.0.5")], "gone:0": []}
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: listed)
+    up = SimpleNamespace(isup=True, flags="up,multicast")
+    monkeypatch.setattr(psutil, "net_if_stats", lambda: {"lo": up})
+    index = socket.if_nametoindex("lo")
+    assert usable_interfaces() == (interface("lo", index, "10.0.0.5/24", "10.0.1.5/24"),)

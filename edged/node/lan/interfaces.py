@@ -61,15 +61,14 @@ def usable_interfaces() -> tuple[Interface, ...]:
     towards_far = frozenset(_sources())
     states = psutil.net_if_stats()
     found = []
-    for name, addresses in sorted(psutil.net_if_addrs().items()):
+    for name, addresses in sorted(_addresses().items()):
         state = states.get(name)
         flags = state.flags.split(",") if state is not None else []
         if state is None or not state.isup or "loopback" in flags or "pointopoint" in flags:
             continue
         if "multicast" not in flags:
             continue
-        parsed = [_address(one.family, one.address, one.netmask or "") for one in addresses]
-        usable = tuple(one for one in parsed if one is not None and not one.ip.is_loopback)
+        usable = tuple(one for one in addresses if not one.ip.is_loopback)
         try:
             index = socket.if_nametoindex(name)
         except OSError:
@@ -123,6 +122,16 @@ def on_link(address: Host, interfaces: Iterable[Interface]) -> bool:
         for interface in interfaces
         for one in interface.addresses
     )
+
+
+def _addresses() -> dict[str, list[Address]]:
+    """By interface. Linux lists an address with a label, as "eth0:0", under that."""
+    found: dict[str, list[Address]] = {}
+    for label, addresses in sorted(psutil.net_if_addrs().items()):
+        own = found.setdefault(label.partition(":")[0], [])
+        parsed = (_address(one.family, one.address, one.netmask or "") for one in addresses)
+        own.extend(one for one in parsed if one is not None)
+    return found
 
 
 def _address(family: int, text: str, mask: str) -> Address | None:

@@ -39,13 +39,13 @@ from edged.node.lan.multicast import (
     Gate,
     Intake,
     Sender,
-    choice,
     host_of,
     is_response,
     open_multicast,
     open_one_shot,
     parse,
     put_gates,
+    update_interfaces,
 )
 from edged.node.trust.fingerprint import PREFIX
 
@@ -276,8 +276,8 @@ class Browser:
     async def _look_around(self) -> None:
         interfaces = usable_interfaces()
         if interfaces != self._interfaces and self._zeroconf is not None:
-            self._interfaces = interfaces
-            await self._zeroconf.async_update_interfaces(choice(interfaces))
+            was, self._interfaces = self._interfaces, interfaces
+            await update_interfaces(self._zeroconf, was, interfaces)
             self._put_gates(self._zeroconf)
             self._send(DNSQuestion(SERVICE_TYPE, TYPE_PTR, CLASS_IN))
 

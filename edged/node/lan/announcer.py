@@ -3,8 +3,9 @@ it does when the host's addresses change or somebody says otherwise.
 
 Theory of operation: it asks for a name before it uses it (`naming`), announces, and answers through
 zeroconf. Every two seconds it looks at the host's addresses. What changed is announced anew: the
-sockets of interfaces that stayed are not touched, new ones get theirs, and an address that is gone
-is taken back by name, since others would believe in it for another minute.
+sockets of interfaces that stayed are not touched, new ones and those that were made anew get
+theirs, and an address that is gone is taken back by name, since others would believe in it for
+another minute.
 
 What it hears about itself reaches it through its gates, not through zeroconf's cache, from which a
 flood could have pushed it: a rival for the name is answered as `naming` says, what is wrong by
@@ -44,6 +45,7 @@ from edged.node.lan.multicast import (
     open_multicast,
     parse,
     put_gates,
+    update_interfaces,
 )
 from edged.node.lan.naming import Claim, heard, is_about, names
 
@@ -133,7 +135,7 @@ class Announcer:
         while True:
             await self._wait(_POLL_S)
             await self._answer_others(zeroconf)
-            self._look_at_failures(zeroconf)
+            self._look_at_failures()
             await self._follow(zeroconf)
             forget_strangers(zeroconf.zeroconf, self._is_own)
 
@@ -301,9 +303,9 @@ class Announcer:
             self._log.info("advertised anew", name=told.name, addresses=list(now.addresses))
         has_all = len(zeroconf.zeroconf.engine.senders) == len(choice(interfaces))
         if interfaces != self._interfaces or not has_all:
-            self._interfaces = interfaces
+            was, self._interfaces = self._interfaces, interfaces
             self._is_near.clear()
-            await zeroconf.async_update_interfaces(choice(interfaces))
+            await update_interfaces(zeroconf, was, interfaces)
             self._put_gates(zeroconf)
         if is_new:
             assert self._info is not None, "there is a name"
@@ -327,7 +329,7 @@ class Announcer:
         """A packet could not be sent: no route, not allowed, the interface went down."""
         self._failure = (isinstance(error, OSError) and error.strerror) or str(error)
 
-    def _look_at_failures(self, zeroconf: AsyncZeroconf) -> None:
+    def _look_at_failures(self) -> None:
         """What was not heard is said again, later and later."""
         now_s = self._clock.now_s()
         if self._failure:
@@ -338,7 +340,8 @@ class Announcer:
             self._retry_s = min(_MAX_RETRY_S, self._retry_s * 2)
         elif self._again_at_s is not None and now_s >= self._again_at_s:
             self._again_at_s = None
-            self._announce(zeroconf)
+            # From sockets made anew: these may be what fails.
+            self._interfaces = ()
         elif self._was_failing and self._again_at_s is None:
             self._log.info("multicast is sent again")
             self._was_failing, self._retry_s = "", _POLL_S

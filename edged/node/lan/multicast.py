@@ -9,8 +9,10 @@ What is kept between two calls of `forget_strangers` is bounded by those bytes.
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
@@ -155,10 +157,39 @@ def open_one_shot(interface: Interface) -> tuple[socket.socket, ...]:
 
 def choice(interfaces: Sequence[Interface]) -> list[str | int]:
     """Those interfaces as zeroconf takes them: one socket for each and each family."""
-    addresses = [one.ipv4 for one in interfaces if one.ipv4 is not None]
-    if _ip_version() is IPVersion.V4Only:
-        return [*addresses]
-    return [*addresses, *(one.index for one in interfaces if one.has_ipv6)]
+    return [place for _, place in _places(interfaces)]
+
+
+def _places(interfaces: Sequence[Interface]) -> list[tuple[int, str | int]]:
+    """Each with the index of its interface."""
+    places: list[tuple[int, str | int]] = []
+    places += ((one.index, one.ipv4) for one in interfaces if one.ipv4 is not None)
+    if _ip_version() is not IPVersion.V4Only:
+        places += ((one.index, one.index) for one in interfaces if one.has_ipv6)
+    return places
+
+
+async def update_interfaces(
+    zeroconf: AsyncZeroconf, was: Sequence[Interface], now: Sequence[Interface]
+) -> None:
+    """Open the sockets that are missing; those that still lead somewhere are not touched. zeroconf
+    knows those of IPv4 by address, and would keep one whose interface was made anew with the
+    address it had, or left it to another."""
+    old, new = _places(was), _places(now)
+    for index, place in old:
+        if (index, place) not in new and isinstance(place, str):
+            _leave(zeroconf.zeroconf, index, place)
+    await zeroconf.async_update_interfaces([place for index, place in new if (index, place) in old])
+    await zeroconf.async_update_interfaces(choice(now))
+
+
+def _leave(zeroconf: Zeroconf, index: int, address: str) -> None:
+    """The group of IPv4. zeroconf leaves it by address, and so not where another interface has that
+    now; and a socket is let into 20 groups, into each once."""
+    member = struct.pack("4s4si", socket.inet_aton(IPV4_GROUP), socket.inet_aton(address), index)
+    for reader in zeroconf.engine.readers:
+        with contextlib.suppress(OSError):  # It is not in the group.
+            reader.sock.setsockopt(socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, member)
 
 
 def put_gates(zeroconf: Zeroconf, make: Callable[[Intake], Gate]) -> None:

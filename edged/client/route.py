@@ -5,7 +5,9 @@ to wait for its connection time and again. Where falling over is allowed, the ot
 this user has paired with follow, when none of those that were given will do.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -57,6 +59,7 @@ class Route:
         self._others: tuple[Link, ...] = ()
         self._link_of: dict[str, Link] = {}
         """To those that were not given, by their fingerprints."""
+        self._looking: asyncio.Task[None] | None = None
         self._look_again_s = 0.0
         self._avoided_until_s: dict[Link, float] = {}
 
@@ -66,11 +69,23 @@ class Route:
         return sorted(self._links, key=lambda link: self._avoided_until_s.get(link, 0.0) > now_s)
 
     async def others(self) -> tuple[Link, ...]:
-        """Those that were not, if any are allowed."""
-        if self._find_others is not None and self._clock.now_s() >= self._look_again_s:
-            found = (await self._find_others())[:MAX_OTHERS]
-            self._others = tuple(self._link_to(other) for other in found)
-            self._look_again_s = self._clock.now_s() + AVOID_S
+        """Those that were not, if any are allowed. Callers that come while they are looked for wait
+        for the same look around, which goes on without those that leave.
+
+        Raises:
+            ClientError: they cannot be looked for.
+        """
+        if self._find_others is None:
+            return ()
+        if self._looking is None and self._clock.now_s() >= self._look_again_s:
+            self._looking = asyncio.create_task(self._look_around(self._find_others))
+            self._looking.add_done_callback(self._has_looked)
+        if self._looking is not None:
+            try:
+                await asyncio.shield(self._looking)
+            except ClientError as error:
+                # Each of those who wait may add to its error.
+                raise copy(error) from None
         return self._others
 
     def note(self, link: Link, error: ClientError) -> None:
@@ -78,8 +93,21 @@ class Route:
             self._avoided_until_s[link] = self._clock.now_s() + AVOID_S
 
     async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
         for link in (*self._links, *self._link_of.values()):
             await link.close()
+
+    async def _look_around(self, find_others: FindOthers) -> None:
+        found = (await find_others())[:MAX_OTHERS]
+        self._others = tuple(self._link_to(other) for other in found)
+        self._look_again_s = self._clock.now_s() + AVOID_S
+
+    def _has_looked(self, task: "asyncio.Task[None]") -> None:
+        self._looking = None
+        if not task.cancelled():
+            task.exception()  # has been seen, though all who waited may have left
 
     def _link_to(self, other: Given) -> Link:
         assert other.peer is not None, "who was not given was paired with"

@@ -151,3 +151,22 @@ async def test_nobody_and_a_network_that_cannot_be_looked_at_are_both_told() -> 
     async with linked(Link([at(f"127.0.0.1:{free_port()}")], GATE_TIMEOUT_S, find)) as link:
         with pytest.raises(UnreachableError, match=r"no daemon .* looked at: no netlink here"):
             await read_one(link, GATE_TIMEOUT_S)
+
+
+async def test_the_address_that_was_found_is_known_from_then_on() -> None:
+    async with playing(says(admitted())) as daemon, routed(daemon.address) as router:
+        seen = [at(router.address)]
+
+        async def find() -> Sequence[Target]:
+            """Once: later it cannot be seen."""
+            return [seen.pop()] if seen else []
+
+        known = at(f"127.0.0.1:{free_port()}")
+        async with linked(Link([known], GATE_TIMEOUT_S, find)) as link:
+            assert await read_one(link, GATE_TIMEOUT_S) == ANSWER
+            router.num_forgotten = 1
+            with pytest.raises(DeadlineExceededError):
+                await read_one(link, SHORT_S)
+            assert await read_one(link, GATE_TIMEOUT_S) == ANSWER
+            assert [way.address for way in link._ways] == [router.address, known.address]
+        assert router.num_connections == 2

@@ -249,6 +249,16 @@ async def test_a_peer_that_is_nowhere_is_not_looked_for_all_the_time() -> None:
     assert network.num_looks == 2
 
 
+async def test_a_peer_that_was_found_is_looked_for_again_at_once() -> None:
+    own = certified("edged")
+    known = peer("gpu-box", own, nobody())
+    network = Network(found("box", own, "192.0.2.1:1"))
+    moved = Moved(known, ways_to_peer(known), ManualClock(), network.find)
+    assert [way.address for way in await moved()] == ["192.0.2.1:1"]
+    network.daemons = (found("box", own, "192.0.2.2:1"),)
+    assert [way.address for way in await moved()] == ["192.0.2.2:1"]
+
+
 async def test_no_more_claims_are_tried_than_the_limit() -> None:
     own = certified("edged")
     known = peer("gpu-box", own, "192.0.2.1:1")

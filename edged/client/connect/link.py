@@ -57,7 +57,9 @@ class Link:
     ) -> None:
         assert ways, "a daemon is somewhere"
         self.shown = ways[0].shown
-        self._ways = tuple(ways)
+        self._given = tuple(ways)
+        self._ways = self._given
+        """And the one that worked last, which may have been found, first."""
         self._connect_timeout_s = connect_timeout_s
         self._find = find
         self._clock = clock or MonotonicClock()
@@ -232,6 +234,9 @@ class Link:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._connect_timeout_s):
                     ready = await _first_of(waits)
+            if ready is not None:
+                worked = ways[channels.index(ready)]
+                self._ways = tuple(dict.fromkeys((worked, *self._given)))
         finally:
             for task in waits:
                 task.cancel()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_CLAIMED = 16
 """Most addresses that are tried of those who claim to be a daemon that moved."""
 LOOK_AGAIN_S = 10.0
-"""A daemon that was not found is not looked for again before."""
+"""A daemon that was nowhere is not looked for again before."""
 
 Ways = tuple[Target, ...]
 """To one daemon."""
@@ -82,10 +82,11 @@ class Moved:
         if self._clock.now_s() < self._again_s:
             return ()
         found = await self._find(self._peer.fingerprint)
-        self._again_s = self._clock.now_s() + LOOK_AGAIN_S
         known = {way.address for way in self._ways}
         claimed = dict.fromkeys(address for one in found for address in one.addresses)
         new = [address for address in claimed if address not in known]
+        if not new:
+            self._again_s = self._clock.now_s() + LOOK_AGAIN_S
         return tuple(replace(self._ways[0], address=address) for address in new[:MAX_CLAIMED])
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from edged.client.connect.link import Link
 from edged.client.errors import (
@@ -94,8 +94,12 @@ class Caller:
         attempts = Attempts(places, self._policy, self._clock.now_s(), self._draw)
         is_widened = False
         while True:
-            for link in attempts.due(self._clock.now_s()):
+            due = attempts.due(self._clock.now_s())
+            num_after = len(due) + (not is_widened and self._route.may_have_others)
+            for link in due:
+                num_after -= 1
                 try:
+                    await self._connect(link, ends_s, num_after)
                     return link, await ask(link, self._remaining_s(ends_s, link))
                 except ClientError as error:
                     self._route.note(link, error)
@@ -119,6 +123,12 @@ class Caller:
                 raise most_telling(list(attempts.errors.values()))
             await self._pause(wait_s)
 
+    async def _connect(self, link: Link, ends_s: float | None, num_after: int) -> None:
+        """A daemon that is not there leaves those after it their parts of the time. The last one
+        is connected to when it is asked, in all the time that is left."""
+        if ends_s is not None and num_after:
+            await link.connect(self._remaining_s(ends_s, link) / (num_after + 1))
+
     async def _others(self, ends_s: float | None) -> tuple[Link, ...]:
         """Nobody, if looking for them takes the time that is left."""
         left_s = None if ends_s is None else max(0.0, ends_s - self._clock.now_s())
@@ -127,6 +137,12 @@ class Caller:
                 return await self._route.others()
         except TimeoutError:
             return ()
+
+    @overload
+    def _remaining_s(self, ends_s: float, link: Link) -> float: ...
+
+    @overload
+    def _remaining_s(self, ends_s: float | None, link: Link) -> float | None: ...
 
     def _remaining_s(self, ends_s: float | None, link: Link) -> float | None:
         if ends_s is None:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, TypeAlias
 
 from edged.client.connect.address import Address, PeerName, choose_address, parse_address
@@ -61,12 +62,23 @@ class Route:
         """To those that were not given, by their fingerprints."""
         self._looking: asyncio.Task[None] | None = None
         self._look_again_s = 0.0
-        self._avoided_until_s: dict[Link, float] = {}
+        self._lost_s: dict[Link, float] = {}
+        """When a call was last told that it is not there, or goes."""
 
     def order(self) -> list[Link]:
         """Those that were given."""
-        now_s = self._clock.now_s()
-        return sorted(self._links, key=lambda link: self._avoided_until_s.get(link, 0.0) > now_s)
+        since_s = self._clock.now_s() - AVOID_S
+
+        def is_avoided(link: Link) -> bool:
+            # Some are lost when the call that was connecting to them has left.
+            return max(self._lost_s.get(link, -inf), link.lost_s) > since_s
+
+        return sorted(self._links, key=is_avoided)
+
+    @property
+    def may_have_others(self) -> bool:
+        """Others than those that were given may be asked, if there are any."""
+        return self._find_others is not None
 
     async def others(self) -> tuple[Link, ...]:
         """Those that were not, if any are allowed. Callers that come while they are looked for wait
@@ -90,7 +102,7 @@ class Route:
 
     def note(self, link: Link, error: ClientError) -> None:
         if error.reason in (Reason.UNREACHABLE, Reason.DRAINING):
-            self._avoided_until_s[link] = self._clock.now_s() + AVOID_S
+            self._lost_s[link] = self._clock.now_s()
 
     async def close(self) -> None:
         if self._looking is not None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from copy import copy
+from math import inf
 from typing import NoReturn
 
 import grpc
@@ -68,9 +69,19 @@ class Link:
         self._connecting: asyncio.Task[grpc.aio.Channel] | None = None
         self._not_looked = ""
         """Why, for the end of a sentence."""
+        self.lost_s = -inf
+        """When it could not be connected to, if it could not be the last time."""
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
+
+    async def connect(self, within_s: float) -> None:
+        """Raises ClientError: nobody is there, or not within that time. What takes longer goes on,
+        for the next call."""
+        try:
+            await self._connected(within_s)
+        except DeadlineExceededError as late:
+            raise self.named(UnreachableError(Reason.UNREACHABLE, late.detail)) from None
 
     async def unary(self, path: str, request: bytes, limit_s: float) -> bytes:
         """One answer, within `limit_s` of the connection. Raises ClientError."""
@@ -174,8 +185,12 @@ class Link:
 
     def _has_connected(self, task: "asyncio.Task[grpc.aio.Channel]") -> None:
         self._connecting = None
-        if not task.cancelled() and task.exception() is None:
-            self._channel = task.result()
+        if task.cancelled():
+            return
+        if task.exception() is None:
+            self._channel, self.lost_s = task.result(), -inf
+        elif isinstance(task.exception(), UnreachableError):
+            self.lost_s = self._clock.now_s()
 
     async def _connect(self) -> grpc.aio.Channel:
         try:

@@ -52,14 +52,14 @@ class Stream:
 
     def answer(self) -> Answer:
         """The rest of the answer, and with what came before the whole of it. Raises ClientError."""
-        return self._thread.run(self._stream.answer)
+        return self._thread.run(self._stream.answer, self._stream.cancel)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Event:
         """Raises ClientError; after that, as after the end, there are no more events."""
-        event = self._thread.run(self._next)
+        event = self._thread.run(self._next, self._stream.cancel)
         if event is None:
             raise StopIteration
         return event

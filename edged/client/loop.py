@@ -4,9 +4,9 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from edged.client.errors import RequestCancelledError
 from edged.errors import Reason
@@ -17,6 +17,32 @@ Work = Coroutine[Any, Any, ResultT]
 THREAD_NAME = "edged-client"
 CLOSE_TIMEOUT_S = 5.0
 """Longest wait for the thread to end."""
+
+
+class _Job(Generic[ResultT]):
+    """Work that can be given up at any moment: before it has begun, and when it is over."""
+
+    def __init__(self, work: Callable[[], Work[ResultT]]) -> None:
+        self._work = work
+        self._task: asyncio.Task[Any] | None = None
+        self._is_given_up = False
+        self.has_failed = False
+        """It has ended with an exception of its own."""
+
+    async def do(self) -> ResultT:
+        self._task = asyncio.current_task()
+        try:
+            if self._is_given_up:
+                raise asyncio.CancelledError
+            return await self._work()
+        except BaseException:
+            self.has_failed = True
+            raise
+
+    def give_up(self) -> None:
+        self._is_given_up = True
+        if self._task is not None:
+            self._task.cancel()
 
 
 class LoopThread:
@@ -31,8 +57,25 @@ class LoopThread:
         self._pid = os.getpid()
         self._thread.start()
 
-    def run(self, work: Callable[[], Work[ResultT]]) -> ResultT:
-        """Wait for `work`. Whatever ends the wait, Ctrl-C above all, cancels it."""
+    def run(
+        self, work: Callable[[], Work[ResultT]], end: Callable[[], None] | None = None
+    ) -> ResultT:
+        """Wait for `work`. Whatever ends the wait, Ctrl-C above all, cancels it, and does what is
+        `end` on the loop: the work may be over already, and what it came to is lost."""
+        job = _Job(work)
+        try:
+            return self._begun(job).result()
+        except CancelledError:
+            if not self._is_closed:
+                raise
+            raise RequestCancelledError(Reason.CANCELLED, "the client was closed") from None
+        except BaseException:
+            if not job.has_failed:
+                self._soon(job.give_up)
+                self._soon(end)
+            raise
+
+    def _begun(self, job: _Job[ResultT]) -> "Future[ResultT]":
         if os.getpid() != self._pid:
             raise RuntimeError("a client does not survive a fork: make another one in the child")
         if threading.current_thread() is self._thread:
@@ -40,16 +83,12 @@ class LoopThread:
         with self._lock:  # what begins after the end would never end
             if self._is_closed:
                 raise RequestCancelledError(Reason.CANCELLED, "the client was closed")
-            future = asyncio.run_coroutine_threadsafe(work(), self._loop)
-        try:
-            return future.result()
-        except CancelledError:
-            if not self._is_closed:
-                raise
-            raise RequestCancelledError(Reason.CANCELLED, "the client was closed") from None
-        except BaseException:
-            future.cancel()
-            raise
+            return asyncio.run_coroutine_threadsafe(job.do(), self._loop)
+
+    def _soon(self, action: Callable[[], None] | None) -> None:
+        if action is not None and os.getpid() == self._pid:
+            with suppress(RuntimeError):  # the loop is closed, and nothing runs any more
+                self._loop.call_soon_threadsafe(action)
 
     def close(self, last: Callable[[], Work[None]]) -> None:
         """Do what is `last`, then end the thread. May be called twice, from any thread, and by the

@@ -17,6 +17,8 @@ from tests.rpc.fakes import GATE_TIMEOUT_S
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Scene = Callable[["Scripted", Context], Awaitable[None]]
 REQUEST_ID = "0123456789abcdef"
+LETS_PING = ("grpc.http2.min_ping_interval_without_data_ms", 1)
+"""As often as a test likes."""
 
 
 def admitted(request_id: str = REQUEST_ID) -> pb.GenerateResponse:
@@ -119,7 +121,7 @@ class Scripted:
 
     async def start(self, address: str, certified: Certified | None = None) -> None:
         handler = grpc.unary_stream_rpc_method_handler(self._play)
-        self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0), LETS_PING))
         self._server.add_generic_rpc_handlers((_Everything(handler),))
         if certified is None:
             port = self._server.add_insecure_port(address)

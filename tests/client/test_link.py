@@ -9,7 +9,7 @@ import pytest
 
 from edged.client.connect.link import Link
 from edged.client.connect.target import Plaintext, Target
-from edged.client.errors import DeadlineExceededError, UnreachableError
+from edged.client.errors import ConnectionLostError, DeadlineExceededError, UnreachableError
 from edged.errors import EdgedError, Reason
 from tests.client.scripted import admitted, is_silent, playing, refuses, says, then
 from tests.client.servers import free_port
@@ -92,10 +92,19 @@ async def test_a_method_that_nobody_answered_leaves_the_connection() -> None:
     ):
         assert await link.unary("/a/B", b"", GATE_TIMEOUT_S) == ANSWER
         router.num_forgotten = 1
-        with pytest.raises(DeadlineExceededError):
+        with pytest.raises(ConnectionLostError, match=r"has said nothing for 0\.2 s"):
             await link.unary("/a/B", b"", SHORT_S)
         assert await link.unary("/a/B", b"", GATE_TIMEOUT_S) == ANSWER
         assert router.num_connections == 2
+
+
+async def test_a_method_that_a_new_connection_does_not_answer_is_late() -> None:
+    async with (
+        playing(is_silent()) as daemon,
+        linked(Link([at(daemon.address)], GATE_TIMEOUT_S)) as link,
+    ):
+        with pytest.raises(DeadlineExceededError):
+            await link.unary("/a/B", b"", SHORT_S)
 
 
 async def test_an_answer_of_which_nothing_came_leaves_the_connection() -> None:

@@ -32,7 +32,7 @@ def open_channel(target: Target, pings: Pings = PINGS) -> grpc.Channel:
     Raises:
         ConfigError: the certificate that is kept for it is damaged, or for no name at all.
     """
-    options = [*_options(target), *_ping_options(pings)]
+    options = [*_options(target), *ping_options(pings)]
     credentials = _credentials(target)
     if credentials is None:
         return grpc.insecure_channel(target.address, options)
@@ -74,7 +74,7 @@ def _options(target: Target) -> list[tuple[str, int | str]]:
     return options
 
 
-def _ping_options(pings: Pings) -> Options:
+def ping_options(pings: Pings) -> Options:
     within_ms = int(pings.within_s * 1000)
     return (
         ("grpc.keepalive_time_ms", int(pings.after_s * 1000)),

@@ -17,7 +17,7 @@ from typing import NoReturn
 import grpc
 
 from edged.client.connect.address import UNIX_PREFIX
-from edged.client.connect.channel import Options, open_aio_channel
+from edged.client.connect.channel import Options, Pings, open_aio_channel, ping_options
 from edged.client.connect.target import Target
 from edged.client.connect.told import error_of_call, told_by_daemon
 from edged.client.errors import (
@@ -37,6 +37,9 @@ CHANNEL_OPTIONS: Options = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
+PINGS = Pings(after_s=6.0, within_s=6.0)
+"""A dead connection is noticed after 12 s at most, and after 6 s where the kernel is told to end
+one on which nothing arrives."""
 LOOK_S = 2.0
 """Longest look at an address that could not be connected to."""
 HEAD_START_S = 0.5
@@ -55,6 +58,7 @@ class Link:
         connect_timeout_s: float,
         find: Find | None = None,
         clock: Clock | None = None,
+        pings: Pings = PINGS,
     ) -> None:
         assert ways, "a daemon is somewhere"
         self.shown = ways[0].shown
@@ -64,6 +68,7 @@ class Link:
         self._connect_timeout_s = connect_timeout_s
         self._find = find
         self._clock = clock or MonotonicClock()
+        self._options = (*CHANNEL_OPTIONS, *ping_options(pings))
         self._metadata = ways[0].metadata
         self._channel: grpc.aio.Channel | None = None
         self._connecting: asyncio.Task[grpc.aio.Channel] | None = None
@@ -84,13 +89,16 @@ class Link:
             raise self.named(UnreachableError(Reason.UNREACHABLE, late.detail)) from None
 
     async def unary(self, path: str, request: bytes, limit_s: float) -> bytes:
-        """One answer, within `limit_s` of the connection. Raises ClientError."""
+        """One answer, within `limit_s` of the connection. Raises ClientError; ConnectionLostError
+        if the connection is an old one, of which nothing came: a new one may do better."""
+        known = self._channel
         channel = await self._connected(None)
         try:
             method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
             return await method(request, timeout=limit_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            self.doubt(channel, error)
+            if self.doubt(channel, error) and channel is known:
+                raise self.silent_for(limit_s) from None
             raise error_of_call(error, self.shown, limit_s) from None
         except (asyncio.CancelledError, grpc.aio.UsageError) as error:
             self.raise_if_closed(error)
@@ -124,13 +132,24 @@ class Link:
         if self._channel is channel:
             self._channel = None
 
-    def doubt(self, channel: grpc.aio.Channel, error: grpc.aio.AioRpcError) -> None:
+    def doubt(self, channel: grpc.aio.Channel, error: grpc.aio.AioRpcError) -> bool:
         """Nothing has come of a call on this channel. If its time is over without a word of the
         daemon's, the connection may be dead and not know: a host that went to sleep, a router that
         has forgotten it."""
         is_late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        if is_late and told_by_daemon(error.trailing_metadata()) is None:
+        may_be_dead = is_late and told_by_daemon(error.trailing_metadata()) is None
+        if may_be_dead:
             self.renew(channel)
+        return may_be_dead
+
+    def silent_for(self, silence_s: float) -> ClientError:
+        return self.named(
+            ConnectionLostError(
+                Reason.UNREACHABLE,
+                f"the daemon at {self.shown} has said nothing for {silence_s:g} s, "
+                "not even that it is alive",
+            )
+        )
 
     def raise_if_closed(self, error: BaseException) -> NoReturn:
         """A call that nobody cancelled was cancelled with its channel."""
@@ -242,7 +261,7 @@ class Link:
 
     async def _first_ready(self, ways: Sequence[Target]) -> grpc.aio.Channel | None:
         """The channel that connects first; None if none does in time."""
-        channels = [open_aio_channel(way, CHANNEL_OPTIONS) for way in ways]
+        channels = [open_aio_channel(way, self._options) for way in ways]
         waits = {asyncio.create_task(_when_ready(channel)) for channel in channels}
         ready: grpc.aio.Channel | None = None
         try:
@@ -324,13 +343,7 @@ class Reading:
                 message = await self._call.read()
         except TimeoutError:
             link.renew(self._channel)
-            raise link.named(
-                ConnectionLostError(
-                    Reason.UNREACHABLE,
-                    f"the daemon at {link.shown} has said nothing for {self._idle_timeout_s:g} s, "
-                    "not even that it is alive",
-                )
-            ) from None
+            raise link.silent_for(self._idle_timeout_s) from None
         except grpc.aio.AioRpcError as error:
             if not self._has_read:
                 link.doubt(self._channel, error)

@@ -1,11 +1,12 @@
 """Finds daemons on the local network: asks for them, listens, and tells what changes.
 
-Theory of operation: the same question goes out twice. Once from a port of its own, where the answer
+Theory of operation: every question goes out twice. Once from a port of its own, where the answer
 comes at once and to nobody else; once from the port of multicast DNS, where announcements, goodbyes
-and the answers to others are heard too, and which a firewall lets in more often. What is heard goes
-through gates that bound how much of a flood is read, and not through zeroconf's cache, but to
-`Sightings`, which decide what is believed. After the start the question is repeated, ever less
-often, but three times within the life of a record, so that two lost packets lose no daemon.
+and the answers to others are heard too, and which a firewall lets in more often. Either will do:
+another program may hold that port alone. What is heard goes through gates that bound how much of a
+flood is read, and not through zeroconf's cache, but to `Sightings`, which decide what is believed.
+After the start the question is repeated, ever less often, but three times within the life of a
+record, so that two lost packets lose no daemon.
 """
 
 import asyncio
@@ -174,7 +175,7 @@ class Browser:
             self._problem = f"no socket on the port of multicast DNS: {error.strerror}"
         await self._open_one_shots()
         self._tasks = [
-            asyncio.create_task(self._ask(), name="ask"),
+            asyncio.create_task(self._keep_asking(), name="ask"),
             asyncio.create_task(self._look_after(), name="look after"),
         ]
         return self
@@ -183,8 +184,7 @@ class Browser:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for transport in self._one_shots:
-            transport.close()
+        self._close_one_shots()
         if self._zeroconf is not None:
             await self._zeroconf.async_close()
 
@@ -226,31 +226,29 @@ class Browser:
                 else:
                     one.close()
 
-    async def _ask(self) -> None:
-        await asyncio.sleep(random.uniform(*_FIRST_QUERY_S))
-        self._ask_from_own_ports()
-        self._send(DNSQuestion(SERVICE_TYPE, TYPE_PTR, CLASS_IN))
-        for number, pause_s in enumerate(chain(_QUERY_PAUSES_S, repeat(_QUERY_PAUSE_S))):
-            await asyncio.sleep(pause_s)
-            if number == 0:
-                self._ask_from_own_ports()
-            self._send(DNSQuestion(SERVICE_TYPE, TYPE_PTR, CLASS_IN))
+    def _close_one_shots(self) -> None:
+        for transport in self._one_shots:
+            transport.close()
+        self._one_shots.clear()
 
-    def _ask_from_own_ports(self) -> None:
+    async def _keep_asking(self) -> None:
+        await asyncio.sleep(random.uniform(*_FIRST_QUERY_S))
+        for pause_s in chain(_QUERY_PAUSES_S, repeat(_QUERY_PAUSE_S)):
+            self._ask(DNSQuestion(SERVICE_TYPE, TYPE_PTR, CLASS_IN))
+            await asyncio.sleep(pause_s)
+
+    def _ask(self, *questions: DNSQuestion) -> None:
         for transport in self._one_shots:
             # Each with a number of its own: the same packet twice is answered once.
             query = DNSOutgoing(FLAGS_QUERY, multicast=False, id_=random.randrange(1, 2**16))
-            query.add_question(DNSQuestion(SERVICE_TYPE, TYPE_PTR, CLASS_IN))
+            query.questions.extend(questions)
             is_ipv4 = len(transport.get_extra_info("sockname")) == 2
-            transport.sendto(query.packets()[0], (IPV4_GROUP if is_ipv4 else IPV6_GROUP, PORT))
-
-    def _send(self, *questions: DNSQuestion) -> None:
-        if self._zeroconf is None:
-            return
-        query = DNSOutgoing(FLAGS_QUERY)
-        for question in questions:
-            query.add_question(question)
-        self._zeroconf.zeroconf.async_send(query)
+            for packet in query.packets():
+                transport.sendto(packet, (IPV4_GROUP if is_ipv4 else IPV6_GROUP, PORT))
+        if self._zeroconf is not None:
+            query = DNSOutgoing(FLAGS_QUERY)
+            query.questions.extend(questions)
+            self._zeroconf.zeroconf.async_send(query)
 
     async def _look_after(self) -> None:
         """Forget, ask for what is missing, and see to the host's interfaces."""
@@ -268,18 +266,22 @@ class Browser:
                     questions.append(DNSQuestion(sighting.host, TYPE_A, CLASS_IN))
                     questions.append(DNSQuestion(sighting.host, TYPE_AAAA, CLASS_IN))
             if questions:
-                self._send(*questions)
+                self._ask(*questions)
             if now_s - looked_s >= _LOOK_AROUND_S:
                 looked_s = now_s
                 await self._look_around()
 
     async def _look_around(self) -> None:
         interfaces = usable_interfaces()
-        if interfaces != self._interfaces and self._zeroconf is not None:
-            was, self._interfaces = self._interfaces, interfaces
+        if interfaces == self._interfaces:
+            return
+        was, self._interfaces = self._interfaces, interfaces
+        if self._zeroconf is not None:
             await update_interfaces(self._zeroconf, was, interfaces)
             self._put_gates(self._zeroconf)
-            self._send(DNSQuestion(SERVICE_TYPE, TYPE_PTR, CLASS_IN))
+        self._close_one_shots()
+        await self._open_one_shots()
+        self._ask(DNSQuestion(SERVICE_TYPE, TYPE_PTR, CLASS_IN))
 
 
 async def browse(peers: Iterable[Peer] = ()) -> AsyncIterator[Change]:

@@ -4,9 +4,8 @@
 
 import os
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,7 +60,7 @@ def doctor(
     from edged import __version__
     from edged.node.doctor.examine import examine, is_healthy
     from edged.node.doctor.host import this_host
-    from edged.node.doctor.subject import examined
+    from edged.node.doctor.subject import examined, once
 
     given = context.find_object(Global)
     assert given is not None, "the callback of the app has run"
@@ -70,7 +69,7 @@ def doctor(
         __version__,
         config_file=config,
         wants_lan=lan,
-        ask_usual=_once(lambda: _ask_usual(host or given.host)),
+        ask_usual=once(lambda: _ask_usual(host or given.host)),
         ask_at=_ask_at,
     )
     findings = examine(subject)
@@ -116,20 +115,6 @@ def _sum(levels: Iterable[str]) -> str:
 
 
 # ── Asking daemons ───────────────────────────────────────────────────────────────────────────────
-
-
-def _once(ask: Callable[[], "Answer"]) -> Callable[[], "Answer"]:
-    """Ask when the first check wants to know; the others, in their threads, get the same answer."""
-    lock = threading.Lock()
-    answers: list[Answer] = []
-
-    def answer() -> "Answer":
-        with lock:
-            if not answers:
-                answers.append(ask())
-        return answers[0]
-
-    return answer
 
 
 def _ask_usual(host: str | None) -> "Answer":

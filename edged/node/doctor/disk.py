@@ -9,15 +9,13 @@ from edged.config import ModelSettings
 from edged.config.values import AUTO
 from edged.embedded import EMBEDDED
 from edged.node.doctor.finding import Finding, Level, note, ok, problem, warning
-from edged.node.doctor.host import Host
 from edged.node.doctor.memory import shown_bytes, size_of
+from edged.node.doctor.sandbox import Obstacle, not_readable, not_writable
 from edged.node.doctor.subject import Subject
 from edged.places import kv_directory
 
 _GGUF = b"GGUF"
 _POINTER = b"version https://git-lfs"
-_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # compared with
-"""From the service, by ProtectHome and PrivateTmp."""
 _LEAST_STATE_BYTES = 16 * 1024 * 1024
 """A key and some tokens are far less."""
 
@@ -46,16 +44,19 @@ def check_directories(subject: Subject) -> Iterator[Finding]:
 
 
 def _model(subject: Subject, name: str, model: ModelSettings) -> Iterator[Finding]:
-    host = subject.host
-    path = host.path(model.path)
+    host, unit = subject.host, subject.unit
+    if subject.has_ready(name):
+        yield ok("disk.model", f"model {name!r}: the daemon that answers has it")
+        return
+    if unit and (obstacle := not_readable(host, unit, subject.user, Path(model.path))):
+        yield _not_seen(name, model.path, obstacle)
+        return
+    path = host.path(subject.outside(model.path))
     try:
         path.stat()
     except PermissionError:
-        yield problem(
-            "disk.model",
-            f"model {name!r}: user {host.user.name} may not go to {model.path}",
-            "let it into every directory on the way (chmod o+x), or move the model",
-        )
+        way = "let it into every directory on the way (chmod o+x), or move the model"
+        yield _not_reached(subject, name, f"go to {model.path}", way)
         return
     except OSError as error:
         yield problem(
@@ -64,59 +65,45 @@ def _model(subject: Subject, name: str, model: ModelSettings) -> Iterator[Findin
             f"put the model there, or correct models.{name}.path",
         )
         return
-    if subject.is_service and (hidden := _hidden_from_service(host, model.path)):
-        yield _not_seen(name, model.path, hidden)
-    elif not host.may("read", path):
-        yield problem(
-            "disk.model",
-            f"model {name!r}: user {host.user.name} may not read {model.path}",
-            f"chmod o+r {model.path}",
-        )
+    if not host.may("read", path):
+        yield _not_reached(subject, name, f"read {model.path}", f"chmod o+r {model.path}")
     elif path.is_dir():
-        yield from _folder(host, name, model)
+        yield from _folder(subject, name, model)
     else:
-        yield from _file(host, name, model)
+        yield from _file(subject, name, model)
 
 
-def _hidden_from_service(host: Host, path: str) -> str:
-    """Why the service, which is a user of its own in a view of its own, cannot see a file that is
-    there; "" if it can."""
-    hidden = next((one for one in _HIDDEN if path.startswith(f"{one}/")), None)
-    if hidden is not None:
-        return f"{hidden} is hidden from it"
-    own = Path(path)
-    for folder in reversed(own.parents):
-        found = host.stat(folder)
-        if found is not None and not found.st_mode & stat.S_IXOTH:
-            return f"not everybody may enter {folder}"
-    found = host.stat(own)
-    if found is not None and not found.st_mode & stat.S_IROTH:
-        return "not everybody may read it"
-    return ""
+def _not_reached(subject: Subject, name: str, what: str, fix: str) -> Finding:
+    """By the user who asks, which says nothing of the service."""
+    text = f"model {name!r}: user {subject.host.user.name} may not {what}"
+    if subject.is_service:
+        return note("disk.model", text, "sudo edgectl doctor")
+    return problem("disk.model", text, fix)
 
 
-def _not_seen(name: str, path: str, why: str) -> Finding:
+def _not_seen(name: str, path: str, obstacle: Obstacle) -> Finding:
     return problem(
         "disk.model",
-        f"model {name!r}: the service, which is a user of its own, cannot see {path}: {why}",
-        "move it where everybody may read it, as /srv/models, and correct "
-        f"models.{name}.path; or let the unit see it (systemctl edit edged: BindReadOnlyPaths=)",
+        f"model {name!r}: the service, which is a user of its own, cannot see {path}: "
+        f"{obstacle.why}",
+        f"{obstacle.fix}; or move it where everybody may read it, as /srv/models, and correct "
+        f"models.{name}.path",
     )
 
 
-def _folder(host: Host, name: str, model: ModelSettings) -> Iterator[Finding]:
-    if not size_of(host, model):
+def _folder(subject: Subject, name: str, model: ModelSettings) -> Iterator[Finding]:
+    if not size_of(subject, model):
         yield problem(
             "disk.model",
             f"model {name!r}: there is no .safetensors file in {model.path}",
             f"download the model whole, or correct models.{name}.path",
         )
     else:
-        yield ok("disk.model", f"model {name!r}: {shown_bytes(size_of(host, model) or 0)}")
+        yield ok("disk.model", f"model {name!r}: {shown_bytes(size_of(subject, model) or 0)}")
 
 
-def _file(host: Host, name: str, model: ModelSettings) -> Iterator[Finding]:
-    with host.path(model.path).open("rb") as file:
+def _file(subject: Subject, name: str, model: ModelSettings) -> Iterator[Finding]:
+    with subject.host.path(subject.outside(model.path)).open("rb") as file:
         begins = file.read(len(_POINTER))
     if begins == _POINTER:
         yield problem(
@@ -131,7 +118,7 @@ def _file(host: Host, name: str, model: ModelSettings) -> Iterator[Finding]:
             f"download it again, or correct models.{name}.path",
         )
     else:
-        yield ok("disk.model", f"model {name!r}: {shown_bytes(size_of(host, model) or 0)}")
+        yield ok("disk.model", f"model {name!r}: {shown_bytes(size_of(subject, model) or 0)}")
 
 
 def _room(
@@ -139,8 +126,12 @@ def _room(
 ) -> Iterator[Finding]:
     """Whether it is there or can be made, may be written to, and has so much left; `level` is what
     it is if not."""
-    host = subject.host
-    there = directory
+    host, unit = subject.host, subject.unit
+    if unit and (obstacle := not_writable(host, unit, subject.user, directory)):
+        text = f"{what}: the service cannot write to {directory}: {obstacle.why}"
+        yield problem("disk.directory", text, obstacle.fix)
+        return
+    there = subject.outside(directory)
     while not host.exists(there) and there != there.parent:
         there = there.parent
     path = host.path(there)
@@ -172,7 +163,7 @@ def _room(
 def _free(path: Path, directory: Path, what: str, num_bytes: int) -> Finding:
     found = os.statvfs(path)
     free_bytes = found.f_bavail * found.f_frsize
-    used_bytes = sum(file.stat().st_size for file in _files(path)) if path.name == "kv" else 0
+    used_bytes = sum(_sizes(path)) if path.name == "kv" else 0
     if found.f_files and not found.f_favail:
         return warning(
             "disk.room",
@@ -189,5 +180,12 @@ def _free(path: Path, directory: Path, what: str, num_bytes: int) -> Finding:
     return ok("disk.room", f"{what}, {directory}, has {shown_bytes(free_bytes)} left")
 
 
-def _files(folder: Path) -> list[Path]:
-    return [file for file in folder.rglob("*") if file.is_file()]
+def _sizes(folder: Path) -> Iterator[int]:
+    """Of the files in it that this user may see, while a daemon makes and removes some."""
+    for file in folder.rglob("*"):
+        try:
+            found = file.stat()
+        except OSError:
+            continue
+        if stat.S_ISREG(found.st_mode):
+            yield found.st_size

@@ -15,7 +15,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -26,10 +26,12 @@ COMMAND_LIMIT_S = 1.2
 MAX_FILE_BYTES = 4 * 1024 * 1024
 """Of a file that is read: more is not what it was taken for."""
 
-Access = Literal["read", "write", "use"]
-"""`use` is to read and write, as devices are."""
+Access = Literal["read", "write", "use", "enter"]
+"""`use` is to read and write, as devices are; `enter` is to reach what is in a directory."""
 
-_NEEDED_BITS: Mapping[Access, int] = {"read": 4, "write": 2, "use": 6}
+_NEEDED_BITS: Mapping[Access, int] = {"read": 4, "write": 2, "use": 6, "enter": 1}
+_ACCESS_LIST = "system.posix_acl_access"
+_NOBODY = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,11 @@ class User:
     def is_root(self) -> bool:
         return self.uid == 0
 
+    @property
+    def is_known(self) -> bool:
+        """Else it is one that systemd makes up, and no file is its own before."""
+        return self.uid != _NOBODY
+
 
 @dataclass(frozen=True, slots=True)
 class Interface:
@@ -53,6 +60,8 @@ class Interface:
     has_multicast: bool
     ipv4: tuple[str, ...] = ()
     ipv6: tuple[str, ...] = ()
+    is_point_to_point: bool = False
+    """As a VPN's tunnel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,25 +124,53 @@ class Host:
     def exists(self, absolute: str | Path) -> bool:
         return self.stat(absolute) is not None
 
+    def is_dir(self, absolute: str | Path) -> bool:
+        """Not so either if this user may not see it."""
+        found = self.stat(absolute)
+        return found is not None and stat.S_ISDIR(found.st_mode)
+
+    def real(self, absolute: str | Path) -> Path:
+        """Where links lead, as far as this user may see."""
+        found = self.path(absolute).resolve()
+        root = self.root.resolve()
+        return Path("/") / (found.relative_to(root) if found.is_relative_to(root) else found)
+
     def glob(self, folder: str, pattern: str) -> list[Path]:
         try:
             return sorted(self.path(folder).glob(pattern))
         except OSError:
             return []
 
-    def may(self, access: Access, path: Path) -> bool:
-        """Whether the user may do so with a file that exists. The system is asked where that is
-        who runs this, since it knows access lists and read-only disks."""
-        if self.user.uid == os.geteuid():
-            bits = _NEEDED_BITS[access]
-            return os.access(path, bits)
+    def may(self, access: Access, path: Path, user: User | None = None) -> bool:
+        """Whether somebody, who asks if nobody is named, may do so with a file that exists. The
+        system is asked where that is who runs this, since it knows access lists and read-only
+        disks; of anybody else what an access list may give counts as given."""
+        user = user or self.user
+        needed = _NEEDED_BITS[access]
+        if user.uid == os.geteuid():
+            return os.access(path, needed)
         try:
             found = path.stat()
+            has_list = _ACCESS_LIST in _attributes(path)
         except OSError:
             return False
-        shift = 6 if found.st_uid == self.user.uid else 3 if found.st_gid in self.user.gids else 0
-        needed = _NEEDED_BITS[access]
-        return self.user.is_root or (found.st_mode >> shift) & needed == needed
+        is_of_group = (
+            found.st_gid in user.gids or has_list
+        )  # its mask is where the group's bits are
+        shift = 6 if found.st_uid == user.uid else 3 if is_of_group else 0
+        return user.is_root or (found.st_mode >> shift) & needed == needed
+
+    def user_named(self, name: str, groups: Iterable[str]) -> User:
+        """Who a service of these groups is: one that the host does not know owns no file."""
+        own = [line for line in self._lines("/etc/passwd") if line[0] == name and len(line) > 3]
+        uid, gids = (int(own[0][2]), {int(own[0][3])}) if own else (_NOBODY, set[int]())
+        for line in self._lines("/etc/group"):
+            if len(line) > 3 and (line[0] in groups or name in line[3].split(",")):
+                gids.add(int(line[2]))
+        return User(uid, frozenset(gids), name)
+
+    def _lines(self, absolute: str) -> list[list[str]]:
+        return [line.split(":") for line in (self.read(absolute) or "").splitlines()]
 
     # ── Commands ─────────────────────────────────────────────────────────────────────────────────
 
@@ -172,6 +209,11 @@ def this_host(environ: Mapping[str, str]) -> Host:
         interfaces=_interfaces(),
         limits=_limits(),
     )
+
+
+def _attributes(path: Path) -> list[str]:
+    """Where the system has them."""
+    return os.listxattr(path) if sys.platform == "linux" else []
 
 
 def _this_user() -> User:
@@ -218,6 +260,7 @@ def _interfaces() -> tuple[Interface, ...]:
                 has_multicast="multicast" in flags,
                 ipv4=tuple(one.address for one in own if one.family == socket.AF_INET),
                 ipv6=tuple(one.address for one in own if one.family == socket.AF_INET6),
+                is_point_to_point="pointopoint" in flags,
             )
         )
     return tuple(found)

@@ -65,13 +65,14 @@ def host_memory(host: Host) -> Memory | None:
     return Memory(tightest.total_bytes, available, swap_bytes, tightest.limited_by)
 
 
-def size_of(host: Host, model: ModelSettings) -> int | None:
+def size_of(subject: Subject, model: ModelSettings) -> int | None:
     """Bytes of a model's weights; None if there is no such file."""
+    host = subject.host
     if model.path == EMBEDDED:
         folder = package_folder(host, PACKAGE)
         files = [] if folder is None else sorted(folder.glob("*.gguf"))
         return files[0].stat().st_size if files else None
-    path = host.path(model.path)
+    path = host.path(subject.outside(model.path))
     try:
         if path.is_dir():
             return sum(file.stat().st_size for file in path.glob("*.safetensors"))
@@ -98,13 +99,12 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _fits(subject: Subject, memory: Memory) -> Iterator[Finding]:
-    host = subject.host
     weights = {
         name: size
         for name, model in subject.models.items()
         if model.preload
         and subject.backend_of(model) != "sim"
-        and (size := size_of(host, model)) is not None
+        and (size := size_of(subject, model)) is not None
     }
     kv = [
         model.engine.kv_memory

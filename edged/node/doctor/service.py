@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.host import Host
-from edged.node.doctor.subject import UNIT, Subject
+from edged.node.doctor.subject import Subject
+from edged.node.doctor.unit import SCOPES, UNIT, Scope, show
 
 _ASKED = (
     "LoadState",
@@ -31,8 +32,8 @@ def check(subject: Subject) -> Iterator[Finding]:
         yield ok("service.none", "systemd does not run here")
         return
     found = False
-    for scope in ("--system", "--user"):
-        unit = _unit(host, scope)
+    for scope in SCOPES:
+        unit = show(host, scope, _ASKED)
         if unit.get("LoadState", "not-found") == "not-found":
             continue
         found = True
@@ -41,14 +42,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         yield ok("service.none", f"there is no {UNIT}: edged is no service of this host")
 
 
-def _unit(host: Host, scope: str) -> Mapping[str, str]:
-    """What systemd says of the unit; nothing where it does not answer, as without a session."""
-    told = host.run("systemctl", scope, "show", UNIT, f"--property={','.join(_ASKED)}")
-    lines = told.output.splitlines() if told is not None and told.code == 0 else []
-    return dict(line.partition("=")[::2] for line in lines)
-
-
-def _check(subject: Subject, scope: str, unit: Mapping[str, str]) -> Iterator[Finding]:
+def _check(subject: Subject, scope: Scope, unit: Mapping[str, str]) -> Iterator[Finding]:
     host = subject.host
     is_system = scope == "--system"
     systemctl = "sudo systemctl" if is_system else "systemctl --user"
@@ -93,7 +87,7 @@ def _check(subject: Subject, scope: str, unit: Mapping[str, str]) -> Iterator[Fi
         yield from _linger(host)
 
 
-def _last_line(host: Host, scope: str) -> str:
+def _last_line(host: Host, scope: Scope) -> str:
     which = "-u" if scope == "--system" else "--user-unit"
     told = host.run("journalctl", which, UNIT, "-n", "1", "-o", "cat", "--no-pager", "-q")
     if told is None or not told.output:

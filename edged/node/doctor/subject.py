@@ -5,18 +5,20 @@ where the configuration is the system's and the service is installed, "auto" mea
 directories, not those of the user.
 """
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from edged import places
 from edged.config import ModelSettings, Settings, load_settings
 from edged.config.sources import find_file
 from edged.config.values import AUTO, listen_addresses
 from edged.errors import ConfigError
-from edged.node.doctor.host import Host
+from edged.node.doctor.host import Host, User
+from edged.node.doctor.unit import UNIT, Unit, system_unit
 
-UNIT = "edged.service"
 TOKENS_CREDENTIAL = "/etc/credstore/edged.tokens"
 """Tokens that the service is given by systemd, beside those in its state directory."""
 UNIT_FOLDERS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
@@ -26,6 +28,8 @@ SERVICE_ENVIRON: Mapping[str, str] = {
     "CACHE_DIRECTORY": "/var/cache/edged",
 }
 """What systemd tells the service."""
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +91,38 @@ class Subject:
     """Ask the daemon that edgectl would talk to."""
     ask_at: Callable[[str], Answer]
     """Ask what listens on HOST:PORT or unix:PATH, without TLS."""
+    ask_unit: Callable[[], Unit]
+    """Ask systemd what it makes of the service's unit."""
 
     @property
     def is_service(self) -> bool:
         return "STATE_DIRECTORY" in self.environ
+
+    @property
+    def unit(self) -> Unit | None:
+        """None: the daemon is started by hand, or by what does not confine it."""
+        return self.ask_unit() if self.is_service else None
+
+    @property
+    def user(self) -> User:
+        """Whom the daemon runs as."""
+        unit = self.unit
+        return self.host.user if unit is None else self.host.user_named(unit.user, unit.groups)
+
+    def outside(self, path: str | Path) -> Path:
+        """Where a file that the daemon names is on the host."""
+        unit = self.unit
+        return Path(path) if unit is None else unit.outside(Path(path))
+
+    def has_ready(self, model: str) -> bool:
+        """Whether this daemon runs, and that model in it."""
+        running = self.ask_usual()
+        own = {f"unix:{self.socket}", *self.listens}
+        return (
+            isinstance(running, Running)
+            and not own.isdisjoint((running.at, *running.listeners))
+            and any(one.name == model and one.state == "ready" for one in running.models)
+        )
 
     @property
     def listens(self) -> tuple[str, ...]:
@@ -128,7 +160,7 @@ class Subject:
         """As the daemon chooses it."""
         if model.engine.backend != AUTO:
             return model.engine.backend
-        return "mlx" if self.host.path(model.path).is_dir() else "llama_cpp"
+        return "mlx" if self.host.is_dir(self.outside(model.path)) else "llama_cpp"
 
     @property
     def backends(self) -> frozenset[str]:
@@ -166,7 +198,22 @@ def examined(
         wants_lan=wants_lan,
         ask_usual=ask_usual,
         ask_at=ask_at,
+        ask_unit=once(lambda: system_unit(host)),
     )
+
+
+def once(ask: Callable[[], _Answer]) -> Callable[[], _Answer]:
+    """Ask when the first check wants to know; the others, in their threads, get the same answer."""
+    lock = threading.Lock()
+    answers: list[_Answer] = []
+
+    def answer() -> _Answer:
+        with lock:
+            if not answers:
+                answers.append(ask())
+        return answers[0]
+
+    return answer
 
 
 def _candidates(host: Host) -> tuple[Path, ...]:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.host import group_name, shown_mode, user_name
+from edged.node.doctor.sandbox import Obstacle, not_writable
 from edged.node.doctor.subject import Refused, Running, Subject
 from edged.places import MAX_SOCKET_PATH_BYTES
 
 _CONNECT_LIMIT_S = 0.5
+_GROUP_MAY_ENTER = "0750"
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -30,8 +32,25 @@ def check(subject: Subject) -> Iterator[Finding]:
             "name a shorter one in server.socket",
         )
         return
+    obstacle = None if _is_served(subject, path) else _obstacle(subject, path.parent)
+    if obstacle is not None:
+        text = f"the service cannot make a socket in {path.parent}: {obstacle.why}"
+        yield problem("socket.directory", text, obstacle.fix)
+        return
     yield from _directory(subject, path.parent)
     yield from _file(subject, path)
+
+
+def _is_served(subject: Subject, path: Path) -> bool:
+    usual = subject.ask_usual()
+    return isinstance(usual, Running) and f"unix:{path}" in (usual.at, *usual.listeners)
+
+
+def _obstacle(subject: Subject, directory: Path) -> Obstacle | None:
+    unit = subject.unit
+    if unit is None:
+        return None
+    return not_writable(subject.host, unit, subject.user, directory, _GROUP_MAY_ENTER)
 
 
 def _directory(subject: Subject, directory: Path) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 from edged.node.doctor.finding import Check, Finding, Level
 from edged.node.doctor.host import Host, User
 from edged.node.doctor.subject import Answer, Silent, Subject, examined
+from edged.node.doctor.unit import SHIPPED
 
 VERSION = "1.2.3"
 SOMEBODY = User(uid=54321, gids=frozenset({54321}), name="somebody")
 """Who is not the one that runs the tests."""
 ME = User(uid=os.geteuid(), gids=frozenset({os.getegid()}), name="me")
+ROOT = User(0, frozenset({0}), "root")
+EDGED_UID = 54322
 NOW_S = 1_800_000_000.0
 
 
@@ -57,6 +61,19 @@ class Machine:
 
     def llama(self, *libraries: str) -> None:
         self.package("llama_cpp", "llama-cpp-python", "0.3.36", "libggml-cpu.so", *libraries)
+
+    def service(self, unit: Mapping[str, str] | None = None) -> None:
+        """Installed, as it is shipped or as systemd tells of it; its user is in the host's files,
+        and its group is that of all files here."""
+        self.root.chmod(0o755)
+        self.write("/etc/systemd/system/edged.service")
+        self.write("/etc/passwd", f"root:x:0:0::/:\nedged:x:{EDGED_UID}:{os.getegid()}::/:\n")
+        self.write("/etc/group", f"edged:x:{os.getegid()}:\nvideo:x:44:\n")
+        if unit is not None:
+            self.folder("/run/systemd/system")
+            shown = {"LoadState": "loaded", **SHIPPED, **unit}
+            lines = shlex.quote("\n".join(f"{name}={value}" for name, value in shown.items()))
+            self.command("systemctl", f'[ "$1 $2" = "--system show" ] && echo {lines}')
 
     def device(self, slot: str, vendor: str, kind: str = "0x030000") -> str:
         """On the PCI bus; where it is in the file system."""

@@ -92,27 +92,6 @@ def test_the_directories_of_the_service_are_not_judged_by_a_user(machine: Machin
     assert levels(check_directories, machine.subject("[engine]\n")) == {"disk.directory": "note"}
 
 
-@pytest.mark.parametrize(
-    ("path", "mode", "text"),
-    [
-        ("/run/user/7/m.gguf", 0o644, "/run/user is hidden from it"),
-        ("/srv/m.gguf", 0o640, "not everybody may read it"),
-        ("/srv/closed/m.gguf", 0o644, "not everybody may enter /srv/closed"),
-    ],
-)
-def test_a_model_that_the_service_cannot_see_is_a_problem(
-    machine: Machine, path: str, mode: int, text: str
-) -> None:
-    machine.root.chmod(0o755)
-    machine.folder("/srv/closed", 0o750)
-    machine.write("/etc/systemd/system/edged.service")
-    machine.write(path, b"GGUF", mode=mode)
-    finding = found(check_models, machine.subject(f'[models.m]\npath = "{path}"\n'))["disk.model"]
-    assert finding.level == "problem"
-    assert text in finding.text
-    assert "BindReadOnlyPaths=" in finding.fix
-
-
 def test_a_model_that_everybody_may_read_is_in_order_for_the_service(machine: Machine) -> None:
     machine.root.chmod(0o755)
     machine.write("/etc/systemd/system/edged.service")

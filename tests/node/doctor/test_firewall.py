@@ -5,10 +5,9 @@ import pytest
 from edged.node.doctor.firewall import check, open_command
 from edged.node.doctor.host import User
 from edged.node.doctor.subject import Subject
-from tests.node.doctor.machine import Machine, found, levels
+from tests.node.doctor.machine import ROOT, Machine, found, levels
 
 CONFIG = '[server]\nlisten = "0.0.0.0:7411"\n'
-ROOT = User(0, frozenset({0}), "root")
 CLOSED = {"lan.firewall": "warning"}
 OPEN = {"lan.firewall": "ok"}
 

@@ -94,7 +94,7 @@ def test_a_socket_on_which_something_else_listens_is_a_problem(machine: Machine)
 
 
 def test_a_socket_of_a_group_comes_with_the_command_to_join_it(machine: Machine) -> None:
-    machine.write("/etc/systemd/system/edged.service")
+    machine.service({"RuntimeDirectory": "e"})
     machine.folder("/run/e", 0o755)
     with listening(machine.root / "run/e/s"):
         (machine.root / "run/e/s").chmod(0o660)

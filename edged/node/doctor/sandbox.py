@@ -1,0 +1,93 @@
+"""Why the service cannot read or write what it is configured with, and what lets it.
+
+Theory of operation: the service is a user of its own in a view of the system that its unit gives
+it. So a path is followed in that view, through links and what is bound there, and modes are those
+that this user finds. Folders that systemd makes for a bind, in a home that is hidden, stop nobody.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edged.node.doctor.host import Host, User, shown_mode, user_name
+from edged.node.doctor.unit import EDIT, Unit
+
+_HOMES = (Path("/home"), Path("/"))
+"""In which homes are: those of users, and that of root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    why: str
+    fix: str
+
+
+def not_readable(host: Host, unit: Unit, user: User, path: Path) -> Obstacle | None:
+    """What keeps the service from reading a file; None if nothing does, as far as this user
+    sees."""
+    real = _real(host, unit, path)
+    for seen in dict.fromkeys((path, real)):
+        if hidden := unit.hides(seen):
+            drop_in = _drop_in(unit, hidden, f"BindReadOnlyPaths={_folder(seen)}")
+            return Obstacle(f"{hidden} is hidden from it", drop_in)
+        for folder in () if unit.is_own(seen) else _entered(unit, seen):
+            place = host.path(unit.outside(folder))
+            if host.exists(unit.outside(folder)) and not host.may("enter", place, user):
+                return Obstacle(f"user {user.name} may not enter {folder}", f"chmod o+x {folder}")
+    place = host.path(unit.outside(real))
+    if host.exists(unit.outside(real)) and not host.may("read", place, user):
+        return Obstacle(f"user {user.name} may not read it", f"chmod o+r {path}")
+    return None
+
+
+def not_writable(
+    host: Host, unit: Unit, user: User, directory: Path, mode: str = "0700"
+) -> Obstacle | None:
+    """What keeps the service from having a directory of its own there; None if nothing does, as
+    far as this user sees."""
+    real = _real(host, unit, directory)
+    if unit.is_own(directory) or unit.is_own(real):
+        return None  # systemd makes it
+    make = f"sudo install -d -o {user.name} -g {user.name} -m {mode} {directory}"
+    if not (unit.may_change(directory) and unit.may_change(real)):
+        hidden = unit.hides(directory) or unit.hides(real)
+        line = f"BindPaths={directory}" if hidden else f"ReadWritePaths={directory}"
+        why = f"{hidden} is hidden from it" if hidden else "its unit lets it write elsewhere only"
+        return Obstacle(why, f"{make}; and {_drop_in(unit, hidden, line)}")
+    there = unit.outside(directory)
+    found = host.stat(there)
+    if found is not None and user.is_known and found.st_uid != user.uid:
+        return Obstacle(f"it belongs to {user_name(found.st_uid)}, not to {user.name}", make)
+    if found is not None and found.st_mode & 0o022:
+        return Obstacle(f"others may write to it (mode {shown_mode(found.st_mode)})", make)
+    if found is None:
+        above = next(one for one in there.parents if host.exists(one))
+        is_seen = host.may("enter", host.path(above))
+        if is_seen and not host.may("write", host.path(above), user):
+            return Obstacle(f"it is not there, and {user.name} may not make it in {above}", make)
+    return None
+
+
+def _real(host: Host, unit: Unit, path: Path) -> Path:
+    """Where links lead, as the service sees it."""
+    found = host.real(unit.outside(path))
+    bind = unit.bind_of(path)
+    if bind is not None and found.is_relative_to(bind.source):
+        return bind.place / found.relative_to(bind.source)
+    return found
+
+
+def _entered(unit: Unit, path: Path) -> Iterator[Path]:
+    """The folders on the way, from the root on, that are the host's."""
+    return (one for one in reversed(path.parents) if not unit.hides(one))
+
+
+def _folder(file: Path) -> Path:
+    """That a file is in; the file alone where that is a whole home."""
+    return file if file.parent.parent in _HOMES else file.parent
+
+
+def _drop_in(unit: Unit, hidden: str, line: str) -> str:
+    """`hidden` as `Unit.hides` says it."""
+    needs_more = unit.hides_homes and hidden and "tmp" not in hidden
+    return f"{EDIT}: {'ProtectHome=tmpfs and ' if needs_more else ''}{line}"

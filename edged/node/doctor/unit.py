@@ -1,0 +1,181 @@
+"""What systemd makes of the service's unit: who the daemon is there, what it sees and may do.
+
+Theory of operation: systemd is asked, since it alone knows what came of the unit, its drop-ins and
+their defaults. Where it does not run the unit is taken to be as it is shipped.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edged.node.doctor.host import Host
+
+Scope = Literal["--system", "--user"]
+SCOPES: Sequence[Scope] = ("--system", "--user")
+UNIT = "edged.service"
+EDIT = "sudo systemctl edit edged"
+CREDENTIALS = Path("/run/credentials") / UNIT
+"""Where the service finds what it is given. It is there while the service runs."""
+SHIPPED: Mapping[str, str] = {
+    "User": "edged",
+    "Group": "edged",
+    "StateDirectory": "edged",
+    "CacheDirectory": "edged",
+    "RuntimeDirectory": "edged",
+    "ProtectSystem": "strict",
+    "ProtectHome": "yes",
+    "PrivateTmp": "yes",
+    "CapabilityBoundingSet": "",
+    "AmbientCapabilities": "",
+}
+
+_ASKED = (
+    *SHIPPED,
+    "LoadState",
+    "SupplementaryGroups",
+    "BindPaths",
+    "BindReadOnlyPaths",
+    "ReadWritePaths",
+    "ControlGroup",
+    "Slice",
+    "MemoryMax",
+    "MemorySwapMax",
+    "LimitNOFILE",
+    "LimitNOFILESoft",
+    "LimitAS",
+    "LimitASSoft",
+)
+_HOMES = ("/home", "/root", "/run/user")
+_TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  # compared with
+_SYSTEM = ("/usr", "/boot", "/efi", "/etc")
+_ABOVE_OWN = {
+    "StateDirectory": ("/var/lib", "/var/lib/private"),
+    "CacheDirectory": ("/var/cache", "/var/cache/private"),
+    "RuntimeDirectory": ("/run", "/run/private"),
+}
+_BIND = re.compile(r"-?(/.*?):(/.*?):(?:no)?r?bind(?= |$)")
+_PATH = re.compile(r"[-+]*(/.*?)(?= [-+]*/|$)")
+_CREDENTIAL = r"^\s*LoadCredential(?:Encrypted)?={name}(?::(?P<source>\S+))?\s*$"
+_CREDENTIAL_STORES = ("/etc/credstore", "/run/credstore", "/usr/lib/credstore")
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """What the service sees at a place is elsewhere on the host, or there too."""
+
+    source: Path
+    place: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    shown: Mapping[str, str]
+    """By systemd, as "ProtectHome": "yes"."""
+
+    @property
+    def user(self) -> str:
+        return self.shown.get("User") or "root"
+
+    @property
+    def groups(self) -> Sequence[str]:
+        return (*self.shown.get("Group", "").split(), *self._words("SupplementaryGroups"))
+
+    @property
+    def binds(self) -> Sequence[Bind]:
+        both = f"{self.shown.get('BindPaths', '')} {self.shown.get('BindReadOnlyPaths', '')}"
+        return [Bind(Path(source), Path(place)) for source, place in _BIND.findall(both)]
+
+    @property
+    def hides_homes(self) -> bool:
+        """Even from what is bound there."""
+        return self.shown.get("ProtectHome") == "yes"
+
+    def bind_of(self, path: Path) -> Bind | None:
+        """Through which the service sees a path."""
+        of_path = [bind for bind in self.binds if path.is_relative_to(bind.place)]
+        return max(of_path, key=lambda bind: len(bind.place.parts), default=None)
+
+    def outside(self, path: Path) -> Path:
+        """Where that is on the host which the service sees at a path."""
+        bind = self.bind_of(path)
+        return path if bind is None else bind.source / path.relative_to(bind.place)
+
+    def hides(self, path: Path) -> str:
+        """The folder with everything in it that the service does not see, and a path is in; "" if
+        it sees the path."""
+        homes = _HOMES if self.shown.get("ProtectHome") in ("yes", "tmpfs") else ()
+        temporary = _TEMPORARY if self.shown.get("PrivateTmp", "no") != "no" else ()
+        folder = next((one for one in (*homes, *temporary) if path.is_relative_to(one)), "")
+        is_closed = folder in _HOMES and self.hides_homes
+        return "" if self.bind_of(path) is not None and not is_closed else folder
+
+    def may_change(self, path: Path) -> bool:
+        """As far as the unit goes, not the file's mode."""
+        if self.is_own(path):
+            return True
+        opened = [Path(one) for one in _PATH.findall(self.shown.get("ReadWritePaths", ""))]
+        opened += [Path(place) for _, place in _BIND.findall(self.shown.get("BindPaths", ""))]
+        if any(path.is_relative_to(one) for one in opened):
+            return not self.hides(path)
+        protected = self.shown.get("ProtectSystem", "no")
+        closed = {"strict": ("/",), "full": _SYSTEM, "yes": _SYSTEM[:-1]}.get(protected, ())
+        closed += _HOMES if self.shown.get("ProtectHome") == "read-only" else ()
+        return not (self.hides(path) or any(path.is_relative_to(one) for one in closed))
+
+    def is_own(self, path: Path) -> bool:
+        """Whether it is in a directory that systemd makes for the service."""
+        return any(
+            path.is_relative_to(Path(above) / name)
+            for kind, folders in _ABOVE_OWN.items()
+            for name in self._words(kind)
+            for above in folders
+        )
+
+    def may_have(self, capability: str) -> bool:
+        wanted = capability.lower()
+        has = wanted in self._words("AmbientCapabilities") or self.user == "root"
+        return has and wanted in self._words("CapabilityBoundingSet")
+
+    @property
+    def control_group(self) -> str:
+        """While it does not run, that in which its own will be made."""
+        return self.shown.get("ControlGroup") or f"/{self.shown.get('Slice') or 'system.slice'}"
+
+    def number(self, name: str) -> int | None:
+        """None if there is no such limit."""
+        text = self.shown.get(name, "")
+        return int(text) if text.isdecimal() and int(text) < 2**63 else None
+
+    def _words(self, name: str) -> list[str]:
+        return self.shown.get(name, "").split()
+
+
+def show(host: Host, scope: Scope, names: Sequence[str]) -> Mapping[str, str]:
+    """What systemd says of the unit; nothing where it does not answer, as without a session."""
+    told = host.run("systemctl", scope, "show", UNIT, f"--property={','.join(names)}")
+    lines = told.output.splitlines() if told is not None and told.code == 0 else []
+    return dict(line.partition("=")[::2] for line in lines)
+
+
+def system_unit(host: Host) -> Unit:
+    shown = show(host, "--system", _ASKED) if host.exists("/run/systemd/system") else {}
+    return Unit(shown if shown.get("LoadState") == "loaded" else SHIPPED)
+
+
+def credential_source(host: Host, name: str) -> Path | None:
+    """What the service is given under a name; None if that cannot be found."""
+    told = host.run("systemctl", "--system", "cat", UNIT)
+    text = "" if told is None else told.output
+    found = list(re.finditer(_CREDENTIAL.format(name=re.escape(name)), text, re.MULTILINE))
+    given = found[-1]["source"] if found else None
+    return next((path for path in _sources(name, given) if host.exists(path)), None)
+
+
+def _sources(name: str, given: str | None) -> Iterator[Path]:
+    if given is not None and given.startswith("/"):
+        yield Path(given)
+        return
+    for store in _CREDENTIAL_STORES:
+        yield Path(store) / (given or name)

@@ -13,7 +13,9 @@ from edged.config.values import listen_addresses
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.host import Host
 from edged.node.doctor.subject import Refused, Running, Subject
+from edged.node.doctor.unit import EDIT
 
+_CAPABILITY = "CAP_NET_BIND_SERVICE"
 _ANY = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with, not bound
 
 
@@ -53,6 +55,9 @@ def _check(subject: Subject, listen: str) -> Iterator[Finding]:
             "name an address of this host in server.listen",
         )
         return
+    is_closed = subject.is_service and not _may_bind(subject, port)
+    if is_closed:
+        yield _privileged(subject, listen, port)
     elsewhere: list[str] = []
     num_usable = 0
     for family, _, _, _, address in dict.fromkeys(found):
@@ -66,7 +71,8 @@ def _check(subject: Subject, listen: str) -> Iterator[Finding]:
             yield from _unusable(subject, listen, str(address[0]), port, error)
         else:
             num_usable += 1
-            yield ok("listen.free", f"{listen} is free")
+            if not is_closed:
+                yield ok("listen.free", f"{listen} is free")
     if not num_usable:
         own = ", ".join(_own_addresses(subject.host))
         yield problem(
@@ -89,6 +95,9 @@ def _unusable(
     match error.errno:
         case errno.EADDRINUSE:
             yield from _taken(subject, listen, address, port)
+        case errno.EACCES if subject.is_service:
+            # It is told what the service may; this user may less.
+            yield note("listen.unseen", f"{listen} cannot be tried", "sudo edgectl doctor")
         case errno.EACCES:
             yield _privileged(subject, listen, port)
         case _:
@@ -139,17 +148,33 @@ def _holder(address: str, port: int) -> tuple[str, str]:
     return "another process", look
 
 
+def _least_port(host: Host) -> int:
+    """That everybody may listen on."""
+    return int(host.read("/proc/sys/net/ipv4/ip_unprivileged_port_start") or "1024")
+
+
+def _may_bind(subject: Subject, port: int) -> bool:
+    """The service, which is not who asks."""
+    unit = subject.unit
+    may_any = unit is not None and unit.may_have(_CAPABILITY)
+    return may_any or port >= _least_port(subject.host)
+
+
 def _privileged(subject: Subject, listen: str, port: int) -> Finding:
-    least = subject.host.read("/proc/sys/net/ipv4/ip_unprivileged_port_start") or "1024"
-    text = f"{listen}: user {subject.host.user.name} may not listen on port {port}"
-    if port < int(least):
-        return problem(
-            "listen.privileged",
-            f"{text}, which is below {least}",
-            f"name a port from {least} on in server.listen; in a unit of systemd, "
-            "AmbientCapabilities=CAP_NET_BIND_SERVICE allows it",
-        )
-    return problem("listen.privileged", text, "look for a security module that forbids it")
+    least = _least_port(subject.host)
+    text = f"{listen}: user {subject.user.name} may not listen on port {port}"
+    if port >= least:
+        return problem("listen.privileged", text, "look for a security module that forbids it")
+    other = (
+        f"{EDIT}: AmbientCapabilities={_CAPABILITY} and CapabilityBoundingSet={_CAPABILITY}"
+        if subject.is_service
+        else f"let every user listen there: sudo sysctl net.ipv4.ip_unprivileged_port_start={port}"
+    )
+    return problem(
+        "listen.privileged",
+        f"{text}, which is below {least}",
+        f"name a port from {least} on in server.listen; or {other}",
+    )
 
 
 def _own_addresses(host: Host) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from edged.node.doctor.addresses import check
 from edged.node.doctor.host import Interface
 from edged.node.doctor.subject import Answer, Refused, Running, Silent
-from tests.node.doctor.machine import VERSION, Machine, found, levels
+from tests.node.doctor.machine import ME, ROOT, SOMEBODY, VERSION, Machine, found, levels
 
 
 @pytest.fixture
@@ -95,6 +95,46 @@ def test_a_name_without_an_address_is_a_problem(machine: Machine) -> None:
 
 def test_a_port_that_changes_is_a_note(machine: Machine) -> None:
     assert levels(check, machine.subject(listening("127.0.0.1:0"))) == {"listen.free": "note"}
+
+
+LOW = "127.0.0.1:1"
+CAPABILITY = "cap_net_bind_service"
+
+
+def test_a_port_that_the_service_may_not_have_is_a_problem_whoever_asks(machine: Machine) -> None:
+    machine.service()
+    for user in (ROOT, ME, SOMEBODY):
+        finding = found(check, machine.subject(listening(LOW), user=user))["listen.privileged"]
+        assert finding.level == "problem"
+        assert "user edged may not listen on port 1, which is below 1024" in finding.text
+        assert finding.fix.endswith(
+            "sudo systemctl edit edged: AmbientCapabilities=CAP_NET_BIND_SERVICE and "
+            "CapabilityBoundingSet=CAP_NET_BIND_SERVICE"
+        )
+
+
+@pytest.mark.parametrize(
+    ("unit", "is_open"),
+    [
+        ({"AmbientCapabilities": CAPABILITY}, False),
+        ({"CapabilityBoundingSet": f"cap_chown {CAPABILITY}"}, False),
+        ({"AmbientCapabilities": CAPABILITY, "CapabilityBoundingSet": CAPABILITY}, True),
+        ({"User": "root", "CapabilityBoundingSet": CAPABILITY}, True),
+    ],
+)
+def test_the_service_needs_a_capability_twice(
+    machine: Machine, unit: dict[str, str], is_open: bool
+) -> None:
+    machine.service(unit)
+    seen = levels(check, machine.subject(listening(LOW)))
+    assert ("listen.privileged" not in seen) is is_open
+    assert seen.keys() <= {"listen.privileged", "listen.free", "listen.unseen"}
+
+
+def test_a_port_that_the_host_opens_to_all_is_the_service_s_too(machine: Machine) -> None:
+    machine.service()
+    machine.write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "1\n")
+    assert "listen.privileged" not in levels(check, machine.subject(listening(LOW)))
 
 
 def test_each_address_is_tried(machine: Machine, taken: str) -> None:

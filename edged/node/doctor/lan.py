@@ -14,6 +14,7 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import psutil
 
@@ -127,7 +128,7 @@ def _tokens(subject: Subject) -> Iterator[Finding]:
     own = subject.host.path(path)
     given = subject.host.path(TOKENS_CREDENTIAL) if subject.is_service else None
     for file in (own, given):
-        if file is not None and file.exists() and not subject.host.may("read", file):
+        if file is not None and not _is_seen(subject.host, file):
             name = subject.host.user.name
             yield note("lan.tokens", f"{file} may not be read by {name}", "sudo edgectl doctor")
             return
@@ -145,6 +146,17 @@ def _tokens(subject: Subject) -> Iterator[Finding]:
             "no token, so that nobody there could use it",
             make,
         )
+
+
+def _is_seen(host: Host, file: Path) -> bool:
+    """Whether this user may read it, or see that it is not there."""
+    try:
+        file.stat()
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return host.may("read", file)
 
 
 def _of_network(host: Host) -> list[Interface]:

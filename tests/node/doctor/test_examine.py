@@ -1,14 +1,18 @@
 """All checks together: no check can end the others, or hold them up."""
 
+import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from edged.node.doctor.examine import CHECKS, examine, is_healthy
 from edged.node.doctor.finding import Finding, ok, problem, warning
 from edged.node.doctor.subject import Subject
-from tests.node.doctor.machine import Machine
+from tests.node.doctor.machine import SOMEBODY, Machine
 
 
 def fine(subject: Subject) -> Iterator[Finding]:
@@ -60,6 +64,41 @@ def test_a_machine_without_a_usable_configuration_is_examined_to_the_end(machine
     assert len(wrong) == 2
     assert "did you mean server.listen" in wrong[0].text + wrong[1].text
     assert not [one for one in findings if one.check.endswith((".crashed", ".unfinished"))]
+
+
+@contextmanager
+def as_somebody() -> Iterator[None]:
+    os.setresuid(SOMEBODY.uid, SOMEBODY.uid, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to become who may not look")
+@pytest.mark.parametrize("is_service", [False, True])
+def test_a_user_who_may_not_look_is_told_so_and_no_check_crashes(*, is_service: bool) -> None:
+    with TemporaryDirectory() as root:
+        machine = Machine(Path(root))
+        machine.folder("/", 0o755)
+        if is_service:
+            machine.service()
+        model = '[models.m]\npath = "/closed/models/m.gguf"\n'
+        own = '[server]\nlisten = "0.0.0.0:7411"\nstate_directory = "/var/lib/edged"\n'
+        tls = 'tls_certificate = "/closed/tls/c.pem"\ntls_key = "/closed/tls/k.pem"\n'
+        subject = machine.subject(f"{own}{tls}{model}", lan=True)
+        for closed in ("/var/lib/edged/kv", "/closed/models", "/closed/tls", "/etc/credstore"):
+            machine.folder(closed)
+            (machine.root / closed.lstrip("/")).parent.chmod(0o700)
+        (machine.root / "etc").chmod(0o755)
+        machine.folder("/etc/credstore", 0o700)
+        with as_somebody():
+            findings = examine(subject)
+    assert not [one for one in findings if one.check.endswith((".crashed", ".unfinished"))]
+    by_check = {one.check: one.level for one in findings}
+    assert by_check["lan.tokens"] == "note"
+    assert by_check["disk.model"] == "problem", "nor may the daemon"
+    assert by_check["certificate.unseen"] == "note"
 
 
 @pytest.mark.parametrize("area", CHECKS)

@@ -13,7 +13,7 @@ from edged.config.values import listen_addresses
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.host import Host
 from edged.node.doctor.subject import Refused, Running, Subject
-from edged.node.doctor.unit import EDIT
+from edged.node.doctor.unit import EDIT, Unit
 
 _CAPABILITY = "CAP_NET_BIND_SERVICE"
 _ANY = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared with, not bound
@@ -55,9 +55,9 @@ def _check(subject: Subject, listen: str) -> Iterator[Finding]:
             "name an address of this host in server.listen",
         )
         return
-    is_closed = subject.is_service and not _may_bind(subject, port)
-    if is_closed:
-        yield _privileged(subject, listen, port)
+    if subject.unit and not _may_bind(subject.host, subject.unit, port):
+        yield _privileged(subject, listen, port)  # though root, who may ask, could
+        return
     elsewhere: list[str] = []
     num_usable = 0
     for family, _, _, _, address in dict.fromkeys(found):
@@ -71,8 +71,7 @@ def _check(subject: Subject, listen: str) -> Iterator[Finding]:
             yield from _unusable(subject, listen, str(address[0]), port, error)
         else:
             num_usable += 1
-            if not is_closed:
-                yield ok("listen.free", f"{listen} is free")
+            yield ok("listen.free", f"{listen} is free")
     if not num_usable:
         own = ", ".join(_own_addresses(subject.host))
         yield problem(
@@ -96,7 +95,6 @@ def _unusable(
         case errno.EADDRINUSE:
             yield from _taken(subject, listen, address, port)
         case errno.EACCES if subject.is_service:
-            # It is told what the service may; this user may less.
             yield note("listen.unseen", f"{listen} cannot be tried", "sudo edgectl doctor")
         case errno.EACCES:
             yield _privileged(subject, listen, port)
@@ -153,11 +151,8 @@ def _least_port(host: Host) -> int:
     return int(host.read("/proc/sys/net/ipv4/ip_unprivileged_port_start") or "1024")
 
 
-def _may_bind(subject: Subject, port: int) -> bool:
-    """The service, which is not who asks."""
-    unit = subject.unit
-    may_any = unit is not None and unit.may_have(_CAPABILITY)
-    return may_any or port >= _least_port(subject.host)
+def _may_bind(host: Host, unit: Unit, port: int) -> bool:
+    return unit.may_have(_CAPABILITY) or port >= _least_port(host)
 
 
 def _privileged(subject: Subject, listen: str, port: int) -> Finding:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.host import Host
@@ -16,6 +16,7 @@ _ASKED = (
     "UnitFileState",
     "Result",
     "ExecMainStatus",
+    "NRestarts",
     "NeedDaemonReload",
     "ExecStart",
 )
@@ -46,30 +47,21 @@ def _check(subject: Subject, scope: Scope, unit: Mapping[str, str]) -> Iterator[
     host = subject.host
     is_system = scope == "--system"
     systemctl = "sudo systemctl" if is_system else "systemctl --user"
-    journal = f"journalctl {'-u' if is_system else '--user-unit'} {UNIT}"
     of = "" if is_system else f" of user {host.user.name}"
-    match unit["LoadState"], unit.get("ActiveState"):
-        case ("masked", _):
+    match unit["LoadState"]:
+        case "masked":
             yield note("service.masked", f"{UNIT}{of} is masked", f"{systemctl} unmask {UNIT}")
             return
-        case (state, _) if state != "loaded":
+        case state if state != "loaded":
             yield problem(
                 "service.unit",
                 f"{UNIT}{of} cannot be read ({state})",
                 f"{systemctl} status {UNIT} tells why",
             )
             return
-        case (_, "failed"):
-            how = f"{unit.get('Result', 'unknown')}, code {unit.get('ExecMainStatus', '?')}"
-            yield problem(
-                "service.failed",
-                f"{UNIT}{of} has failed ({how}){_last_line(host, scope)}",
-                f"{journal} tells why; then {systemctl} restart {UNIT}",
-            )
-        case (_, "active" | "reloading"):
-            yield ok("service.active", f"{UNIT}{of} is active ({unit.get('SubState', '')})")
-        case (_, state):
-            yield note("service.inactive", f"{UNIT}{of} is {state}", f"{systemctl} start {UNIT}")
+        case _:
+            journal = f"journalctl {'-u' if is_system else '--user-unit'} {UNIT}"
+            yield _state(unit, f"{UNIT}{of}", systemctl, journal, _last_line(host, scope))
     if unit.get("UnitFileState") == "disabled":
         yield note(
             "service.disabled",
@@ -87,12 +79,50 @@ def _check(subject: Subject, scope: Scope, unit: Mapping[str, str]) -> Iterator[
         yield from _linger(host)
 
 
-def _last_line(host: Host, scope: Scope) -> str:
-    which = "-u" if scope == "--system" else "--user-unit"
-    told = host.run("journalctl", which, UNIT, "-n", "1", "-o", "cat", "--no-pager", "-q")
-    if told is None or not told.output:
-        return ""
-    return f"; its last line: {told.output.splitlines()[-1][:_SHOWN_CHARACTERS]}"
+def _state(
+    unit: Mapping[str, str], name: str, systemctl: str, journal: str, last_line: Callable[[], str]
+) -> Finding:
+    """Between two attempts of one that fails again and again, systemd says that it starts."""
+    mend = f"{journal} tells why; then {systemctl} restart {UNIT}"
+    result, num_restarts = unit.get("Result", "success"), int(unit.get("NRestarts") or 0)
+    how = "" if result == "success" else f" ({result}, code {unit.get('ExecMainStatus', '?')})"
+    match unit.get("ActiveState"), unit.get("SubState", ""):
+        case ("failed", _):
+            return problem("service.failed", f"{name} has failed{how}{last_line()}", mend)
+        case ("activating", sub_state) if num_restarts or sub_state.startswith("auto-restart"):
+            times = f"; it was started again {num_restarts} time(s)" if num_restarts else ""
+            return problem(
+                "service.failing",
+                f"{name} fails, and is started again and again{how}{times}{last_line()}",
+                mend,
+            )
+        case ("active" | "reloading", sub_state) if num_restarts:
+            return note(
+                "service.restarted",
+                f"{name} is active ({sub_state}), and was started again {num_restarts} time(s) "
+                "after it had failed",
+                f"{journal} tells why",
+            )
+        case ("active" | "reloading", sub_state):
+            return ok("service.active", f"{name} is active ({sub_state})")
+        case ("activating" | "deactivating", _):
+            way = "starting" if unit["ActiveState"] == "activating" else "stopping"
+            return note("service.changing", f"{name} is {way}")
+        case (state, _):
+            return note("service.inactive", f"{name} is {state}", f"{systemctl} start {UNIT}")
+
+
+def _last_line(host: Host, scope: Scope) -> Callable[[], str]:
+    """Of the daemon; what systemd says about it, which comes after, is known."""
+
+    def read() -> str:
+        of_daemon = f"{'_SYSTEMD_UNIT' if scope == '--system' else '_SYSTEMD_USER_UNIT'}={UNIT}"
+        told = host.run("journalctl", of_daemon, "-n", "1", "-o", "cat", "--no-pager", "-q")
+        if told is None or not told.output:
+            return ""
+        return f"; its last line: {told.output.splitlines()[-1][:_SHOWN_CHARACTERS]}"
+
+    return read
 
 
 def _program(subject: Subject, of: str, systemctl: str, exec_start: str) -> Iterator[Finding]:

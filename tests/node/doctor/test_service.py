@@ -7,6 +7,14 @@ import pytest
 from edged.node.doctor.service import check
 from tests.node.doctor.machine import VERSION, Machine, found, levels
 
+JOURNAL = """
+case "$*" in
+    *_SYSTEMD_UNIT=edged.service*) echo "cannot listen" ;;
+    *) echo "Failed to start edged.service" ;;
+esac
+"""
+"""What is the daemon's own, and what systemd says of it."""
+
 
 def unit(machine: Machine, scope: str = "--system", **changes: str) -> None:
     """What systemctl says of it in one scope; in the other there is none."""
@@ -56,13 +64,51 @@ def test_a_program_may_lie_in_a_folder_with_a_space(machine: Machine) -> None:
 
 def test_a_service_that_failed_comes_with_its_last_line(machine: Machine) -> None:
     unit(machine, ActiveState="failed", Result="exit-code", ExecMainStatus="78")
-    machine.command("journalctl", '[ "$1 $2" = "-u edged.service" ] && echo "cannot listen"')
+    machine.command("journalctl", JOURNAL)
     finding = found(check, machine.subject())["service.failed"]
     assert finding.level == "problem"
     assert finding.text == (
         "edged.service has failed (exit-code, code 78); its last line: cannot listen"
     )
     assert "journalctl -u edged.service" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("shown", "times"),
+    [
+        ({"SubState": "auto-restart", "Result": "exit-code", "ExecMainStatus": "1"}, ""),
+        ({"SubState": "auto-restart-queued", "NRestarts": "3"}, "3 time(s)"),
+        ({"SubState": "start", "NRestarts": "4"}, "4 time(s)"),
+    ],
+)
+def test_a_service_that_is_started_again_and_again_is_a_problem(
+    machine: Machine, shown: dict[str, str], times: str
+) -> None:
+    unit(machine, ActiveState="activating", **shown)
+    machine.command("journalctl", JOURNAL)
+    finding = found(check, machine.subject())["service.failing"]
+    assert finding.level == "problem"
+    assert times in finding.text
+    assert ("(exit-code, code 1)" in finding.text) is ("Result" in shown)
+    assert finding.text.endswith("; its last line: cannot listen")
+    assert "journalctl -u edged.service tells why" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [("activating", "is starting"), ("deactivating", "is stopping")],
+)
+def test_a_service_on_its_way_is_a_note(machine: Machine, state: str, expected: str) -> None:
+    unit(machine, ActiveState=state, SubState="start", NRestarts="0")
+    finding = found(check, machine.subject())["service.changing"]
+    assert (finding.level, finding.text) == ("note", f"edged.service {expected}")
+
+
+def test_a_service_that_came_back_is_a_note(machine: Machine) -> None:
+    unit(machine, NRestarts="2")
+    finding = found(check, machine.subject())["service.restarted"]
+    assert finding.level == "note"
+    assert "2 time(s)" in finding.text
 
 
 def test_a_service_that_does_not_run_is_a_note(machine: Machine) -> None:

@@ -63,6 +63,10 @@ class Interface:
     is_point_to_point: bool = False
     """As a VPN's tunnel."""
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return (*self.ipv4, *self.ipv6)
+
 
 @dataclass(frozen=True, slots=True)
 class Ran:

@@ -1,33 +1,14 @@
-"""Can other hosts find and reach the daemon: settings, interfaces, and whether multicast passes?
+"""Can other hosts find and reach the daemon, by its settings and the host's interfaces?"""
 
-Theory of operation: a question of multicast DNS is sent out of each interface and listened for on
-another socket of this host. What the host's own firewall or routes stop does not come back. What a
-switch or an access point stops cannot be seen from one host.
-"""
-
-import errno
-import os
-import secrets
-import select
-import socket
-import struct
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+import ipaddress
+from collections.abc import Iterator
 from pathlib import Path
-
-import psutil
 
 from edged.errors import ConfigError
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
-from edged.node.doctor.firewall import open_command
 from edged.node.doctor.host import Host, Interface
 from edged.node.doctor.subject import TOKENS_CREDENTIAL, Subject
 from edged.node.trust.tokens import TOKENS_FILE, TokenStore
-
-MDNS_GROUP, MDNS_PORT = "224.0.0.251", 5353
-HEAR_LIMIT_S = 0.7
-_MAX_PACKET_BYTES = 9000
 
 
 def check_settings(subject: Subject) -> Iterator[Finding]:
@@ -48,11 +29,18 @@ def check_settings(subject: Subject) -> Iterator[Finding]:
 def check_interfaces(subject: Subject) -> Iterator[Finding]:
     if not subject.uses_lan:
         return
-    up = _of_network(subject.host)
+    up = network_interfaces(subject.host)
+    if not up and any(_is_up(one) for one in subject.host.interfaces):
+        yield note(
+            "lan.interfaces",
+            "only tunnels and other point-to-point links are up: other hosts reach the daemon by "
+            "its address, and do not find it",
+        )
+        return
     if not up:
         yield problem(
             "lan.interfaces",
-            "no interface of a network is up and has an IPv4 address",
+            "no interface of a network is up and has an address",
             "connect this host to a network; `ip address` shows what there is",
         )
         return
@@ -65,59 +53,8 @@ def check_interfaces(subject: Subject) -> Iterator[Finding]:
             "finds the daemon",
             f"sudo ip link set dev {interface.name} multicast on",
         )
-    names = ", ".join(f"{one.name} ({', '.join(one.ipv4)})" for one in up)
+    names = ", ".join(f"{one.name} ({', '.join(one.addresses)})" for one in up)
     yield ok("lan.interfaces", f"up: {names}")
-
-
-def check_multicast(subject: Subject) -> Iterator[Finding]:
-    if not subject.uses_lan:
-        return
-    usable = [one for one in _of_network(subject.host) if one.has_multicast]
-    if not usable:
-        return
-    yield from probe(subject.host, usable, MDNS_PORT)
-    yield from _route(usable[0])
-    if sharing := _holders(MDNS_PORT):
-        yield ok("lan.shared", f"UDP port {MDNS_PORT} is shared with {', '.join(sharing)}")
-
-
-def probe(host: Host, interfaces: Sequence[Interface], port: int) -> Iterator[Finding]:
-    """Whether what is sent to the group on each interface comes back."""
-    try:
-        listener = _listener(port)
-    except OSError as error:
-        yield _port_taken(port, error)
-        return
-    with listener:
-        for interface in interfaces:
-            yield hears(host, listener, interface, port)
-
-
-def hears(host: Host, listener: socket.socket, interface: Interface, port: int) -> Finding:
-    """Ask out of an interface for the daemons there, and hear the question."""
-    question = _question()
-    own = socket.inet_aton(interface.ipv4[0])
-    group = socket.inet_aton(MDNS_GROUP)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP) as sender:
-        try:
-            listener.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + own)
-            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, own)
-            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
-            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
-            sender.sendto(question, (MDNS_GROUP, port))
-        except OSError as error:
-            return _not_sent(host, interface, port, error)
-    ends_s = time.monotonic() + HEAR_LIMIT_S
-    while (left_s := ends_s - time.monotonic()) > 0:
-        readable, _, _ = select.select([listener], [], [], left_s)
-        if readable and listener.recv(_MAX_PACKET_BYTES) == question:
-            return ok("lan.multicast", f"multicast passes on {interface.name}, as far as this host")
-    return warning(
-        "lan.multicast",
-        f"multicast DNS does not come back on {interface.name}: something on this host, most "
-        "likely a firewall, drops it",
-        open_command(host, "udp", port),
-    )
 
 
 def _tokens(subject: Subject) -> Iterator[Finding]:
@@ -159,91 +96,16 @@ def _is_seen(host: Host, file: Path) -> bool:
     return host.may("read", file)
 
 
-def _of_network(host: Host) -> list[Interface]:
-    return [one for one in host.interfaces if one.is_up and one.ipv4 and not one.is_loopback]
+def network_interfaces(host: Host) -> list[Interface]:
+    """Over which the daemon tells its network where it is; those with a link's own IPv6 address
+    alone, as each end of a container's cable has one, only if there are no others."""
+    up = [one for one in host.interfaces if _is_up(one) and not one.is_point_to_point]
+    return [one for one in up if one.ipv4 or not all(map(_is_of_link, one.ipv6))] or up
 
 
-def _route(interface: Interface) -> Iterator[Finding]:
-    """edged names the interface; not every program that looks for it does."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asks_nobody:
-        try:
-            asks_nobody.connect((MDNS_GROUP, MDNS_PORT))
-        except OSError:
-            yield note(
-                "lan.route",
-                "the system has no route for multicast: edged does without, other programs of "
-                "this host that look for services may not",
-                f"sudo ip route add 224.0.0.0/4 dev {interface.name}",
-            )
+def _is_up(interface: Interface) -> bool:
+    return interface.is_up and not interface.is_loopback and bool(interface.addresses)
 
 
-def _listener(port: int) -> socket.socket:
-    """Of a port that is shared, as responders share it.
-
-    Raises:
-        OSError: who has it does not share it.
-    """
-    with ExitStack() as on_error:
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
-        on_error.enter_context(made)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        made.bind(("", port))
-        on_error.pop_all()
-    return made
-
-
-def _question() -> bytes:
-    """Of multicast DNS: who is there of _edged._tcp.local? Its number makes it known again."""
-    labels = b"".join(bytes([len(one)]) + one for one in (b"_edged", b"_tcp", b"local"))
-    header = struct.pack("!6H", secrets.randbelow(65535) + 1, 0, 1, 0, 0, 0)
-    pointer, internet = 12, 1
-    return header + labels + b"\0" + struct.pack("!2H", pointer, internet)
-
-
-def _not_sent(host: Host, interface: Interface, port: int, error: OSError) -> Finding:
-    if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        return warning(
-            "lan.multicast",
-            f"there is no route for multicast on {interface.name}",
-            f"sudo ip route add 224.0.0.0/4 dev {interface.name}",
-        )
-    if error.errno in (errno.EPERM, errno.EACCES):
-        return warning(
-            "lan.multicast",
-            f"this host does not let multicast out of {interface.name}: a firewall refuses it",
-            f"let the firewall send to {MDNS_GROUP}, UDP port {port}",
-        )
-    return warning(
-        "lan.multicast",
-        f"multicast cannot be used on {interface.name} ({interface.ipv4[0]}): {error.strerror}",
-        f"`ip address show dev {interface.name}` shows how it is",
-    )
-
-
-def _port_taken(port: int, error: OSError) -> Finding:
-    if error.errno != errno.EADDRINUSE:
-        return warning("lan.port", f"UDP port {port} cannot be listened on: {error.strerror}")
-    who = ", ".join(_holders(port)) or "a process"
-    return warning(
-        "lan.port",
-        f"UDP port {port} is held by {who}, which does not share it, so that the local network "
-        "cannot be told of the daemon",
-        f"stop it; `sudo ss -lunp 'sport = :{port}'` names it",
-    )
-
-
-def _holders(port: int) -> list[str]:
-    """Other programs with a UDP port, as far as this user may see."""
-    try:
-        connections = psutil.net_connections("udp")
-    except (psutil.Error, OSError):
-        return []
-    pids = {one.pid for one in connections if one.laddr and one.laddr.port == port}
-    names = set()
-    for pid in pids - {None, os.getpid()}:
-        try:
-            names.add(psutil.Process(pid).name())
-        except psutil.Error:
-            continue
-    return sorted(names)
+def _is_of_link(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_link_local

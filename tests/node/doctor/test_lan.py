@@ -7,7 +7,9 @@ from contextlib import contextmanager
 import pytest
 
 from edged.node.doctor.host import Interface
-from edged.node.doctor.lan import check_interfaces, check_multicast, check_settings, hears, probe
+from edged.node.doctor.lan import check_interfaces, check_settings
+from edged.node.doctor.multicast import check as check_multicast
+from edged.node.doctor.multicast import hears, probe
 from edged.node.trust.grant import Grant
 from edged.node.trust.tokens import CREDENTIAL, TOKENS_FILE, TokenStore
 from tests.node.doctor.machine import ME, NOW_S, Machine, found, levels
@@ -99,6 +101,27 @@ def test_a_host_without_a_network_is_a_problem(machine: Machine) -> None:
     subject = machine.subject(lan=True, interfaces=down)
     assert levels(check_interfaces, subject) == {"lan.interfaces": "problem"}
     assert levels(check_multicast, subject) == {}
+
+
+def test_a_host_with_ipv6_alone_is_in_order(machine: Machine) -> None:
+    found_6 = interface(ipv4=(), ipv6=("fd00::7", "fe80::1%lan0"))
+    of_a_container = interface(name="veth0", ipv4=(), ipv6=("fe80::2%veth0",), has_multicast=False)
+    subject = machine.subject(lan=True, interfaces=(found_6, of_a_container))
+    finding = found(check_interfaces, subject)["lan.interfaces"]
+    assert (finding.level, finding.text) == ("ok", "up: lan0 (fd00::7, fe80::1%lan0)")
+    assert levels(check_interfaces, subject) == {"lan.interfaces": "ok"}
+    alone = machine.subject(lan=True, interfaces=(interface(ipv4=(), ipv6=("fe80::1%lan0",)),))
+    assert levels(check_interfaces, alone) == {"lan.interfaces": "ok"}
+
+
+def test_links_from_point_to_point_are_left_out(machine: Machine) -> None:
+    tunnel = interface(name="wg0", is_point_to_point=True, has_multicast=False)
+    both = machine.subject(lan=True, interfaces=(tunnel, interface()))
+    assert levels(check_interfaces, both) == {"lan.interfaces": "ok"}
+    assert "wg0" not in found(check_interfaces, both)["lan.interfaces"].text
+    alone = machine.subject(lan=True, interfaces=(tunnel,))
+    assert levels(check_interfaces, alone) == {"lan.interfaces": "note"}
+    assert levels(check_multicast, alone) == {}
 
 
 def test_an_interface_without_multicast_is_a_warning(machine: Machine) -> None:

@@ -62,6 +62,29 @@ def test_multicast_passes_where_nothing_is_in_its_way(tmp_path: Path) -> None:
     assert "lan.route" not in levels
 
 
+IPV6_ALONE = INTERFACE.replace(
+    "ip address add 10.9.0.1/24 dev lan0", "ip -6 address add fd00:9::1/64 dev lan0 nodad"
+)
+TUNNEL = """
+ip tuntap add wg0 mode tun
+ip link set wg0 up multicast off
+ip address add 10.8.0.1/24 dev wg0
+"""
+
+
+def test_a_host_with_ipv6_alone_is_in_order(tmp_path: Path) -> None:
+    if not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this system has no IPv6")
+    levels = doctor(tmp_path, IPV6_ALONE)
+    assert (levels["lan.interfaces"], levels["lan.multicast"]) == ("ok", "ok")
+
+
+def test_a_tunnel_need_not_carry_multicast(tmp_path: Path) -> None:
+    levels = doctor(tmp_path, f"{INTERFACE}{ROUTE}{TUNNEL}")
+    assert "lan.flag" not in levels
+    assert levels["lan.multicast"] == "ok"
+
+
 def test_a_missing_route_is_a_note_since_edged_needs_none(tmp_path: Path) -> None:
     levels = doctor(tmp_path, INTERFACE)
     assert (levels["lan.route"], levels["lan.multicast"]) == ("note", "ok")

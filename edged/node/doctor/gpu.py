@@ -12,9 +12,12 @@ from edged.node.doctor.finding import Finding, note, ok, warning
 from edged.node.doctor.host import Host, group_name
 from edged.node.doctor.runtime import compiler_command, install_command, package_folder
 from edged.node.doctor.subject import Subject
+from edged.node.doctor.unit import EDIT
 
 _DISPLAY, _ACCELERATOR = "0x03", "0x12"
 """First byte of a PCI class."""
+_PASSING_ON = ("vfio-pci", "pci-stub", "pciback")
+"""Drivers that keep a device for a virtual machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +68,30 @@ def check(subject: Subject) -> Iterator[Finding]:
     if subject.models and all(m.engine.gpu_layers == 0 for m in subject.models.values()):
         yield ok("gpu.off", "there is a GPU, and engine.gpu_layers = 0 leaves it alone")
         return
-    for maker in MAKERS.values():
-        if maker.name not in makers:
-            continue
+    of_host = [maker for maker in MAKERS.values() if maker.name in makers]
+    # A processor has a small GPU of its own: a build for the large one is not to be replaced.
+    looked_at = _built_for(subject) or of_host
+    for maker in looked_at:
         if maker.name == "NVIDIA":
-            yield from _nvidia(host, makers[maker.name])
+            yield from _nvidia(subject, makers[maker.name])
         else:
-            yield from _amd(host)
-        yield from _build(host, maker)
+            yield from _amd(subject)
+    yield from _build(host, looked_at[0])
 
 
 def has_usable_build(subject: Subject) -> bool:
     """Whether llama.cpp may well put layers on a GPU here."""
-    folder = package_folder(subject.host, "llama_cpp")
-    names = {maker.name for maker in MAKERS.values() if _libraries(folder, maker.libraries)}
-    return bool(names & _makers(subject.host).keys())
+    return bool(_built_for(subject))
+
+
+def _built_for(subject: Subject) -> list[Maker]:
+    """Whose GPU is here and can be used by this llama.cpp."""
+    folder, here = package_folder(subject.host, "llama_cpp"), _makers(subject.host)
+    return [
+        maker
+        for maker in MAKERS.values()
+        if maker.name in here and _libraries(folder, maker.libraries)
+    ]
 
 
 def _makers(host: Host) -> dict[str, list[Path]]:
@@ -89,6 +101,8 @@ def _makers(host: Host) -> dict[str, list[Path]]:
         inside = f"/sys/bus/pci/devices/{device.name}"
         kind = host.read(f"{inside}/class") or ""
         maker = MAKERS.get(host.read(f"{inside}/vendor") or "")
+        if (device / "driver").resolve().name in _PASSING_ON:
+            continue
         if maker is not None and kind.startswith((_DISPLAY, _ACCELERATOR)):
             found.setdefault(maker.name, []).append(device)
     if host.exists("/dev/dxg") and host.exists("/usr/lib/wsl/lib/libcuda.so.1"):
@@ -96,7 +110,8 @@ def _makers(host: Host) -> dict[str, list[Path]]:
     return found
 
 
-def _nvidia(host: Host, devices: list[Path]) -> Iterator[Finding]:
+def _nvidia(subject: Subject, devices: list[Path]) -> Iterator[Finding]:
+    host = subject.host
     if not devices:
         yield ok("gpu.driver", "NVIDIA's driver of the Windows below")
         return
@@ -119,7 +134,7 @@ def _nvidia(host: Host, devices: list[Path]) -> Iterator[Finding]:
             "sudo nvidia-modprobe -c0 -u; in a container, start it with the GPU (--gpus all)",
         )
         return
-    yield from _access(host, nodes, "an NVIDIA GPU")
+    yield from _access(subject, nodes, "an NVIDIA GPU")
     if not any(host.glob("/", pattern) for pattern in _CUDA_LIBRARIES):
         yield warning(
             "gpu.library",
@@ -129,7 +144,8 @@ def _nvidia(host: Host, devices: list[Path]) -> Iterator[Finding]:
         )
 
 
-def _amd(host: Host) -> Iterator[Finding]:
+def _amd(subject: Subject) -> Iterator[Finding]:
+    host = subject.host
     renderers = [f"/dev/dri/{node.name}" for node in host.glob("/dev/dri", "renderD*")]
     if not host.exists("/dev/kfd") or not renderers:
         missing = "/dev/kfd" if renderers else "/dev/dri/renderD*"
@@ -141,20 +157,23 @@ def _amd(host: Host) -> Iterator[Finding]:
             "--device /dev/dri",
         )
         return
-    yield from _access(host, ["/dev/kfd", *renderers], "an AMD GPU")
+    yield from _access(subject, ["/dev/kfd", *renderers], "an AMD GPU")
 
 
-def _access(host: Host, nodes: list[str], gpu: str) -> Iterator[Finding]:
-    closed = [node for node in nodes if not host.may("use", host.path(node))]
+def _access(subject: Subject, nodes: list[str], gpu: str) -> Iterator[Finding]:
+    host, user = subject.host, subject.user
+    closed = [node for node in nodes if not host.may("use", host.path(node), user)]
     if not closed:
-        yield ok("gpu.access", f"{gpu}, and {host.user.name} may use it")
+        yield ok("gpu.access", f"{gpu}, and {user.name} may use it")
         return
     groups = {group_name(found.st_gid) for node in closed if (found := host.stat(node))}
     groups = groups - {"root"} or {"render", "video"}
     yield warning(
         "gpu.access",
-        f"there is {gpu}, and user {host.user.name} may not use {' and '.join(closed)}",
-        f"sudo usermod -aG {','.join(sorted(groups))} {host.user.name}, then log in again",
+        f"there is {gpu}, and user {user.name} may not use {' and '.join(closed)}",
+        f"{EDIT}: SupplementaryGroups={' '.join(sorted(groups))}"
+        if subject.is_service
+        else f"sudo usermod -aG {','.join(sorted(groups))} {user.name}, then log in again",
     )
 
 

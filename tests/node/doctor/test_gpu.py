@@ -6,7 +6,7 @@ import pytest
 
 from edged.node.doctor.gpu import check
 from edged.node.doctor.host import group_name
-from tests.node.doctor.machine import ME, Machine, found, levels
+from tests.node.doctor.machine import ME, ROOT, Machine, found, levels
 
 NVIDIA, AMD, INTEL = "0x10de", "0x1002", "0x8086"
 
@@ -102,6 +102,43 @@ def test_a_build_without_the_gpu_comes_with_the_command_to_rebuild(nvidia: Machi
 def test_a_build_for_another_maker_does_not_count(nvidia: Machine) -> None:
     nvidia.llama("libggml-hip.so")
     assert levels(check, nvidia.subject())["gpu.build"] == "warning"
+
+
+def test_a_build_for_one_of_two_gpus_is_left_alone(nvidia: Machine) -> None:
+    nvidia.device("0000:06:00.0", AMD)
+    nvidia.llama("libggml-cuda.so")
+    assert levels(check, nvidia.subject()) == {"gpu.access": "ok", "gpu.build": "ok"}
+
+
+def test_of_two_gpus_without_a_build_one_is_built_for(nvidia: Machine) -> None:
+    nvidia.device("0000:06:00.0", AMD)
+    nvidia.llama()
+    builds = [one for one in check(nvidia.subject()) if one.check == "gpu.build"]
+    assert len(builds) == 1
+    assert "-DGGML_CUDA=on" in builds[0].fix
+
+
+@pytest.mark.parametrize("name", ["vfio-pci", "pci-stub"])
+def test_a_gpu_that_is_passed_to_a_virtual_machine_is_none_of_this_host(
+    machine: Machine, name: str
+) -> None:
+    folder = machine.device("0000:01:00.0", NVIDIA)
+    driver = machine.folder(f"/sys/bus/pci/drivers/{name}")
+    Path(machine.root / folder.lstrip("/") / "driver").symlink_to(driver)
+    machine.llama()
+    assert levels(check, machine.subject()) == {"gpu.none": "ok"}
+
+
+def test_the_service_s_groups_count_whoever_asks(amd: Machine) -> None:
+    amd.service({"SupplementaryGroups": "render"})
+    amd.write("/etc/passwd", "edged:x:54322:54322::/:\n")
+    amd.write("/etc/group", "edged:x:54322:\nrender:x:54323:\n")
+    for user in (ME, ROOT):
+        finding = found(check, amd.subject("[engine]\n", user=user))["gpu.access"]
+        assert finding.level == "warning"
+        assert finding.fix.startswith("sudo systemctl edit edged: SupplementaryGroups=")
+    amd.write("/etc/group", f"render:x:{(amd.root / 'dev/kfd').stat().st_gid}:\n")
+    assert levels(check, amd.subject("[engine]\n"))["gpu.access"] == "ok"
 
 
 def test_a_gpu_that_is_turned_off_is_left_alone(nvidia: Machine) -> None:

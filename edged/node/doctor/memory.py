@@ -18,8 +18,12 @@ from edged.node.doctor.gpu import has_usable_build
 from edged.node.doctor.host import Host
 from edged.node.doctor.runtime import package_folder
 from edged.node.doctor.subject import Running, Subject
+from edged.node.doctor.unit import Unit
 
 _KIB = 1024
+_ITS_GROUP = "the control group of the daemon"
+_ZFS_STATISTICS = "/proc/spl/kstat/zfs/arcstats"
+_ZFS_MOST = "/sys/module/zfs/parameters/zfs_arc_max"
 _OVERCOMMIT_NEVER = "2"
 _NO_LIMIT_BYTES = 2**60
 """What the older control groups have for none is about 2**63."""
@@ -35,7 +39,7 @@ class Memory:
 
 
 def check(subject: Subject) -> Iterator[Finding]:
-    memory = host_memory(subject.host)
+    memory = host_memory(subject.host, subject.unit)
     if memory is None:
         yield note("memory.unknown", "how much memory there is cannot be seen here")
         return
@@ -49,8 +53,9 @@ def check(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def host_memory(host: Host) -> Memory | None:
-    """Of the machine, or of the tightest control group above this process."""
+def host_memory(host: Host, unit: Unit | None = None) -> Memory | None:
+    """Of the machine, or of the tightest control group above the daemon: the service's, else that
+    of this process."""
     if host.system == "linux":
         found = _meminfo(host)
     else:
@@ -58,7 +63,8 @@ def host_memory(host: Host) -> Memory | None:
         found = Memory(int(virtual.total), int(virtual.available), int(swap.total), "this machine")
     if found is None:
         return None
-    groups = [group for group in _groups(host) if group.total_bytes < found.total_bytes]
+    every = [*_groups(host, unit), *_limit_of(unit)]
+    groups = [group for group in every if group.total_bytes < found.total_bytes]
     tightest = min(groups, key=lambda group: group.total_bytes, default=found)
     available = min(found.available_bytes, tightest.available_bytes)
     swap_bytes = min(found.swap_bytes, tightest.swap_bytes)
@@ -127,20 +133,37 @@ def _fits(subject: Subject, memory: Memory) -> Iterator[Finding]:
             f"{what}, and {has}: they fit with swap only, and will be slow",
         )
     elif needed > memory.available_bytes and not is_running:
-        free = shown_bytes(memory.available_bytes)
-        yield Finding(
-            "memory.used",
-            _unless_gpu(subject, Level.WARNING),
-            f"{what}, and of {shown_bytes(memory.total_bytes)} only {free} are free now",
-            "end what else needs memory before the daemon starts (`ps aux --sort -rss | head`)",
-        )
+        yield _used(subject, memory, what)
     else:
         yield ok("memory.size", f"{what}, and {has}")
 
 
+def _used(subject: Subject, memory: Memory, what: str) -> Finding:
+    """A cache of ZFS, the system does not count as free, and so neither does the daemon."""
+    free = shown_bytes(memory.available_bytes)
+    text = f"{what}, and of {shown_bytes(memory.total_bytes)} only {free} are free now"
+    fix = "end what else needs memory before the daemon starts (`ps aux --sort -rss | head`)"
+    cache_bytes = _zfs_cache_bytes(subject.host)
+    if cache_bytes > memory.total_bytes / 10:
+        text += (
+            f"; ZFS caches files in {shown_bytes(cache_bytes)} more, which it would give back, and "
+            "edged does not count on"
+        )
+        half = memory.total_bytes // 2
+        fix = f"let ZFS cache less: echo {half} | sudo tee {_ZFS_MOST}; or {fix}"
+    return Finding("memory.used", _unless_gpu(subject, Level.WARNING), text, fix)
+
+
+def _zfs_cache_bytes(host: Host) -> int:
+    """That ZFS would give back if memory is asked for; 0 without it."""
+    words = (line.split() for line in (host.read(_ZFS_STATISTICS) or "").splitlines())
+    numbers = {line[0]: int(line[2]) for line in words if len(line) == 3 and line[2].isdecimal()}
+    return max(0, numbers.get("size", 0) - numbers.get("c_min", 0))
+
+
 def _short(subject: Subject, level: Level, text: str) -> Finding:
-    is_group = "control group" in text
-    more = "; or raise the limit of the control group (MemoryMax= in a unit)" if is_group else ""
+    more = "; or raise the limit of the control group (MemoryMax= in a unit)"
+    more = more if _ITS_GROUP in text else ""
     return Finding(
         "memory.size",
         _unless_gpu(subject, level),
@@ -167,9 +190,13 @@ def _meminfo(host: Host) -> Memory | None:
     return Memory(numbers["MemTotal"], available, numbers.get("SwapTotal", 0), "this machine")
 
 
-def _groups(host: Host) -> Iterator[Memory]:
-    """Those with a limit, of both kinds of hierarchy, from this process's own to the root."""
-    for line in (host.read("/proc/self/cgroup") or "").splitlines():
+def _groups(host: Host, unit: Unit | None) -> Iterator[Memory]:
+    """Those with a limit, of both kinds of hierarchy, from the daemon's own to the root."""
+    if unit is None:
+        lines = (host.read("/proc/self/cgroup") or "").splitlines()
+    else:
+        lines = [f"0::{unit.control_group}", f"1:memory:{unit.control_group}"]
+    for line in lines:
         _, _, rest = line.partition(":")
         kinds, _, path = rest.partition(":")
         if kinds == "":
@@ -186,6 +213,14 @@ def _groups(host: Host) -> Iterator[Memory]:
                 yield limit
 
 
+def _limit_of(unit: Unit | None) -> Iterator[Memory]:
+    """What the unit says, which holds for a control group that is made at the start."""
+    most = None if unit is None or unit.has_control_group else unit.number("MemoryMax")
+    if unit is not None and most is not None:
+        swap_bytes = unit.number("MemorySwapMax")
+        yield Memory(most, most, _NO_LIMIT_BYTES if swap_bytes is None else swap_bytes, _ITS_GROUP)
+
+
 def _limit(host: Host, group: str, most: str, used: str) -> Memory | None:
     limit, usage = host.read(f"{group}/{most}") or "", host.read(f"{group}/{used}") or ""
     if not limit.isdecimal() or not usage.isdecimal() or int(limit) >= _NO_LIMIT_BYTES:
@@ -198,4 +233,4 @@ def _limit(host: Host, group: str, most: str, used: str) -> Memory | None:
     swap = host.read(f"{group}/memory.swap.max") or ""
     swap_bytes = int(swap) if swap.isdecimal() else _NO_LIMIT_BYTES
     available = max(0, int(limit) - int(usage) + cached)
-    return Memory(int(limit), available, swap_bytes, "its control group")
+    return Memory(int(limit), available, swap_bytes, _ITS_GROUP)

@@ -139,6 +139,11 @@ class Unit:
         return has and wanted in self._words("CapabilityBoundingSet")
 
     @property
+    def has_control_group(self) -> bool:
+        """Its own, while it runs."""
+        return bool(self.shown.get("ControlGroup"))
+
+    @property
     def control_group(self) -> str:
         """While it does not run, that in which its own will be made."""
         return self.shown.get("ControlGroup") or f"/{self.shown.get('Slice') or 'system.slice'}"

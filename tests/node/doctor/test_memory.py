@@ -104,8 +104,62 @@ def test_the_tightest_control_group_counts(machine: Machine) -> None:
     model(machine, 600 * MIB)
     finding = found(check, machine.subject(MODEL))["memory.size"]
     assert finding.level == "problem"
-    assert "its control group has 500 MiB" in finding.text
+    assert "the control group of the daemon has 500 MiB" in finding.text
     assert "MemoryMax=" in finding.fix
+
+
+def group(machine: Machine, name: str, most: int | str) -> None:
+    machine.write(f"/sys/fs/cgroup{name}/memory.max", str(most))
+    machine.write(f"/sys/fs/cgroup{name}/memory.current", "0")
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        (None, "ok"),
+        ({"MemoryMax": "infinity", "Slice": "system.slice"}, "ok"),
+        ({"MemoryMax": str(2**64 - 1)}, "ok"),
+        ({"MemoryMax": str(800 * MIB)}, "problem"),
+        ({"MemoryMax": "infinity", "ControlGroup": "/system.slice/edged.service"}, "problem"),
+        ({"MemoryMax": str(800 * MIB), "MemorySwapMax": str(400 * MIB)}, "warning"),
+        ({"Slice": "small.slice"}, "problem"),
+    ],
+)
+def test_for_a_service_its_own_control_group_counts_and_not_that_of_who_asks(
+    machine: Machine, unit: dict[str, str] | None, expected: str
+) -> None:
+    memory(machine, total=4096 * MIB, swap=4096 * MIB if unit and len(unit) == 2 else 0)
+    model(machine, 1000 * MIB)
+    machine.service(unit)
+    machine.write("/proc/self/cgroup", "0::/user.slice\n")
+    group(machine, "/user.slice", 500 * MIB)
+    group(machine, "/small.slice", 500 * MIB)
+    group(machine, "/system.slice", "max")
+    group(machine, "/system.slice/edged.service", 800 * MIB)
+    machine.write("/sys/fs/cgroup/system.slice/edged.service/memory.swap.max", "0")
+    assert levels(check, machine.subject(MODEL)) == {"memory.size": expected}
+
+
+ARC = """13 1 0x01 147 39984 8265339157 1234567890
+name                            type data
+hits                            4    123456
+c_min                           4    {least}
+size                            4    {size}
+"""
+
+
+def test_what_zfs_caches_is_told_since_the_daemon_does_not_count_on_it(machine: Machine) -> None:
+    model(machine, 1000 * MIB)
+    memory(machine, total=4096 * MIB, available=400 * MIB)
+    assert "ZFS" not in found(check, machine.subject(MODEL))["memory.used"].text
+    arc = "/proc/spl/kstat/zfs/arcstats"
+    machine.write(arc, ARC.format(least=128 * MIB, size=3200 * MIB))
+    finding = found(check, machine.subject(MODEL))["memory.used"]
+    assert finding.level == "warning"
+    assert "ZFS caches files in 3.0 GiB more" in finding.text
+    assert f"echo {2048 * MIB} | sudo tee /sys/module/zfs/parameters/zfs_arc_max" in finding.fix
+    machine.write(arc, ARC.format(least=128 * MIB, size=200 * MIB))
+    assert "ZFS" not in found(check, machine.subject(MODEL))["memory.used"].text
 
 
 def test_an_older_control_group_counts_too(machine: Machine) -> None:

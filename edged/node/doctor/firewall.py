@@ -4,12 +4,14 @@ A filter has more forms than can be understood here. What is certain is told: a 
 says that a port is closed, or a chain drops by default and no rule names the port.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from typing import Literal
 
 from edged.node.doctor.finding import Finding, note, ok, warning
 from edged.node.doctor.host import Host
+from edged.node.doctor.lan import network_interfaces
 from edged.node.doctor.subject import Subject
 
 Protocol = Literal["tcp", "udp"]
@@ -19,6 +21,13 @@ _TABLE_OR_CHAIN = re.compile(
     r"type filter hook input [^;]*;\s*policy (?P<policy>\w+)",
     re.MULTILINE,
 )
+
+_UFW_RULE = re.compile(
+    r"^(?P<to>\S.*?)( on (?P<interface>\S+))?\s+(?P<action>ALLOW|LIMIT|DENY|REJECT)( IN)?\s+"
+    r"(?!OUT\b|FWD\b)(?P<whom>\S.*)$",
+    re.MULTILINE,
+)
+_UFW_PORTS = re.compile(r"\d+(:\d+)?(,\d+(:\d+)?)*")
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -69,11 +78,46 @@ def _ufw(host: Host, ports: list[tuple[Protocol, int]]) -> Iterator[Finding]:
         )
         return
     for protocol, port in ports:
-        rule = rf"^{port}(/{protocol})?\s.*\bALLOW\b"
-        is_open = re.search(rule, told.output, re.MULTILINE) is not None
+        is_open = _ufw_lets_in(host, told.output, protocol, port)
         # ufw lets multicast DNS in by rules that stand before these.
         is_open = is_open or (port == _MDNS_PORT and _ufw_has_mdns(host))
         yield _told(host, "ufw", protocol, port, is_open=is_open)
+
+
+def _ufw_lets_in(host: Host, status: str, protocol: Protocol, port: int) -> bool:
+    """By the first rule that decides. One that lets some hosts in is enough, as for those of the
+    local network; one that keeps some out decides nothing."""
+    interfaces = {None, *(one.name for one in network_interfaces(host))}
+    for rule in _UFW_RULE.finditer(status):
+        if rule["interface"] not in interfaces or not _ufw_is_for(rule["to"], protocol, port):
+            continue
+        if rule["action"] in ("ALLOW", "LIMIT"):
+            return True
+        if rule["interface"] is None and rule["whom"].startswith("Anywhere"):
+            return False
+    defaults = host.read("/etc/default/ufw") or ""
+    return re.search(r'^DEFAULT_INPUT_POLICY="?ACCEPT', defaults, re.MULTILINE) is not None
+
+
+def _ufw_is_for(to: str, protocol: Protocol, port: int) -> bool:
+    """Whether a rule's "192.168.1.5 7400:7500,80/tcp (v6)", or "Anywhere", is about a port."""
+    *address, last = to.removesuffix(" (v6)").split()
+    what, _, of = last.rpartition("/") if last.endswith(("/tcp", "/udp")) else (last, "", protocol)
+    if of != protocol:
+        return False
+    if not _UFW_PORTS.fullmatch(what):
+        return not address and (what == "Anywhere" or _is_address(what))
+    ranges = (one.partition(":") for one in what.split(","))
+    return any(int(first) <= port <= int(last or first) for first, _, last in ranges)
+
+
+def _is_address(text: str) -> bool:
+    """Or a network."""
+    try:
+        ipaddress.ip_interface(text)
+    except ValueError:
+        return False  # the name of an application's profile
+    return True
 
 
 def _ufw_has_mdns(host: Host) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 
 from edged.node.doctor.firewall import check, open_command
-from edged.node.doctor.host import User
+from edged.node.doctor.host import Interface, User
 from edged.node.doctor.subject import Subject
 from tests.node.doctor.machine import ROOT, Machine, found, levels
 
@@ -13,7 +13,8 @@ OPEN = {"lan.firewall": "ok"}
 
 
 def subject(machine: Machine, user: User = ROOT) -> Subject:
-    return machine.subject(CONFIG, user=user)
+    interfaces = (Interface("lan0", True, False, True, ("192.168.1.5",)),)
+    return machine.subject(CONFIG, user=user, interfaces=interfaces)
 
 
 def test_without_a_firewall_all_is_in_order(machine: Machine) -> None:
@@ -31,6 +32,25 @@ def test_a_user_who_may_not_see_the_rules_is_told_so(machine: Machine) -> None:
         ("7411/tcp ALLOW Anywhere\n5353/udp ALLOW Anywhere", OPEN),
         ("7411/tcp ALLOW Anywhere", CLOSED),
         ("7411/tcp DENY Anywhere\n5353/udp ALLOW Anywhere", CLOSED),
+        ("Anywhere   ALLOW   192.168.1.0/24", OPEN),
+        ("Anywhere on lan0   ALLOW   Anywhere", OPEN),
+        ("Anywhere (v6) on lan0   ALLOW   Anywhere (v6)", OPEN),
+        ("Anywhere on tun0   ALLOW   Anywhere", CLOSED),
+        ("7411 on lan0   DENY   Anywhere\nAnywhere   ALLOW   Anywhere", OPEN),
+        ("192.168.1.0/24   ALLOW   192.168.1.0/24", OPEN),
+        ("192.168.1.5/udp   ALLOW   Anywhere", CLOSED),
+        ("Anywhere (v6)   ALLOW   fd00::/64", OPEN),
+        ("192.168.1.5   ALLOW   Anywhere", OPEN),
+        ("Anywhere   ALLOW OUT   Anywhere", CLOSED),
+        ("Anywhere/tcp   ALLOW   192.168.1.0/24", CLOSED),
+        ("7400:7500/tcp   ALLOW   Anywhere\n5353/udp   ALLOW IN   Anywhere", OPEN),
+        ("80,7411,5353 (v6)   LIMIT   Anywhere (v6)", OPEN),
+        ("80,5000:8000   ALLOW   10.0.0.0/8", OPEN),
+        ("5000:7410/tcp   ALLOW   Anywhere\n5353   ALLOW   Anywhere", CLOSED),
+        ("192.168.1.5 7411/tcp   ALLOW   Anywhere\n5353   ALLOW   Anywhere", OPEN),
+        ("7411   DENY   10.0.0.9\nAnywhere   ALLOW   10.0.0.0/8", OPEN),
+        ("7411   REJECT   Anywhere\nAnywhere   ALLOW   10.0.0.0/8", CLOSED),
+        ("Nginx Full   ALLOW   Anywhere", CLOSED),
     ],
 )
 def test_ufw_is_asked_for_each_port(machine: Machine, rules: str, expected: dict[str, str]) -> None:
@@ -38,6 +58,14 @@ def test_ufw_is_asked_for_each_port(machine: Machine, rules: str, expected: dict
     machine.command("ufw", f"printf 'Status: active\n\n{rules}\n'")
     assert levels(check, subject(machine)) == expected
     assert open_command(machine.host(), "tcp", 7411) == "sudo ufw allow 7411/tcp"
+
+
+def test_ufw_that_lets_in_by_default_is_in_order(machine: Machine) -> None:
+    machine.write("/etc/ufw/ufw.conf", "ENABLED=yes\n")
+    machine.command("ufw", "echo 'Status: active'")
+    assert levels(check, subject(machine)) == CLOSED
+    machine.write("/etc/default/ufw", 'IPV6=yes\nDEFAULT_INPUT_POLICY="ACCEPT"\n')
+    assert levels(check, subject(machine)) == OPEN
 
 
 def test_the_rules_that_ufw_has_for_multicast_dns_count(machine: Machine) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.subject import Subject
+from edged.node.doctor.unit import CREDENTIALS, credential_source
 from edged.node.trust.identity import CERTIFICATE_FILE, KEY_FILE
 
 if TYPE_CHECKING:
@@ -23,12 +24,14 @@ def check(subject: Subject) -> Iterator[Finding]:
     if subject.settings.server.insecure:
         return
     own = subject.settings.server.tls_certificate
-    path = Path(own) if own else state / CERTIFICATE_FILE
-    key = Path(subject.settings.server.tls_key) if own else state / KEY_FILE
+    path = _place(subject, own) if own else state / CERTIFICATE_FILE
+    key = _place(subject, subject.settings.server.tls_key) if own else state / KEY_FILE
     try:
         certificate_pem = subject.host.path(path).read_bytes()
     except FileNotFoundError:
-        if own:
+        if path.is_relative_to(CREDENTIALS):
+            yield _given_later(path)
+        elif own:
             yield problem(
                 "certificate.missing",
                 f"server.tls_certificate: there is no file {path}",
@@ -44,6 +47,23 @@ def check(subject: Subject) -> Iterator[Finding]:
         )
         return
     yield from _certificate(subject, path, key, certificate_pem, is_own=bool(own))
+
+
+def _place(subject: Subject, given: str) -> Path:
+    """Where it is on this host; what systemd hands to the service, where that is from while the
+    service does not run."""
+    path = Path(given)
+    if not path.is_relative_to(CREDENTIALS) or subject.host.exists(path):
+        return subject.outside(path)
+    return credential_source(subject.host, path.name) or path
+
+
+def _given_later(path: Path) -> Finding:
+    return note(
+        "certificate.unseen",
+        f"{path} is there while the service runs, and where it is from cannot be seen",
+        "sudo edgectl doctor, while it runs",
+    )
 
 
 def _certificate(
@@ -94,6 +114,9 @@ def _key(
     try:
         private = load_pem_private_key(subject.host.path(key).read_bytes(), password=None)
     except FileNotFoundError:
+        if key.is_relative_to(CREDENTIALS):
+            yield _given_later(key)
+            return
         yield problem("certificate.key", f"{path} is there, and its key {key} is not", new)
         return
     except OSError as error:

@@ -87,6 +87,47 @@ def test_the_daemon_s_own_is_made_at_its_first_start(machine: Machine) -> None:
     assert levels(check, machine.subject(CONFIG)) == {"certificate.none": "ok"}
 
 
+GIVEN = "/run/credentials/edged.service/tls.key"
+HANDED_OVER = f'{CONFIG}tls_certificate = "/c.pem"\ntls_key = "{GIVEN}"\n'
+
+
+def handing_over(machine: Machine, line: str) -> None:
+    """A unit that hands a key to the service, which does not run."""
+    machine.service({})
+    machine.command("systemctl", f'[ "$2" = cat ] && printf "[Service]\\n{line}\\n"')
+
+
+@pytest.mark.parametrize(
+    ("line", "source"),
+    [
+        ("LoadCredential=tls.key:/etc/ssl/private/live.pem", "/etc/ssl/private/live.pem"),
+        ("LoadCredential=tls.key", "/etc/credstore/tls.key"),
+        ("LoadCredential=tls.key:other", "/etc/credstore/other"),
+    ],
+)
+def test_a_key_that_is_handed_over_is_looked_at_where_it_is_from(
+    machine: Machine, line: str, source: str
+) -> None:
+    private = key()
+    machine.write("/c.pem", certificate(private, -1, 365))
+    handing_over(machine, line)
+    unseen = found(check, machine.subject(HANDED_OVER))["certificate.unseen"]
+    assert unseen.level == "note"
+    assert GIVEN in unseen.text
+    machine.write(source, as_pem(private))
+    assert levels(check, machine.subject(HANDED_OVER)) == {"certificate.valid": "ok"}
+    machine.write(source, as_pem(key()))
+    assert levels(check, machine.subject(HANDED_OVER))["certificate.key"] == "problem"
+
+
+def test_a_key_that_was_handed_over_is_looked_at_where_it_is(machine: Machine) -> None:
+    private = key()
+    machine.write("/c.pem", certificate(private, -1, 365))
+    machine.write(GIVEN, as_pem(private))
+    machine.service()
+    assert levels(check, machine.subject(HANDED_OVER)) == {"certificate.valid": "ok"}
+
+
 @pytest.mark.parametrize(
     "config", ["[engine]\n", '[server]\nlisten = "0.0.0.0:7411"\ninsecure = true\n']
 )

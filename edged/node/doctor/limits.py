@@ -6,17 +6,26 @@ from edged.node.doctor.finding import Finding, ok, warning
 from edged.node.doctor.host import Limit
 from edged.node.doctor.memory import shown_bytes
 from edged.node.doctor.subject import Subject
+from edged.node.doctor.unit import Unit
 
 LEAST_FILES = 1024
 """A client is a connection, which is a file; an engine is some more."""
 
 
 def check(subject: Subject) -> Iterator[Finding]:
-    limits = subject.host.limits
-    found = [*_files(limits.get("files")), *_space(limits.get("address space"))]
+    unit, limits = subject.unit, subject.host.limits
+    if unit is None:
+        files, space = limits.get("files"), limits.get("address space")
+    else:
+        files, space = _of_unit(unit, "LimitNOFILE"), _of_unit(unit, "LimitAS")
+    found = [*_files(files), *_space(space)]
     yield from found
     if not found:
         yield ok("limits.files", "files and memory are not limited too far")
+
+
+def _of_unit(unit: Unit, name: str) -> Limit:
+    return Limit(unit.number(f"{name}Soft"), unit.number(name))
 
 
 def _files(limit: Limit | None) -> Iterator[Finding]:

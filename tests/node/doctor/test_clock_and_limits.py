@@ -46,6 +46,17 @@ def limited(machine: Machine, **changes: Limit) -> Subject:
     return machine.subject(limits={**usual, **changes})
 
 
+def test_for_the_service_its_own_limits_count_and_not_those_of_who_asks(machine: Machine) -> None:
+    tight = {"files": Limit(256, 256), "address space": Limit(1, 1)}
+    machine.service()
+    assert levels(limits.check, machine.subject("[engine]\n", limits=tight)) == {
+        "limits.files": "ok"
+    }
+    machine.service({"LimitNOFILESoft": "256", "LimitNOFILE": "512", "LimitASSoft": "infinity"})
+    seen = levels(limits.check, machine.subject("[engine]\n"))
+    assert seen == {"limits.files": "warning"}
+
+
 def test_the_usual_limits_are_in_order(machine: Machine) -> None:
     assert levels(limits.check, limited(machine)) == {"limits.files": "ok"}
 

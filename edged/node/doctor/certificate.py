@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
+from edged.node.doctor.sandbox import not_readable
 from edged.node.doctor.subject import Subject
-from edged.node.doctor.unit import CREDENTIALS, credential_source
+from edged.node.doctor.unit import CREDENTIALS, EDIT, credential_source
 from edged.node.trust.identity import CERTIFICATE_FILE, KEY_FILE
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ def check(subject: Subject) -> Iterator[Finding]:
     if subject.settings is None or state is None or not subject.network_listens:
         return
     if subject.settings.server.insecure:
+        return
+    if obstacles := list(_not_readable(subject)):
+        yield from obstacles
         return
     own = subject.settings.server.tls_certificate
     path = _place(subject, own) if own else state / CERTIFICATE_FILE
@@ -47,6 +51,23 @@ def check(subject: Subject) -> Iterator[Finding]:
         )
         return
     yield from _certificate(subject, path, key, certificate_pem, is_own=bool(own))
+
+
+def _not_readable(subject: Subject) -> Iterator[Finding]:
+    """By the service, of what the operator configured."""
+    assert subject.settings is not None, "it was looked at"
+    unit, server = subject.unit, subject.settings.server
+    for setting in ("tls_certificate", "tls_key"):
+        path = Path(getattr(server, setting) or CREDENTIALS)
+        if unit is None or path.is_relative_to(CREDENTIALS):
+            continue
+        if obstacle := not_readable(subject.host, unit, subject.user, path):
+            name = setting.replace("_", ".")
+            yield problem(
+                "certificate.closed",
+                f"server.{setting}: the service cannot read {path}: {obstacle.why}",
+                f'{EDIT}: LoadCredential={name}:{path}; and {setting} = "{CREDENTIALS / name}"',
+            )
 
 
 def _place(subject: Subject, given: str) -> Path:

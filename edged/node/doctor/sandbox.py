@@ -5,7 +5,6 @@ it. So a path is followed in that view, through links and what is bound there, a
 that this user finds. Folders that systemd makes for a bind, in a home that is hidden, stop nobody.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +29,8 @@ def not_readable(host: Host, unit: Unit, user: User, path: Path) -> Obstacle | N
         if hidden := unit.hides(seen):
             drop_in = _drop_in(unit, hidden, f"BindReadOnlyPaths={_folder(seen)}")
             return Obstacle(f"{hidden} is hidden from it", drop_in)
-        for folder in () if unit.is_own(seen) else _entered(unit, seen):
-            place = host.path(unit.outside(folder))
-            if host.exists(unit.outside(folder)) and not host.may("enter", place, user):
-                return Obstacle(f"user {user.name} may not enter {folder}", f"chmod o+x {folder}")
+        if obstacle := _not_entered(host, unit, user, seen):
+            return obstacle
     place = host.path(unit.outside(real))
     if host.exists(unit.outside(real)) and not host.may("read", place, user):
         return Obstacle(f"user {user.name} may not read it", f"chmod o+r {path}")
@@ -54,6 +51,8 @@ def not_writable(
         line = f"BindPaths={directory}" if hidden else f"ReadWritePaths={directory}"
         why = f"{hidden} is hidden from it" if hidden else "its unit lets it write elsewhere only"
         return Obstacle(why, f"{make}; and {_drop_in(unit, hidden, line)}")
+    if obstacle := _not_entered(host, unit, user, real):
+        return obstacle
     there = unit.outside(directory)
     found = host.stat(there)
     if found is not None and user.is_known and found.st_uid != user.uid:
@@ -77,9 +76,14 @@ def _real(host: Host, unit: Unit, path: Path) -> Path:
     return found
 
 
-def _entered(unit: Unit, path: Path) -> Iterator[Path]:
-    """The folders on the way, from the root on, that are the host's."""
-    return (one for one in reversed(path.parents) if not unit.hides(one))
+def _not_entered(host: Host, unit: Unit, user: User, path: Path) -> Obstacle | None:
+    """A folder on the way that keeps the service out. What systemd makes does not."""
+    for folder in () if unit.is_own(path) else reversed(path.parents):
+        outside = unit.outside(folder)
+        is_there = not unit.hides(folder) and host.exists(outside)
+        if is_there and not host.may("enter", host.path(outside), user):
+            return Obstacle(f"user {user.name} may not enter {folder}", f"chmod o+x {folder}")
+    return None
 
 
 def _folder(file: Path) -> Path:
@@ -89,5 +93,4 @@ def _folder(file: Path) -> Path:
 
 def _drop_in(unit: Unit, hidden: str, line: str) -> str:
     """`hidden` as `Unit.hides` says it."""
-    needs_more = unit.hides_homes and hidden and "tmp" not in hidden
-    return f"{EDIT}: {'ProtectHome=tmpfs and ' if needs_more else ''}{line}"
+    return f"{EDIT}: {'ProtectHome=tmpfs and ' if unit.closes(hidden) else ''}{line}"

@@ -87,11 +87,6 @@ class Unit:
         both = f"{self.shown.get('BindPaths', '')} {self.shown.get('BindReadOnlyPaths', '')}"
         return [Bind(Path(source), Path(place)) for source, place in _BIND.findall(both)]
 
-    @property
-    def hides_homes(self) -> bool:
-        """Even from what is bound there."""
-        return self.shown.get("ProtectHome") == "yes"
-
     def bind_of(self, path: Path) -> Bind | None:
         """Through which the service sees a path."""
         of_path = [bind for bind in self.binds if path.is_relative_to(bind.place)]
@@ -108,8 +103,11 @@ class Unit:
         homes = _HOMES if self.shown.get("ProtectHome") in ("yes", "tmpfs") else ()
         temporary = _TEMPORARY if self.shown.get("PrivateTmp", "no") != "no" else ()
         folder = next((one for one in (*homes, *temporary) if path.is_relative_to(one)), "")
-        is_closed = folder in _HOMES and self.hides_homes
-        return "" if self.bind_of(path) is not None and not is_closed else folder
+        return "" if self.bind_of(path) is not None and not self.closes(folder) else folder
+
+    def closes(self, folder: str) -> bool:
+        """Whether even what is bound in a folder is hidden."""
+        return folder in _HOMES and self.shown.get("ProtectHome") == "yes"
 
     def may_change(self, path: Path) -> bool:
         """As far as the unit goes, not the file's mode."""

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from edged.node.doctor.certificate import check
-from tests.node.doctor.machine import NOW_S, Machine, found, levels
+from tests.node.doctor.machine import NOW_S, ROOT, SOMEBODY, Machine, found, levels
 
 CONFIG = '[server]\nlisten = "0.0.0.0:7411"\nstate_directory = "/state"\n'
 OWN = f'{CONFIG}tls_certificate = "/c.pem"\ntls_key = "/k.pem"\n'
@@ -118,6 +118,22 @@ def test_a_key_that_is_handed_over_is_looked_at_where_it_is_from(
     assert levels(check, machine.subject(HANDED_OVER)) == {"certificate.valid": "ok"}
     machine.write(source, as_pem(key()))
     assert levels(check, machine.subject(HANDED_OVER))["certificate.key"] == "problem"
+
+
+def test_a_key_that_the_service_may_not_read_is_a_problem_whoever_asks(machine: Machine) -> None:
+    private = key()
+    machine.service()
+    machine.write("/c.pem", certificate(private, -1, 365))
+    machine.write("/k.pem", as_pem(private), mode=0o600)
+    for user in (ROOT, SOMEBODY):
+        finding = found(check, machine.subject(OWN, user=user))["certificate.closed"]
+        assert finding.level == "problem"
+        assert "server.tls_key: the service cannot read /k.pem" in finding.text
+        assert finding.fix == (
+            f'sudo systemctl edit edged: LoadCredential=tls.key:/k.pem; and tls_key = "{GIVEN}"'
+        )
+    machine.write("/k.pem", as_pem(private), mode=0o640)
+    assert levels(check, machine.subject(OWN, user=ROOT)) == {"certificate.valid": "ok"}
 
 
 def test_a_key_that_was_handed_over_is_looked_at_where_it_is(machine: Machine) -> None:

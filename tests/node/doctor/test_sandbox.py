@@ -11,7 +11,7 @@ from edged.node.doctor.finding import Finding
 from edged.node.doctor.subject import Answer, ModelSeen, Running
 from edged.node.doctor.unit import SHIPPED, Unit
 from edged.node.doctor.unix_socket import check as check_socket
-from tests.node.doctor.machine import ROOT, VERSION, Machine, found, levels
+from tests.node.doctor.machine import EDGED_UID, ROOT, VERSION, Machine, found, levels
 
 HOMES = "/home"
 HOME = f"{HOMES}/x"
@@ -203,6 +203,19 @@ def test_directories_that_the_unit_opens_have_to_be_the_service_s(machine: Machi
     opened = machine.subject(ELSEWHERE)
     assert "problem" not in levels(check_directories, opened).values()
     assert levels(check_socket, opened) == {"socket.directory": "ok"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to give a directory away")
+def test_a_directory_behind_a_closed_one_is_a_problem(machine: Machine) -> None:
+    machine.service({"ReadWritePaths": "/data/kv"})
+    machine.write("/etc/passwd", "edged:x:54322:54322::/:\n")
+    machine.write("/etc/group", "edged:x:54322:\n")
+    os.chown(machine.folder("/data/kv", 0o700), EDGED_UID, -1)
+    config = '[engine]\ndisk_directory = "/data/kv"\ndisk_bytes = 1024\n'
+    assert "disk.directory" not in levels(check_directories, machine.subject(config, user=ROOT))
+    machine.folder("/data", 0o700)
+    finding = found(check_directories, machine.subject(config, user=ROOT))["disk.directory"]
+    assert "user edged may not enter /data" in finding.text
 
 
 def test_a_directory_of_the_service_in_a_home_is_bound(machine: Machine) -> None:

@@ -114,7 +114,12 @@ def _taken(subject: Subject, listen: str, address: str, port: int) -> Iterator[F
         version = f" {answer.version}" if isinstance(answer, Running) else ""
         yield ok("listen.served", f"{listen}: an edged{version} listens there already")
         return
-    who, stop = _holder(address, port)
+    pid, unit = _holder(address, port), subject.unit
+    if unit is not None and unit.runs and pid in (None, unit.main_pid):
+        # With TLS, and nothing else, it does not answer who is not known to it.
+        yield ok("listen.served", f"{listen}: the service runs, and listens there")
+        return
+    who, stop = _named(pid, port)
     yield problem(
         "listen.taken",
         f"{listen} is taken by {who}",
@@ -122,28 +127,30 @@ def _taken(subject: Subject, listen: str, address: str, port: int) -> Iterator[F
     )
 
 
-def _holder(address: str, port: int) -> tuple[str, str]:
-    """Who listens there, and how to stop it."""
-    look = f"`sudo ss -ltnp 'sport = :{port}'` names it: stop it"
+def _holder(address: str, port: int) -> int | None:
+    """Which process listens there; None if this user may not see it."""
     try:
         connections = psutil.net_connections("tcp")
     except (psutil.Error, OSError):
-        return "another process", look
+        return None
     for one in connections:
         if one.status != psutil.CONN_LISTEN or not one.laddr or one.laddr.port != port:
             continue
-        if address not in _ANY and one.laddr.ip not in (address, *_ANY):
-            continue
-        if one.pid is None:
-            return "a process of another user", look
-        try:
-            return (
-                f"{psutil.Process(one.pid).name()} (process {one.pid})",
-                f"stop process {one.pid}",
-            )
-        except psutil.Error:
-            return f"process {one.pid}", f"stop process {one.pid}"
-    return "another process", look
+        if address in _ANY or one.laddr.ip in (address, *_ANY):
+            return one.pid
+    return None
+
+
+def _named(pid: int | None, port: int) -> tuple[str, str]:
+    """Who it is, and how to stop it."""
+    if pid is None:
+        who = "a process that this user may not see"
+        return who, f"`sudo ss -ltnp 'sport = :{port}'` names it: stop it"
+    try:
+        who = f"{psutil.Process(pid).name()} (process {pid})"
+    except psutil.Error:
+        who = f"process {pid}"
+    return who, f"stop process {pid}"
 
 
 def _least_port(host: Host) -> int:

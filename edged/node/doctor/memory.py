@@ -215,7 +215,7 @@ def _groups(host: Host, unit: Unit | None) -> Iterator[Memory]:
 
 def _limit_of(unit: Unit | None) -> Iterator[Memory]:
     """What the unit says, which holds for a control group that is made at the start."""
-    most = None if unit is None or unit.has_control_group else unit.number("MemoryMax")
+    most = None if unit is None or unit.runs else unit.number("MemoryMax")
     if unit is not None and most is not None:
         swap_bytes = unit.number("MemorySwapMax")
         yield Memory(most, most, _NO_LIMIT_BYTES if swap_bytes is None else swap_bytes, _ITS_GROUP)

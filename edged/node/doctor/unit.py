@@ -38,6 +38,7 @@ _ASKED = (
     "BindPaths",
     "BindReadOnlyPaths",
     "ReadWritePaths",
+    "MainPID",
     "ControlGroup",
     "Slice",
     "MemoryMax",
@@ -137,9 +138,13 @@ class Unit:
         return has and wanted in self._words("CapabilityBoundingSet")
 
     @property
-    def has_control_group(self) -> bool:
-        """Its own, while it runs."""
+    def runs(self) -> bool:
+        """And so has a control group of its own."""
         return bool(self.shown.get("ControlGroup"))
+
+    @property
+    def main_pid(self) -> int | None:
+        return self.number("MainPID") or None
 
     @property
     def control_group(self) -> str:

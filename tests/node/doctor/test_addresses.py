@@ -1,5 +1,6 @@
 """Whether the daemon can listen, tried with real sockets."""
 
+import os
 import socket
 from collections.abc import Iterator
 
@@ -78,6 +79,21 @@ def test_an_address_that_is_free_is_in_order(machine: Machine) -> None:
         probe.bind(("127.0.0.1", 0))
         free = f"127.0.0.1:{probe.getsockname()[1]}"
     assert levels(check, machine.subject(listening(free))) == {"listen.free": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("unit", "level"),
+    [
+        ({"ControlGroup": "/g", "MainPID": str(os.getpid())}, {"listen.served": "ok"}),
+        ({"ControlGroup": "/g", "MainPID": "1"}, {"listen.taken": "problem"}),
+        ({"MainPID": "0"}, {"listen.taken": "problem"}),
+    ],
+)
+def test_an_address_that_the_service_has_is_in_order_though_it_does_not_answer(
+    machine: Machine, taken: str, unit: dict[str, str], level: dict[str, str]
+) -> None:
+    machine.service(unit)
+    assert levels(check, machine.subject(listening(taken))) == level
 
 
 def test_an_address_of_another_host_comes_with_this_host_s(machine: Machine) -> None:

@@ -46,7 +46,9 @@ def not_writable(
     if unit.is_own(directory) or unit.is_own(real):
         return None  # systemd makes it
     make = f"sudo install -d -o {user.name} -g {user.name} -m {mode} {directory}"
-    if not (unit.may_change(directory) and unit.may_change(real)):
+    # systemd follows a link that it is told to open.
+    is_opened = any(real.is_relative_to(host.real(one)) for one in unit.opened)
+    if not (unit.may_change(directory) and (is_opened or unit.may_change(real))):
         hidden = unit.hides(directory) or unit.hides(real)
         line = f"BindPaths={directory}" if hidden else f"ReadWritePaths={directory}"
         why = f"{hidden} is hidden from it" if hidden else "its unit lets it write elsewhere only"
@@ -71,9 +73,10 @@ def _real(host: Host, unit: Unit, path: Path) -> Path:
     """Where links lead, as the service sees it."""
     found = host.real(unit.outside(path))
     bind = unit.bind_of(path)
-    if bind is not None and found.is_relative_to(bind.source):
-        return bind.place / found.relative_to(bind.source)
-    return found
+    if bind is None:
+        return found
+    source = host.real(bind.source)
+    return bind.place / found.relative_to(source) if found.is_relative_to(source) else found
 
 
 def _not_entered(host: Host, unit: Unit, user: User, path: Path) -> Obstacle | None:

@@ -110,13 +110,18 @@ class Unit:
         """Whether even what is bound in a folder is hidden."""
         return folder in _HOMES and self.shown.get("ProtectHome") == "yes"
 
+    @property
+    def opened(self) -> Sequence[Path]:
+        """For writing."""
+        opened = [Path(one) for one in _PATH.findall(self.shown.get("ReadWritePaths", ""))]
+        bound = _BIND.findall(self.shown.get("BindPaths", ""))
+        return [*opened, *(Path(place) for _, place in bound)]
+
     def may_change(self, path: Path) -> bool:
         """As far as the unit goes, not the file's mode."""
         if self.is_own(path):
             return True
-        opened = [Path(one) for one in _PATH.findall(self.shown.get("ReadWritePaths", ""))]
-        opened += [Path(place) for _, place in _BIND.findall(self.shown.get("BindPaths", ""))]
-        if any(path.is_relative_to(one) for one in opened):
+        if any(path.is_relative_to(one) for one in self.opened):
             return not self.hides(path)
         protected = self.shown.get("ProtectSystem", "no")
         closed = {"strict": ("/",), "full": _SYSTEM, "yes": _SYSTEM[:-1]}.get(protected, ())

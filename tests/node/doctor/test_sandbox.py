@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,45 @@ def test_a_folder_that_is_shown_elsewhere_is_looked_into_where_it_is(machine: Ma
     assert "No such file" in seen(machine, "/models/m.gguf").text
 
 
+def test_a_link_that_is_bound_shows_what_it_leads_to(machine: Machine) -> None:
+    machine.service(SHOWN)
+    model(machine, "/big/models/m.gguf")
+    machine.folder("/big", 0o700)
+    machine.folder(HOME, 0o700)
+    (machine.root / MODELS.lstrip("/")).symlink_to(machine.root / "big/models")
+    assert seen(machine).level == "ok"
+
+
+def test_of_binds_in_each_other_the_inner_one_is_seen() -> None:
+    binds = "/a:/models:rbind /b/c:/models/new:rbind"
+    for shown in (binds, " ".join(reversed(binds.split()))):
+        unit = Unit({**SHIPPED, "BindReadOnlyPaths": shown})
+        assert unit.outside(Path("/models/new/m.gguf")) == Path("/b/c/m.gguf")
+        assert unit.outside(Path("/models/m.gguf")) == Path("/a/m.gguf")
+
+
+def test_a_unit_that_systemd_has_not_read_yet_counts_as_it_is_shipped(machine: Machine) -> None:
+    machine.service({"LoadState": "not-found", "User": "", "ProtectHome": "no"})
+    model(machine)
+    machine.folder(HOME, 0o755)
+    assert "/home is hidden from it" in seen(machine).text
+
+
+def test_what_an_access_list_may_allow_counts_as_allowed(machine: Machine) -> None:
+    machine.service()
+    machine.write("/etc/passwd", "edged:x:54322:54322::/:\n")
+    machine.write("/etc/group", "edged:x:54322:\n")
+    file = machine.write("/srv/m.gguf", b"GGUF", mode=0o600)
+    assert seen(machine, "/srv/m.gguf").level == "problem"
+    entries = ((1, 6, 2**32 - 1), (2, 4, 54322), (4, 0, 2**32 - 1), (16, 4, 2**32 - 1), (32, 0, 0))
+    listed = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *one) for one in entries)
+    try:
+        os.setxattr(file, "system.posix_acl_access", listed)
+    except OSError as error:
+        pytest.skip(f"no access lists here: {error}")
+    assert seen(machine, "/srv/m.gguf").level == "ok"
+
+
 def test_a_link_is_followed(machine: Machine) -> None:
     machine.service()
     model(machine)
@@ -224,6 +264,30 @@ def test_a_directory_of_the_service_in_a_home_is_bound(machine: Machine) -> None
     finding = found(check_directories, machine.subject(config))["disk.directory"]
     assert finding.level == "problem"
     assert finding.fix.endswith(f"ProtectHome=tmpfs and BindPaths={HOME}/state")
+
+
+def test_a_directory_that_is_a_link_is_one_that_the_unit_does_not_open(machine: Machine) -> None:
+    machine.service({"ReadWritePaths": "/data"})
+    machine.folder("/data")
+    machine.folder("/big/kv")
+    (machine.root / "data/kv").symlink_to(machine.root / "big/kv")
+    config = '[engine]\ndisk_directory = "/data/kv"\ndisk_bytes = 1024\n'
+    finding = found(check_directories, machine.subject(config))["disk.directory"]
+    assert "its unit lets it write elsewhere only" in finding.text
+    machine.service({"ReadWritePaths": "/data/kv"})
+    finding = found(check_directories, machine.subject(config))["disk.directory"]
+    assert "it belongs to" in finding.text, "the link itself was opened"
+
+
+def test_whose_a_directory_is_says_nothing_of_a_user_that_systemd_makes_up(
+    machine: Machine,
+) -> None:
+    machine.service({"ReadWritePaths": "/data"})
+    machine.write("/etc/passwd")
+    machine.folder("/data/kv", 0o700)
+    config = '[engine]\ndisk_directory = "/data/kv"\ndisk_bytes = 1024\n'
+    subject = machine.subject(config, user=ROOT)
+    assert "disk.directory" not in levels(check_directories, subject)
 
 
 def test_a_socket_that_is_served_is_proven_writable(machine: Machine) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.host import Host
@@ -61,7 +62,8 @@ def _check(subject: Subject, scope: Scope, unit: Mapping[str, str]) -> Iterator[
             return
         case _:
             journal = f"journalctl {'-u' if is_system else '--user-unit'} {UNIT}"
-            yield _state(unit, f"{UNIT}{of}", systemctl, journal, _last_line(host, scope))
+            said = partial(_last_line, host, scope)
+            yield _state(unit, f"{UNIT}{of}", systemctl, journal, said)
     if unit.get("UnitFileState") == "disabled":
         yield note(
             "service.disabled",
@@ -112,17 +114,13 @@ def _state(
             return note("service.inactive", f"{name} is {state}", f"{systemctl} start {UNIT}")
 
 
-def _last_line(host: Host, scope: Scope) -> Callable[[], str]:
+def _last_line(host: Host, scope: Scope) -> str:
     """Of the daemon; what systemd says about it, which comes after, is known."""
-
-    def read() -> str:
-        of_daemon = f"{'_SYSTEMD_UNIT' if scope == '--system' else '_SYSTEMD_USER_UNIT'}={UNIT}"
-        told = host.run("journalctl", of_daemon, "-n", "1", "-o", "cat", "--no-pager", "-q")
-        if told is None or not told.output:
-            return ""
-        return f"; its last line: {told.output.splitlines()[-1][:_SHOWN_CHARACTERS]}"
-
-    return read
+    of_daemon = f"{'_SYSTEMD_UNIT' if scope == '--system' else '_SYSTEMD_USER_UNIT'}={UNIT}"
+    told = host.run("journalctl", of_daemon, "-n", "1", "-o", "cat", "--no-pager", "-q")
+    if told is None or not told.output:
+        return ""
+    return f"; its last line: {told.output.splitlines()[-1][:_SHOWN_CHARACTERS]}"
 
 
 def _program(subject: Subject, of: str, systemctl: str, exec_start: str) -> Iterator[Finding]:

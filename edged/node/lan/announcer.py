@@ -135,7 +135,7 @@ class Announcer:
         while True:
             await self._wait(_POLL_S)
             await self._answer_others(zeroconf)
-            self._look_at_failures()
+            await self._look_at_failures(zeroconf)
             await self._follow(zeroconf)
             forget_strangers(zeroconf.zeroconf, self._is_own)
 
@@ -329,7 +329,7 @@ class Announcer:
         """A packet could not be sent: no route, not allowed, the interface went down."""
         self._failure = (isinstance(error, OSError) and error.strerror) or str(error)
 
-    def _look_at_failures(self) -> None:
+    async def _look_at_failures(self, zeroconf: AsyncZeroconf) -> None:
         """What was not heard is said again, later and later."""
         now_s = self._clock.now_s()
         if self._failure:
@@ -341,7 +341,8 @@ class Announcer:
         elif self._again_at_s is not None and now_s >= self._again_at_s:
             self._again_at_s = None
             # From sockets made anew: these may be what fails.
-            self._interfaces = ()
+            was, self._interfaces = self._interfaces, ()
+            await update_interfaces(zeroconf, was, ())
         elif self._was_failing and self._again_at_s is None:
             self._log.info("multicast is sent again")
             self._was_failing, self._retry_s = "", _POLL_S

@@ -251,11 +251,13 @@ def shown_mode(mode: int) -> str:
 
 
 def _interfaces() -> tuple[Interface, ...]:
+    """Addresses with a label, as eth0:1, are those of eth0."""
     addresses = psutil.net_if_addrs()
     found = []
     for name, state in psutil.net_if_stats().items():
         flags = state.flags.split(",")
-        own = addresses.get(name, [])
+        labelled = [label for label in addresses if label.partition(":")[0] == name]
+        own = [one for label in labelled for one in addresses[label]]
         found.append(
             Interface(
                 name=name,

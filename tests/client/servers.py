@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 
@@ -21,10 +22,15 @@ class _Admin(admin_pb2_grpc.AdminServiceServicer):
 
 
 @contextmanager
-def grpc_server(certified: Certified | None, port: int = 0) -> Iterator[str]:
-    """Its HOST:PORT; without a certificate it listens without TLS."""
+def grpc_server(
+    certified: Certified | None, port: int = 0, unix: Path | None = None
+) -> Iterator[str]:
+    """Its HOST:PORT; without a certificate it listens without TLS, and at a socket if one is
+    named."""
     server = grpc.server(ThreadPoolExecutor(max_workers=2))
     admin_pb2_grpc.add_AdminServiceServicer_to_server(_Admin(), server)
+    if unix is not None:
+        server.add_insecure_port(f"unix:{unix}")
     if certified is None:
         port = server.add_insecure_port(f"127.0.0.1:{port}")
     else:

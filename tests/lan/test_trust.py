@@ -120,13 +120,19 @@ async def test_a_request_goes_across_with_tls_and_a_token(
         assert pair.token.split("_", 2)[2] not in pair.log()
 
 
+@pytest.mark.parametrize("interface", ["eth0", "bat0"], ids=["eth0", "as if percent-encoded"])
 async def test_it_may_listen_at_an_address_of_the_link_alone(
-    network: Network, folders: tuple[Path, Path]
+    network: Network, folders: tuple[Path, Path], interface: str
 ) -> None:
-    shown = network.hosts[0].ip("-6", "-oneline", "address", "show", "dev", "eth0", "scope", "link")
-    address = shown.split()[3].partition("/")[0]
-    async with paired(network, folders, listen=f"[{address}%eth0]:7411") as pair:
+    for host in network.hosts:
+        host.ip("link", "set", "eth0", "down")
+        host.ip("link", "set", "eth0", "name", interface)
+        host.ip("link", "set", interface, "up")
+    shown = network.hosts[0].ip("-6", "-o", "address", "show", "dev", interface, "scope", "link")
+    where = f"[{shown.split()[3].partition('/')[0]}%{interface}]:7411"
+    async with paired(network, folders, listen=where) as pair:
         assert succeeded(pair.ask())
+        assert succeeded(pair.edgectl("--host", where, "identity"))
 
 
 async def test_a_token_goes_to_nobody_but_who_was_paired_with(

@@ -35,6 +35,7 @@ from tests.rpc.front import (
     Front,
     ended,
     open_channel,
+    over_socket,
     running_front,
     text_request,
     told_by,
@@ -121,6 +122,15 @@ async def test_several_addresses_each_lead_to_their_door(tmp_path: Path) -> None
             )
             listeners = (await status).status.listeners
             assert not [one for one in listeners if one.startswith("unix:")]
+
+
+async def test_a_socket_may_have_any_name(tmp_path: Path) -> None:
+    path, plain = tmp_path / "a%41 b#?.sock", tmp_path / "plain.sock"
+    async with running_front(over_socket(path)):
+        plain.symlink_to(path)
+        async with open_channel(f"unix:{plain}") as channel:
+            status = AdminServiceStub(channel).GetStatus(admin_pb2.GetStatusRequest())
+            assert await code_of(status) == grpc.StatusCode.OK
 
 
 # ── What is refused at the start ─────────────────────────────────────────────────────────────────

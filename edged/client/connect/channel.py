@@ -1,10 +1,13 @@
 """Opens gRPC channels to a target, for blocking and for asynchronous callers."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import grpc
 
+from edged.client.connect.address import UNIX_PREFIX
 from edged.client.connect.target import Pinned, Plaintext, Target, Trusted
 from edged.errors import ConfigError
 
@@ -35,8 +38,8 @@ def open_channel(target: Target, pings: Pings = PINGS) -> grpc.Channel:
     options = [*_options(target), *ping_options(pings)]
     credentials = _credentials(target)
     if credentials is None:
-        return grpc.insecure_channel(target.address, options)
-    return grpc.secure_channel(target.address, credentials, options)
+        return grpc.insecure_channel(_uri(target.address), options)
+    return grpc.secure_channel(_uri(target.address), credentials, options)
 
 
 def open_aio_channel(target: Target, further: Options = ()) -> grpc.aio.Channel:
@@ -45,8 +48,15 @@ def open_aio_channel(target: Target, further: Options = ()) -> grpc.aio.Channel:
     options = [*further, *_options(target)]
     credentials = _credentials(target)
     if credentials is None:
-        return grpc.aio.insecure_channel(target.address, options)
-    return grpc.aio.secure_channel(target.address, credentials, options)
+        return grpc.aio.insecure_channel(_uri(target.address), options)
+    return grpc.aio.secure_channel(_uri(target.address), credentials, options)
+
+
+def _uri(address: str) -> str:
+    """gRPC takes a URI. In one "#" and "?" end a path, and "%ba" is a byte, be it of %bat0."""
+    if address.startswith(UNIX_PREFIX):
+        return UNIX_PREFIX + quote(os.fsencode(address.removeprefix(UNIX_PREFIX)))
+    return quote(address, safe="[]:")
 
 
 def _credentials(target: Target) -> grpc.ChannelCredentials | None:

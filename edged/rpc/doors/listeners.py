@@ -14,6 +14,7 @@ import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import grpc
 
@@ -98,6 +99,8 @@ def listen_tcp(
 def _add_port(
     server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None
 ) -> int:
+    # To gRPC "%ba" is a byte, be it of fe80::1%bat0.
+    address = quote(address, safe="[]:")
     if credentials is None:
         return server.add_insecure_port(address)
     return server.add_secure_port(address, credentials)

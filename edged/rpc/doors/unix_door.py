@@ -4,8 +4,10 @@ Theory of operation: see `edged.rpc.doors.relay`. Both sockets' files are made a
 here.
 """
 
+import os
 import socket
 from pathlib import Path
+from urllib.parse import quote
 
 import grpc
 
@@ -42,7 +44,8 @@ class UnixDoor:
         self._inode = self._path.stat().st_ino
         self._inner = InnerSocket.beside(self._path)
         try:
-            server.add_insecure_port(f"{UNIX_PREFIX}{self._inner.path}")
+            # gRPC reads a URI, in which "%41" is a byte.
+            server.add_insecure_port(UNIX_PREFIX + quote(os.fsencode(self._inner.path)))
         except RuntimeError as error:
             raise ConfigError(
                 f"cannot listen on {self._inner.path}, behind the socket {self._path} "

@@ -116,7 +116,7 @@ def _is_near(address: str) -> bool:
 
 async def _ask(target: Target, *, is_known: bool) -> Answer:
     limit: Options = (("grpc.max_receive_message_length", MAX_STRANGER_BYTES),)
-    async with open_aio_channel(target, () if is_known else limit) as channel:
+    async with await open_aio_channel(target, () if is_known else limit) as channel:
         admin = admin_pb2_grpc.AdminServiceStub(channel)
         metadata = target.metadata
         try:

@@ -296,6 +296,16 @@ def test_where_nothing_or_something_else_listens_it_is_said_in_one_sentence(
     assert (done.returncode, "does not speak TLS, but gRPC" in done.stderr) == (3, True)
 
 
+def test_a_name_without_an_address_is_told_as_that_by_every_command(edgectl: Program) -> None:
+    told = "edgectl: nosuch.invalid has no address here: "
+    for words in (
+        ("pair", "nosuch.invalid", *GIVEN),
+        ("--host", "plaintext:nosuch.invalid:7411", "identity"),
+    ):
+        done = edgectl.run(*words)
+        assert (done.returncode, done.stderr[: len(told)]) == (3, told)
+
+
 def test_tls_and_plaintext_in_each_others_place_are_told_by_every_command(
     edgectl: Program, at: str, book: PeerBook
 ) -> None:

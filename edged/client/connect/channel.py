@@ -1,6 +1,5 @@
 """Opens gRPC channels to a target, for blocking and for asynchronous callers."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -8,6 +7,7 @@ from urllib.parse import quote
 import grpc
 
 from edged.client.connect.address import UNIX_PREFIX
+from edged.client.connect.names import uri_of, uri_of_async
 from edged.client.connect.target import Pinned, Plaintext, Target, Trusted
 from edged.errors import ConfigError
 
@@ -30,33 +30,30 @@ PINGS = Pings()
 
 
 def open_channel(target: Target, pings: Pings = PINGS) -> grpc.Channel:
-    """For blocking callers. Connects when the first call is made.
+    """For blocking callers. Looks a host's name up at once, and connects when the first call is
+    made.
 
     Raises:
         ConfigError: the certificate that is kept for it is damaged, or for no name at all.
+        NoAddressError: the host's name has no address.
     """
     options = [*_options(target), *ping_options(pings)]
     credentials = _credentials(target)
+    uri = uri_of(target.address)
     if credentials is None:
-        return grpc.insecure_channel(_uri(target.address), options)
-    return grpc.secure_channel(_uri(target.address), credentials, options)
+        return grpc.insecure_channel(uri, options)
+    return grpc.secure_channel(uri, credentials, options)
 
 
-def open_aio_channel(target: Target, further: Options = ()) -> grpc.aio.Channel:
+async def open_aio_channel(target: Target, further: Options = ()) -> grpc.aio.Channel:
     """For callers on an event loop. As `open_channel`; `further` options beat the usual ones."""
     # Of one that is given twice gRPC takes the first.
     options = [*further, *_options(target)]
     credentials = _credentials(target)
+    uri = await uri_of_async(target.address)
     if credentials is None:
-        return grpc.aio.insecure_channel(_uri(target.address), options)
-    return grpc.aio.secure_channel(_uri(target.address), credentials, options)
-
-
-def _uri(address: str) -> str:
-    """gRPC takes a URI. In one "#" and "?" end a path, and "%ba" is a byte, be it of %bat0."""
-    if address.startswith(UNIX_PREFIX):
-        return UNIX_PREFIX + quote(os.fsencode(address.removeprefix(UNIX_PREFIX)))
-    return quote(address, safe="[]:")
+        return grpc.aio.insecure_channel(uri, options)
+    return grpc.aio.secure_channel(uri, credentials, options)
 
 
 def _credentials(target: Target) -> grpc.ChannelCredentials | None:
@@ -81,6 +78,9 @@ def _options(target: Target) -> list[tuple[str, int | str]]:
         # The certificate itself is what is trusted; under which name and address it was reached
         # may change with every lease of an address.
         options.append(("grpc.ssl_target_name_override", _name_in(target)))
+    elif not target.address.startswith(UNIX_PREFIX):
+        # As it is known to the user, and to who vouches for it: gRPC sees addresses alone.
+        options.append(("grpc.default_authority", quote(target.address, safe="[]:")))
     return options
 
 

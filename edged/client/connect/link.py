@@ -18,6 +18,7 @@ import grpc
 
 from edged.client.connect.address import UNIX_PREFIX
 from edged.client.connect.channel import Options, Pings, open_aio_channel, ping_options
+from edged.client.connect.names import NoAddressError
 from edged.client.connect.target import Target
 from edged.client.connect.told import error_of_call, told_by_daemon
 from edged.client.errors import (
@@ -261,20 +262,19 @@ class Link:
 
     async def _first_ready(self, ways: Sequence[Target]) -> grpc.aio.Channel | None:
         """The channel that connects first; None if none does in time."""
-        channels = [open_aio_channel(way, self._options) for way in ways]
-        waits = {asyncio.create_task(_when_ready(channel)) for channel in channels}
+        channels: dict[grpc.aio.Channel, Target] = {}
+        waits = {asyncio.create_task(_when_open(way, self._options, channels)) for way in ways}
         ready: grpc.aio.Channel | None = None
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._connect_timeout_s):
                     ready = await _first_of(waits)
             if ready is not None:
-                worked = ways[channels.index(ready)]
-                self._ways = tuple(dict.fromkeys((worked, *self._given)))
+                self._ways = tuple(dict.fromkeys((channels[ready], *self._given)))
         finally:
             for task in waits:
                 task.cancel()
-            await asyncio.wait(waits)
+            await asyncio.gather(*waits, return_exceptions=True)
             for channel in channels:
                 if channel is not ready:
                     await channel.close()
@@ -298,6 +298,18 @@ async def _first_of(
             if (channel := task.result()) is not None:
                 return channel
     return None
+
+
+async def _when_open(
+    way: Target, options: Options, opened: dict[grpc.aio.Channel, Target]
+) -> grpc.aio.Channel | None:
+    """As `_when_ready`; the channel is put among those that were `opened`."""
+    try:
+        channel = await open_aio_channel(way, options)
+    except NoAddressError:
+        return None
+    opened[channel] = way
+    return await _when_ready(channel)
 
 
 async def _when_ready(channel: grpc.aio.Channel) -> grpc.aio.Channel | None:

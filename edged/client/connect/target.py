@@ -43,7 +43,7 @@ class Target:
     shown: str
     """As the user knows it."""
     address: str
-    """As gRPC takes it: "unix:/PATH" or "HOST:PORT"."""
+    """"unix:/PATH" or "HOST:PORT"."""
     security: Security
     token: str | None = field(default=None, repr=False)
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from edged.client.connect.authorities import CA_VARIABLE
 from edged.client.connect.certificate import Certificate, read_der, read_pem
+from edged.client.connect.names import Found, NoAddressError, look_up
 from edged.client.connect.target import Pinned, Plaintext, Target, Trusted
 from edged.errors import EdgedError, Reason
 
@@ -63,6 +64,8 @@ def diagnose(target: Target, timeout_s: float = FETCH_TIMEOUT_S) -> EdgedError |
         shown = fetch_certificate(target.address, timeout_s)
     except NoTlsError as error:
         return None if isinstance(target.security, Plaintext) else _no_tls(error)
+    except NoAddressError as error:
+        return error
     except EdgedError as error:
         return None if isinstance(target.security, Plaintext) else error
     match target.security:
@@ -145,25 +148,28 @@ def _not_vouched_for(target: Target, timeout_s: float) -> EdgedError | None:
 
 def _connected(host_port: str, deadline_s: float) -> socket.socket:
     """Tries every address of the host, and leaves time for each."""
-    host, _, port = host_port.rpartition(":")
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise EdgedError(Reason.UNREACHABLE, f"{host} has no address here: {why}") from error
+    found = look_up(host_port)
     why = "it has no address"
-    for place, (family, kind, protocol, _, address) in enumerate(found):
-        connection = socket.socket(family, kind, protocol)
+    for place, one in enumerate(found):
         try:
-            connection.settimeout(_left_s(deadline_s) / (len(found) - place))
-            connection.connect(address)
+            return _connected_to(one, _left_s(deadline_s) / (len(found) - place))
         except OSError as error:
-            connection.close()
             is_late = isinstance(error, TimeoutError)
             why = "it does not answer" if is_late else (error.strerror or str(error))
-            continue
-        return connection
     raise EdgedError(Reason.UNREACHABLE, f"no daemon answers at {host_port}: {why}")
+
+
+def _connected_to(found: Found, timeout_s: float) -> socket.socket:
+    """Raises OSError: it cannot be."""
+    family, address = found
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout_s)
+        connection.connect(address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _greet(

@@ -60,6 +60,19 @@ def test_a_name_that_no_host_can_have_is_looked_for_on_the_network(book: PeerBoo
     assert caught.value.reason is Reason.UNREACHABLE
 
 
+@pytest.mark.parametrize("name", ["Lab: GPU/1 @home", "v1.5 (2)", "me@home", "a/b", "gpu:x"])
+def test_whatever_a_daemon_may_call_itself_is_looked_for(book: PeerBook, name: str) -> None:
+    listed = found(name, "f", "192.0.2.3:1")
+    assert list(find_host_ports(name, book, lambda one: (listed,) * (one == name))) == [
+        "192.0.2.3:1"
+    ]
+
+
+def test_a_valid_address_is_never_a_name(book: PeerBook) -> None:
+    listed = found("box:1", "f", "192.0.2.3:1")
+    assert list(find_host_ports("box:1", book, lambda _: (listed,))) == ["box:1"]
+
+
 @pytest.mark.parametrize(
     "text", ["", "unix:/x", "plaintext:192.0.2.1:1", "http://box", "a\nb", " ", "x:", "x" * 64]
 )

@@ -19,6 +19,8 @@ MAX_TRIED = 16
 """Of the addresses of those who claim a name."""
 MAX_NAMED = 8
 """Of them in an error."""
+_OF_ADDRESSES = ":/@"
+"""Who types one of them means an address more likely than a name."""
 
 Look = Callable[[str], tuple[FoundDaemon, ...]]
 """Those of the local network that claim a name or a fingerprint."""
@@ -30,7 +32,7 @@ def find_host_ports(text: str, book: PeerBook, look: Look = find_now) -> Iterato
     is asked for a known peer only when its addresses are used up.
 
     Raises:
-        InvalidRequestError: it is none of them.
+        InvalidRequestError: it is none of them, and looks like no name.
         EdgedError: UNREACHABLE, nobody knows the name, or several daemons claim it.
     """
     bare = text.removeprefix(f"{Transport.TLS}:")
@@ -44,13 +46,11 @@ def find_host_ports(text: str, book: PeerBook, look: Look = find_now) -> Iterato
         host = f"[{bare.strip('[]')}]" if ":" in bare else bare
         return iter((f"{host}:{DEFAULT_PORT}",))
     if not _may_be_a_name(bare):
-        raise InvalidRequestError(
-            "HOST", f"{text!r} is no address: expected HOST, HOST:PORT, [IPv6]:PORT, or a name"
-        )
+        raise _no_address(text)
     known = book.named(bare)
     if known is not None:
         return _of_known(known, look)
-    if "." in bare or bare in LOOPBACK_NAMES:
+    if PEER_NAME.fullmatch(bare) and ("." in bare or bare in LOOPBACK_NAMES):
         return iter((f"{bare}:{DEFAULT_PORT}",))
     return iter(_of_name(bare, look))
 
@@ -76,6 +76,8 @@ def _of_name(name: str, look: Look) -> tuple[str, ...]:
         # Others may claim to be the same.
         claimed = dict.fromkeys(address for one in found for address in one.addresses)
         return tuple(claimed)[:MAX_TRIED]
+    if set(name) & set(_OF_ADDRESSES):
+        raise _no_address(name, "and no daemon with TLS on the local network calls itself that")
     try:
         if not PEER_NAME.fullmatch(name):
             raise OSError(errno.EINVAL, "no host can have it")
@@ -83,16 +85,23 @@ def _of_name(name: str, look: Look) -> tuple[str, ...]:
     except OSError as error:
         raise EdgedError(
             Reason.UNREACHABLE,
-            f"no daemon of the local network calls itself {name!r}, and there is no host of that "
-            f"name: {error.strerror}; `edgectl discover` lists those there are",
+            f"no daemon with TLS on the local network calls itself {name!r}, and there is no host "
+            f"of that name: {error.strerror}; `edgectl discover` lists those there are",
         ) from error
     return (f"{name}:{DEFAULT_PORT}",)
 
 
 def _may_be_a_name(text: str) -> bool:
-    """Of a host, or as daemons have them on a local network: "Studio (2)"."""
+    """Of a host, or as daemons have them on a local network: "Lab: Studio (2)"."""
     is_label = text.isprintable() and len(text.encode()) <= MAX_INSTANCE_BYTES
-    return bool(text.strip()) and is_label and not set(text) & set(":/@")
+    return bool(text.strip()) and is_label
+
+
+def _no_address(text: str, further: str = "") -> InvalidRequestError:
+    told = f"{text!r} is no address" + (f", {further}" if further else "")
+    return InvalidRequestError(
+        "HOST", f"{told}: expected HOST, HOST:PORT, [IPv6]:PORT, or a name of `edgectl discover`"
+    )
 
 
 def _is_address(text: str) -> bool:

@@ -55,7 +55,7 @@ def _located(host: str | None) -> "Target | None":
     peer = book.named(name)
     if peer is None:
         return None
-    return target_of_peer(locate(peer, book), os.environ.get(TOKEN_VARIABLE) or None)
+    return target_of_peer(locate(peer, book), os.environ.get(TOKEN_VARIABLE) or None, book)
 
 
 def find_target(host: str | None) -> "Target":

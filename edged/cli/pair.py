@@ -20,9 +20,9 @@ from edged.client.connect.address import PEER_NAME
 from edged.client.connect.certificate import Certificate
 from edged.client.connect.peers import Peer, PeerBook
 from edged.client.connect.target import Pinned, Target
-from edged.client.connect.trust import changed, fetch_certificate
+from edged.client.connect.trust import fetch_certificate, not_the_peer
 from edged.client.lan.find import find_host_ports
-from edged.errors import EdgedError, InvalidRequestError
+from edged.errors import EdgedError, InvalidRequestError, Reason
 from edged.node.trust.fingerprint import digest_of, parse_fingerprint
 from edged.node.trust.grant import NAME_RULE, is_grant_name
 from edged.node.trust.pairing import PairingLimits, Proposal
@@ -67,8 +67,7 @@ def pair_with(wish: Wish) -> None:
         raise CommandError(error.detail, ExitCode.USAGE) from None
     known = book.named(wish.where)
     wanted = expected or (None if known is None else known.fingerprint)
-    host_port, certificate = _choose(host_ports, wanted)
-    _refuse_changed(book, wish, host_port, certificate)
+    host_port, certificate = _choose(host_ports, wanted, _Meant(book, known))
     note(f"{host_port} shows the certificate {certificate.fingerprint}")
     if expected is not None and certificate.fingerprint != expected:
         raise CommandError(
@@ -76,6 +75,7 @@ def pair_with(wish: Wish) -> None:
             f"{expected}. Nothing was sent to it",
             ExitCode.DENIED,
         )
+    _refuse_taken_name(book, wish, host_port, certificate, is_verified=expected is not None)
     if certificate.name is None:
         raise CommandError(f"the certificate of {host_port} is for no name and no address")
     token = _given_token(wish)
@@ -130,25 +130,54 @@ def _checked(wish: Wish) -> str | None:
     return None
 
 
-def _choose(host_ports: Iterable[str], wanted: str | None) -> tuple[str, Certificate]:
-    """The first address with the certificate that is wanted, else the first that answers.
+@dataclass(frozen=True, slots=True)
+class _Meant:
+    """Which daemon, as far as it is known."""
+
+    book: PeerBook
+    named: Peer | None
+    """The peer that the user named."""
+
+    def check(self, host_port: str, certificate: Certificate) -> None:
+        """Raises EdgedError: the peer that was named is not there; or, PEER_CHANGED, somebody else
+        is where one should be."""
+        peer = self.named or self.book.at(host_port)
+        if peer is None or peer.fingerprint == certificate.fingerprint:
+            return
+        error = not_the_peer(
+            self.book, peer.name, host_port, peer.fingerprint, certificate.fingerprint
+        )
+        if self.named is not None or error.reason is Reason.PEER_CHANGED:
+            raise error
+
+
+def _choose(
+    host_ports: Iterable[str], wanted: str | None, meant: _Meant
+) -> tuple[str, Certificate]:
+    """The first address with the certificate that is wanted, else the first that may be meant.
 
     Raises:
-        EdgedError: UNREACHABLE; what is said of the last one.
+        EdgedError: PEER_CHANGED; UNREACHABLE, what is said of the last one.
     """
     first: tuple[str, Certificate] | None = None
+    alarm: EdgedError | None = None
     failure: EdgedError | None = None
     for host_port in host_ports:
         try:
             found = host_port, fetch_certificate(host_port)
+            if found[1].fingerprint == wanted:
+                return found
+            meant.check(*found)
+            first = first or found
         except EdgedError as error:
             failure = error
-            continue
-        if wanted in (None, found[1].fingerprint):
-            return found
-        first = first or found
-    if first is not None:
+            if error.reason is Reason.PEER_CHANGED:
+                alarm = alarm or error
+        if wanted is None and (first or alarm):
+            break
+    if first is not None and alarm is None:
         return first
+    failure = alarm or failure
     assert failure is not None, "there was an address"
     raise failure
 
@@ -163,12 +192,22 @@ def _given_token(wish: Wish) -> str:
     return token
 
 
-def _refuse_changed(book: PeerBook, wish: Wish, host_port: str, certificate: Certificate) -> None:
-    """Raises EdgedError: PEER_CHANGED; what is meant is known with another certificate."""
-    meant = (book.at(host_port), book.named(wish.name), book.named(wish.where))
-    for known in meant:
-        if known is not None and known.fingerprint != certificate.fingerprint:
-            raise changed(known.name, host_port, known.fingerprint, certificate.fingerprint)
+def _refuse_taken_name(
+    book: PeerBook, wish: Wish, host_port: str, certificate: Certificate, *, is_verified: bool
+) -> None:
+    """Raises CommandError: another peer has the name that the user wants. One whose own new
+    certificate was verified is no other."""
+    known = book.named(wish.name)
+    if known is None or known.fingerprint == certificate.fingerprint:
+        return
+    if is_verified and (wish.where == known.name or host_port == known.addresses[0]):
+        return
+    raise CommandError(
+        f"not paired: another daemon is known as {known.name!r}, with the certificate "
+        f"{known.fingerprint}; choose another --name, or run `edgectl pair --forget "
+        f"{known.name}` first",
+        ExitCode.DENIED,
+    )
 
 
 def _token_for_code(
@@ -226,10 +265,13 @@ def _name_of_daemon(wish: Wish, host_port: str, certificate: Certificate, token:
 
 def _keep(book: PeerBook, wish: Wish, told_name: str, peer: Peer) -> None:
     """Under the name that the user wants, else the one it is known under, else its own."""
-    known = next((one for one in book.all() if one.fingerprint == peer.fingerprint), None)
+    known = book.showing(peer.fingerprint)
     others = () if known is None else known.addresses
     host = peer.addresses[0].rpartition(":")[0].strip("[]")
-    name = wish.name or (known.name if known else _free_name(book, peer_name(told_name or host)))
+    renewed = known or book.named(wish.where)
+    name = wish.name or (
+        renewed.name if renewed else _free_name(book, peer_name(told_name or host))
+    )
     kept = Peer(
         name=name,
         addresses=(*peer.addresses, *(one for one in others if one not in peer.addresses)),

@@ -237,8 +237,9 @@ class AsyncClient:
 
     async def _find_others(self) -> list[Given]:
         try:
-            peers = PeerBook(peers_file(self._environ)).all()
+            book = PeerBook(peers_file(self._environ))
             known = [one.peer.fingerprint for one in self._given if one.peer is not None]
-            return [Given(ways, peer) for peer, ways in await ways_to_others(peers, known)]
+            others = await ways_to_others(book.all(), known, book=book)
+            return [Given(ways, peer) for peer, ways in others]
         except EdgedError as error:
             raise client_error(error) from None

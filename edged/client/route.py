@@ -169,13 +169,14 @@ def _one(
             Reason.PEER_UNKNOWN,
             f"{where.name} was not paired with: run `edgectl pair {where.addresses[0]}`",
         )
-    return Given(ways_to_peer(peer, token, where.addresses), peer)
+    return Given(ways_to_peer(peer, token, where.addresses, book), peer)
 
 
 def _at(address: Address, token: str | None, environ: Mapping[str, str]) -> Given:
     target = target_of(address, environ)
     if isinstance(address, PeerName):
-        peer = PeerBook(peers_file(environ)).named(address.name)
+        book = PeerBook(peers_file(environ))
+        peer = book.named(address.name)
         if peer is not None:
-            return Given(ways_to_peer(peer, token or target.token), peer)
+            return Given(ways_to_peer(peer, token or target.token, book=book), peer)
     return Given((replace(target, token=token or target.token),))

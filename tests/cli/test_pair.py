@@ -205,25 +205,6 @@ def test_without_a_terminal_and_a_fingerprint_nobody_can_say_yes(
 # ── What is known already ────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("by", ["address", "name", "where"])
-def test_a_daemon_that_is_known_with_another_certificate_is_refused_until_forgotten(
-    edgectl: Program, access: FakeAccess, at: str, book: PeerBook, by: str
-) -> None:
-    before = known("box", at if by != "name" else "192.0.2.1:7411", ANOTHER.fingerprint)
-    book.put(before)
-    where, options = ("box" if by == "where" else at), ("--name", "box") if by == "name" else ()
-    wanted = ("pair", where, *options, *GIVEN)
-    done = edgectl.run(*wanted)
-    assert done.returncode == 5
-    first, known_line, shown_line, *_, last = done.stderr.splitlines()
-    assert first.startswith("edgectl: THE CERTIFICATE OF box HAS CHANGED")
-    assert (ANOTHER.fingerprint in known_line, OWN.fingerprint in shown_line) == (True, True)
-    assert "`edgectl pair --forget box`" in last
-    assert (access.asked, book.all()) == ([], (before,))
-    assert edgectl.run("pair", "--forget", "box").stdout == "box is forgotten\n"
-    assert edgectl.run("pair", at, *wanted[-2:]).returncode == 0
-
-
 def test_pairing_again_keeps_the_name_and_the_other_addresses(
     edgectl: Program, at: str, book: PeerBook
 ) -> None:

@@ -81,12 +81,22 @@ def test_another_machine_at_its_address_is_not_taken_for_it(book: PeerBook) -> N
         assert locate(peer, book, lambda one: claiming(one, address)).addresses == (address, was)
 
 
-def test_what_is_at_one_of_its_addresses_is_shown_if_it_is_nowhere(book: PeerBook) -> None:
+def test_who_is_at_an_address_that_it_had_before_is_not_called(book: PeerBook) -> None:
     ours, other = certified(), certified()
     silent = away()
     with grpc_server(other) as taken:
         peer = peer_of(ours, book, silent, taken)
-        assert locate(peer, book, lambda _: ()).addresses == (taken, silent)
+        assert locate(peer, book, lambda _: ()).addresses == (silent, taken)
+
+
+def test_who_is_at_an_address_that_it_had_before_is_kept_as_there(book: PeerBook) -> None:
+    ours = certified()
+    silent = away()
+    with grpc_server(ours) as address:
+        locate(peer_of(ours, book, silent, address), book, nobody_is_asked)
+    kept = book.named("studio")
+    assert kept is not None
+    assert kept.addresses == (address, silent)
 
 
 def test_it_is_found_where_nothing_can_be_kept(book: PeerBook, tmp_path: Path) -> None:

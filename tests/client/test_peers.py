@@ -78,6 +78,21 @@ def test_what_was_put_is_found_by_name_and_by_each_address(book: PeerBook, path:
     assert again.at("192.0.2.1:1") is None
 
 
+def test_an_address_is_its_current_holders_of_several_the_last_kept(book: PeerBook) -> None:
+    book.put(peer("first", "192.0.2.1:7411", "192.0.2.2:7411"))
+    book.put(peer("second", "192.0.2.2:7411", "192.0.2.3:7411"))
+    book.put(peer("third", "192.0.2.4:7411", "192.0.2.2:7411", "192.0.2.3:7411"))
+
+    def name_at(host: str) -> str:
+        found = book.at(f"{host}:7411")
+        assert found is not None
+        return found.name
+
+    assert (name_at("192.0.2.2"), name_at("192.0.2.3")) == ("second", "third")
+    book.moved(peer("first", "192.0.2.2:7411"))
+    assert name_at("192.0.2.2") == "first"
+
+
 def test_a_name_is_there_once(book: PeerBook) -> None:
     book.put(peer("box", token="old"))
     book.put(peer("other"))

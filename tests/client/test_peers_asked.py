@@ -11,7 +11,7 @@ from edged.client import AsyncClient, Client, RetryPolicy
 from edged.client.calling import Caller
 from edged.client.connect.authorities import CA_VARIABLE
 from edged.client.connect.link import Link
-from edged.client.connect.peers import Peer, PeerBook
+from edged.client.connect.peers import Peer
 from edged.client.connect.target import TOKEN_VARIABLE, Plaintext, Target
 from edged.client.errors import (
     BadRequestError,
@@ -27,37 +27,16 @@ from edged.clock import ManualClock
 from edged.node.lan.dns_sd import Auth
 from edged.places import peers_file
 from tests.client.certificates import Certified, certified
+from tests.client.paired import environ_of, nobody, peer
 from tests.client.scripted import WHOLE, playing, says
-from tests.client.servers import free_port, mute_host
+from tests.client.servers import mute_host
 from tests.rpc.fakes import GATE_TIMEOUT_S
 
 NAMES = ("gpu-box", "nas", "attic")
 
 
-def environ_of(folder: Path, *peers: Peer, **further: str) -> dict[str, str]:
-    """Of a user who has paired with these."""
-    environ = {"HOME": str(folder), **further}
-    for peer in peers:
-        PeerBook(peers_file(environ)).put(peer)
-    return environ
-
-
-def peer(name: str, own: Certified, *addresses: str, token: str = "") -> Peer:
-    return Peer(
-        name=name,
-        addresses=addresses,
-        fingerprint=own.fingerprint,
-        certificate_pem=own.pem.decode(),
-        token=token,
-    )
-
-
 def found(name: str, own: Certified, *addresses: str, as_peer: str | None = None) -> FoundDaemon:
     return FoundDaemon(name, addresses, "1.2.3", Auth.TOKEN, own.fingerprint, as_peer)
-
-
-def nobody() -> str:
-    return f"127.0.0.1:{free_port()}"
 
 
 # ── Named ────────────────────────────────────────────────────────────────────────────────────────

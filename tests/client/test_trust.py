@@ -5,12 +5,14 @@ import socket
 import threading
 import time
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import grpc
 import pytest
 
 from edged.client.connect.certificate import read_der, read_pem
 from edged.client.connect.channel import open_channel
+from edged.client.connect.peers import Peer, PeerBook
 from edged.client.connect.target import Pinned, Plaintext, Security, Target, Trusted
 from edged.client.connect.trust import MAX_GREETING_BYTES, NoTlsError, diagnose, fetch_certificate
 from edged.errors import ConfigError, EdgedError, Reason
@@ -96,6 +98,56 @@ def test_another_certificate_is_refused_and_said_to_have_changed(
     assert known == f"known: {pinned.fingerprint}"
     assert now == f"shown: {shown.fingerprint} at {address}"
     assert "`edgectl pair --forget gpu-box`" in last
+
+
+SECOND, STRANGER = certified("edged"), certified("edged")
+
+
+@pytest.mark.parametrize("is_current", [True, False], ids=["current", "former"])
+@pytest.mark.parametrize("shown", [SECOND, STRANGER], ids=["a peer's", "a stranger's"])
+def test_an_address_is_lent_and_only_a_stranger_at_the_current_one_is_an_alarm(
+    tmp_path: Path, shown: Certified, is_current: bool
+) -> None:
+    book = PeerBook(tmp_path / "peers.json")
+    with grpc_server(shown) as address:
+        addresses = (address, "192.0.2.1:1") if is_current else ("192.0.2.1:1", address)
+        for name, own in (("first", OWN), ("second", SECOND)):
+            kept = Peer(
+                name=name,
+                addresses=addresses if own is OWN else ("192.0.2.2:1",),
+                fingerprint=own.fingerprint,
+                certificate_pem=own.pem.decode(),
+            )
+            book.put(kept)
+        found = diagnose(target(address, Pinned(OWN.pem, "first", book)))
+    assert found is not None
+    if is_current and shown is STRANGER:
+        assert found.reason is Reason.PEER_CHANGED
+    else:
+        who = "second" if shown is SECOND else "a daemon that was not paired with"
+        assert (found.reason, found.detail) == (
+            Reason.UNREACHABLE,
+            f"first is not at {address}: {who} is, and nothing was sent to it",
+        )
+
+
+@pytest.mark.parametrize("left", ["nothing", "no file of peers", "itself anew"])
+def test_what_cannot_be_told_apart_is_an_alarm(tmp_path: Path, left: str) -> None:
+    path = tmp_path / "peers.json"
+    book = PeerBook(path)
+    with grpc_server(SECOND) as address:
+        if left == "itself anew":
+            pem = SECOND.pem.decode()
+            where = ("192.0.2.1:1", address)
+            fingerprint = SECOND.fingerprint
+            book.put(
+                Peer(name="box", addresses=where, fingerprint=fingerprint, certificate_pem=pem)
+            )
+        elif left != "nothing":
+            path.write_text(left)
+        found = diagnose(target(address, Pinned(OWN.pem, "box", book)))
+    assert found is not None
+    assert found.reason is Reason.PEER_CHANGED
 
 
 def test_an_authority_vouches_for_names_that_it_has_signed() -> None:

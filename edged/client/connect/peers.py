@@ -24,7 +24,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """As the user knows it; unique in the file."""
     addresses: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    """HOST:PORT, the one that answered last first."""
+    """HOST:PORT, the one that answered last first: the current one."""
     fingerprint: str
     """Of its certificate, as `edged.node.trust.fingerprint` writes it."""
     certificate_pem: str
@@ -57,8 +57,13 @@ class PeerBook:
     def named(self, name: str) -> Peer | None:
         return next((peer for peer in self.all() if peer.name == name), None)
 
+    def showing(self, fingerprint: str) -> Peer | None:
+        return next((peer for peer in self.all() if peer.fingerprint == fingerprint), None)
+
     def at(self, host_port: str) -> Peer | None:
-        return next((peer for peer in self.all() if host_port in peer.addresses), None)
+        """Whose current address it is, else who had it before; of several who was kept last."""
+        having = [peer for peer in reversed(self.all()) if host_port in peer.addresses]
+        return min(having, key=lambda peer: peer.addresses.index(host_port) > 0, default=None)
 
     def put(self, peer: Peer) -> None:
         """Add it, or replace the one of its name.
@@ -83,12 +88,11 @@ class PeerBook:
         """
 
         def with_addresses(peers: tuple[Peer, ...]) -> tuple[Peer, ...]:
-            return tuple(
-                msgspec.structs.replace(one, addresses=peer.addresses)
-                if (one.name, one.fingerprint) == (peer.name, peer.fingerprint)
-                else one
-                for one in peers
-            )
+            known = next((one for one in peers if one.name == peer.name), None)
+            if known is None or known.fingerprint != peer.fingerprint:
+                return peers
+            others = tuple(one for one in peers if one is not known)
+            return (*others, msgspec.structs.replace(known, addresses=peer.addresses))
 
         self._change(with_addresses)
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edged.client.connect.address import Address, NetworkAddress, PeerName, SocketAddress, Transport
 from edged.client.connect.authorities import CA_VARIABLE, read_authorities
@@ -26,6 +26,8 @@ class Pinned:
     certificate_pem: bytes
     peer: str = ""
     """The daemon's name in the peers' file; "" if it is not from there."""
+    book: PeerBook | None = field(default=None, repr=False, compare=False)
+    """That file: who else may be at an address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def target_of(address: Address, environ: Mapping[str, str]) -> Target:
         case NetworkAddress():
             return _network_target(address, token, environ)
         case PeerName():
-            peer = PeerBook(peers_file(environ)).named(address.name)
+            book = PeerBook(peers_file(environ))
+            peer = book.named(address.name)
             if peer is None:
                 raise EdgedError(
                     Reason.PEER_UNKNOWN,
@@ -86,22 +89,23 @@ def target_of(address: Address, environ: Mapping[str, str]) -> Target:
                     "`edgectl discover` lists those of the local network, and "
                     f"`edgectl pair {address.name}` pairs with one",
                 )
-            return target_of_peer(peer, token)
+            return target_of_peer(peer, token, book)
 
 
-def target_of_peer(peer: Peer, token: str | None = None) -> Target:
-    """`token` beats the peer's own."""
-    security = Pinned(peer.certificate_pem.encode(), peer.name)
+def target_of_peer(peer: Peer, token: str | None = None, book: PeerBook | None = None) -> Target:
+    """`token` beats the peer's own; `book` is where it is from."""
+    security = Pinned(peer.certificate_pem.encode(), peer.name, book)
     return Target(peer.name, peer.addresses[0], security, token or peer.token or None)
 
 
 def _network_target(
     address: NetworkAddress, token: str | None, environ: Mapping[str, str]
 ) -> Target:
-    peer = PeerBook(peers_file(environ)).at(address.host_port)
+    book = PeerBook(peers_file(environ))
+    peer = book.at(address.host_port)
     if peer is not None:
-        security: Security = Pinned(peer.certificate_pem.encode(), peer.name)
-        return Target(str(address), address.host_port, security, token or peer.token or None)
+        of_peer = target_of_peer(peer, token, book)
+        return replace(of_peer, shown=str(address), address=address.host_port)
     if named := environ.get(CA_VARIABLE):
         authorities = read_authorities(named, environ)
         return Target(str(address), address.host_port, Trusted(authorities), token)

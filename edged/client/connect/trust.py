@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from edged.client.connect.authorities import CA_VARIABLE
 from edged.client.connect.certificate import Certificate, read_der, read_pem
 from edged.client.connect.names import Found, NoAddressError, look_up
+from edged.client.connect.peers import PeerBook
 from edged.client.connect.target import Pinned, Plaintext, Target, Trusted
-from edged.errors import EdgedError, Reason
+from edged.errors import ConfigError, EdgedError, Reason
 
 FETCH_TIMEOUT_S = 5.0
 """From the first connection to the certificate; how long the system takes to look a name up is its
@@ -55,8 +56,8 @@ def diagnose(target: Target, timeout_s: float = FETCH_TIMEOUT_S) -> EdgedError |
     """Why a channel to `target` could not be opened; None if nothing is known but that.
 
     The error is PEER_CHANGED, it has another certificate than it must have; PEER_UNKNOWN, nobody
-    vouches for its certificate, or that is out of date; UNREACHABLE, nothing or something else
-    listens there.
+    vouches for its certificate, or that is out of date; UNREACHABLE, nothing, something else or
+    another peer listens there.
     """
     if target.address.startswith("unix:"):
         return None
@@ -77,14 +78,36 @@ def diagnose(target: Target, timeout_s: float = FETCH_TIMEOUT_S) -> EdgedError |
         case Pinned() as pinned:
             known = read_pem(pinned.certificate_pem)
             if known.fingerprint != shown.fingerprint:
-                return changed(pinned.peer, target.address, known.fingerprint, shown.fingerprint)
+                return not_the_peer(
+                    pinned.book, pinned.peer, target.address, known.fingerprint, shown.fingerprint
+                )
             return _out_of_date(target, shown)
         case Trusted():
             return _out_of_date(target, shown) or _not_vouched_for(target, timeout_s)
 
 
-def changed(name: str, host_port: str, known: str, shown: str) -> EdgedError:
-    """PEER_CHANGED: the daemon that is known as `name` shows another certificate."""
+def not_the_peer(
+    book: PeerBook | None, name: str, host_port: str, known: str, shown: str
+) -> EdgedError:
+    """What shows another certificate than the peer `name`, at one of its addresses, or of those
+    where it was said to be. Addresses are lent: where it was before, or where another peer is now,
+    it is just not there, UNREACHABLE. At its current address anybody else is PEER_CHANGED."""
+    try:
+        peer = book.named(name) if book is not None else None
+        other = book.showing(shown) if book is not None else None
+    except ConfigError:
+        peer = other = None
+    if peer is None or (other is not None and other.name == name):
+        return _changed(name, host_port, known, shown)
+    if other is None and host_port == peer.addresses[0]:
+        return _changed(name, host_port, known, shown)
+    who = other.name if other is not None else "a daemon that was not paired with"
+    return EdgedError(
+        Reason.UNREACHABLE, f"{name} is not at {host_port}: {who} is, and nothing was sent to it"
+    )
+
+
+def _changed(name: str, host_port: str, known: str, shown: str) -> EdgedError:
     forget = f"run `edgectl pair --forget {name}` and pair again" if name else "pair again"
     return EdgedError(
         Reason.PEER_CHANGED,

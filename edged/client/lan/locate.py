@@ -11,7 +11,7 @@ from contextlib import suppress
 import msgspec
 
 from edged.client.connect.peers import Peer, PeerBook
-from edged.client.connect.trust import NoTlsError, fetch_certificate
+from edged.client.connect.trust import fetch_certificate
 from edged.client.lan.browse import find_now
 from edged.client.lan.found import FoundDaemon
 from edged.errors import ConfigError, EdgedError
@@ -27,33 +27,30 @@ Look = Callable[[str], tuple[FoundDaemon, ...]]
 
 
 def locate(peer: Peer, book: PeerBook, look: Look = find_now) -> Peer:
-    """The peer with the address first at which it is. If it is nowhere: with the one first at which
-    something else is, which will be told apart, or as it was."""
-    taken: str | None = None
+    """The peer with the address first at which it is; as it was if it is nowhere. Who else is at
+    its current address is told apart when it is called."""
     for address in peer.addresses:
-        try:
+        with suppress(EdgedError):
             if _is_at(peer, address):
-                return _with_first(peer, address)
-        except NoTlsError:
-            pass
-        except EdgedError:
-            continue
-        taken = taken or address
+                return _kept(peer, address, book)
     claimed = [one for daemon in look(peer.fingerprint) for one in daemon.addresses]
     for address in claimed[:MAX_TRIED]:
         with suppress(EdgedError):
             if _is_at(peer, address):
-                moved = _with_first(peer, address)
-                # Where nothing can be kept it is looked for again.
-                with suppress(ConfigError):
-                    book.moved(moved)
-                return moved
-    return peer if taken is None else _with_first(peer, taken)
+                return _kept(peer, address, book)
+    return peer
 
 
-def _with_first(peer: Peer, address: str) -> Peer:
+def _kept(peer: Peer, address: str, book: PeerBook) -> Peer:
+    """With its current address."""
+    if address == peer.addresses[0]:
+        return peer
     others = [one for one in peer.addresses if one != address]
-    return msgspec.structs.replace(peer, addresses=(address, *others)[:MAX_ADDRESSES])
+    moved = msgspec.structs.replace(peer, addresses=(address, *others)[:MAX_ADDRESSES])
+    # Where nothing can be kept it is looked for again.
+    with suppress(ConfigError):
+        book.moved(moved)
+    return moved
 
 
 def _is_at(peer: Peer, address: str) -> bool:

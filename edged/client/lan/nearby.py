@@ -90,15 +90,23 @@ class Moved:
         return tuple(replace(self._ways[0], address=address) for address in new[:MAX_CLAIMED])
 
 
-def ways_to_peer(peer: Peer, token: str | None = None, found: Iterable[str] = ()) -> Ways:
-    """To an own peer; addresses that were just found come first. `token` beats the peer's."""
-    target = target_of_peer(peer, token)
+def ways_to_peer(
+    peer: Peer,
+    token: str | None = None,
+    found: Iterable[str] = (),
+    book: PeerBook | None = None,
+) -> Ways:
+    """To one of the book; addresses that were just found come first. `token` beats the peer's."""
+    target = target_of_peer(peer, token, book)
     addresses = dict.fromkeys((*found, *peer.addresses))
     return tuple(replace(target, address=address) for address in addresses)
 
 
 async def ways_to_others(
-    peers: Sequence[Peer], known: Iterable[str], look: Look = look
+    peers: Sequence[Peer],
+    known: Iterable[str],
+    look: Look = look,
+    book: PeerBook | None = None,
 ) -> list[tuple[Peer, Ways]]:
     """To those that were paired with, but not to those of the `known` fingerprints: who is on the
     local network first, then who is not, or cannot be seen there."""
@@ -111,5 +119,6 @@ async def ways_to_others(
             found.setdefault(daemon.peer, []).extend(daemon.addresses)
     ordered = [*found, *(name for name in others if name not in found)]
     return [
-        (others[name], ways_to_peer(others[name], found=found.get(name, ()))) for name in ordered
+        (others[name], ways_to_peer(others[name], found=found.get(name, ()), book=book))
+        for name in ordered
     ]

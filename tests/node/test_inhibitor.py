@@ -213,6 +213,27 @@ async def test_holder_that_does_not_end_by_itself_is_killed(played: Played) -> N
         await until(lambda: children() <= before)
 
 
+async def test_who_ends_while_it_is_started_leaves_nothing(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played.play(HOLDS)
+    spawn, has_spawned, goes_on = asyncio.create_subprocess_exec, asyncio.Event(), asyncio.Event()
+
+    async def slow(*argv: str, **options: object) -> asyncio.subprocess.Process:
+        child = await spawn(*argv, **options)  # type: ignore[arg-type]
+        has_spawned.set()
+        await goes_on.wait()
+        return child
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slow)
+    asked = Asked()
+    asked.come()
+    async with kept(asked):
+        await has_spawned.wait()
+        await until(holders)
+        asyncio.get_running_loop().call_soon(goes_on.set)  # when it has been told to end
+
+
 @pytest.mark.parametrize(
     ("platform", "programs"),
     [("linux", ["systemd-inhibit"] * 2), ("darwin", ["caffeinate"])],

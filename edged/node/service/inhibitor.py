@@ -161,14 +161,7 @@ class SuspendInhibitor:
 async def _start(way: Way) -> asyncio.subprocess.Process:
     """A child that holds it. Raises RefusedError."""
     try:
-        child = await asyncio.create_subprocess_exec(
-            *way.argv,
-            "cat",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,  # without a terminal, so that it can ask nobody for a password
-        )
+        child = await _spawn(way)
     except OSError as error:
         raise RefusedError(f"{way.argv[0]}: {error.strerror}") from error
     assert child.stdin is not None
@@ -188,6 +181,26 @@ async def _start(way: Way) -> asyncio.subprocess.Process:
         raise
     await _end(child)
     raise RefusedError(reason)
+
+
+async def _spawn(way: Way) -> asyncio.subprocess.Process:
+    spawning = asyncio.create_task(
+        asyncio.create_subprocess_exec(
+            *way.argv,
+            "cat",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # without a terminal, so that it can ask nobody for a password
+        )
+    )
+    try:
+        return await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        # Cancelled itself, it kills the child alone and waits for its `cat`, which may never end.
+        with contextlib.suppress(OSError):
+            await _end(await spawning)
+        raise
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from edged.client.connect.peers import PeerBook
+from edged.places import peers_file
 from tests.cli.fake_access import FakeAccess, serving_access
 from tests.cli.fake_daemon import FakeDaemon, Served
 from tests.cli.program import Program
@@ -45,6 +47,12 @@ def edgectl(environ: dict[str, str], served: Served) -> Program:
 @pytest.fixture
 def edged(environ: dict[str, str]) -> Program:
     return Program("edged", environ)
+
+
+@pytest.fixture
+def book(environ: dict[str, str]) -> PeerBook:
+    """Whom that user has paired with."""
+    return PeerBook(peers_file(environ))
 
 
 @pytest.fixture

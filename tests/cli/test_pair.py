@@ -2,41 +2,22 @@
 
 import json
 import signal
-from pathlib import Path
 
 import pytest
 
 from edged.cli.pair import own_name
 from edged.client.connect.peers import Peer, PeerBook
 from tests.cli.fake_access import OWN, SECRET, WAIT_S, FakeAccess, serving_access
+from tests.cli.known import ANOTHER, GIVEN, known
 from tests.cli.program import Program
 from tests.cli.terminal import Opened
-from tests.client.certificates import certified
 from tests.client.servers import free_port, grpc_server
-
-ANOTHER = certified("edged")
-GIVEN = ("--fingerprint", OWN.fingerprint)
 
 
 @pytest.fixture
 def edgectl(environ: dict[str, str]) -> Program:
     """On the client."""
     return Program("edgectl", environ)
-
-
-@pytest.fixture
-def book(environ: dict[str, str]) -> PeerBook:
-    return PeerBook(Path(environ["XDG_CONFIG_HOME"], "edged", "peers.json"))
-
-
-def known(name: str, host_port: str, fingerprint: str, token: str = "") -> Peer:
-    return Peer(
-        name=name,
-        addresses=(host_port,),
-        fingerprint=fingerprint,
-        certificate_pem=OWN.pem.decode(),
-        token=token,
-    )
 
 
 def grouped(code: str) -> str:

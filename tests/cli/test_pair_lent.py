@@ -1,40 +1,21 @@
 """`edgectl` where an address, or a name, is or was another daemon's."""
 
-from pathlib import Path
-
 import msgspec
 import pytest
 
-from edged.client.connect.peers import Peer, PeerBook
+from edged.client.connect.peers import PeerBook
 from tests.cli.fake_access import OWN, SECRET, FakeAccess, serving_access
+from tests.cli.known import ANOTHER, GIVEN, known
 from tests.cli.program import Program
 from tests.cli.terminal import Opened
 from tests.client.certificates import certified
 from tests.client.servers import free_port
-
-ANOTHER = certified("edged")
-GIVEN = ("--fingerprint", OWN.fingerprint)
 
 
 @pytest.fixture
 def edgectl(environ: dict[str, str]) -> Program:
     """On the client."""
     return Program("edgectl", environ)
-
-
-@pytest.fixture
-def book(environ: dict[str, str]) -> PeerBook:
-    return PeerBook(Path(environ["XDG_CONFIG_HOME"], "edged", "peers.json"))
-
-
-def known(name: str, host_port: str, fingerprint: str, token: str = "") -> Peer:
-    return Peer(
-        name=name,
-        addresses=(host_port,),
-        fingerprint=fingerprint,
-        certificate_pem=OWN.pem.decode(),
-        token=token,
-    )
 
 
 @pytest.mark.parametrize("by", ["address", "where"])

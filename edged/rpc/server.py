@@ -162,11 +162,12 @@ class RpcServer:
         Raises:
             ConfigError: the tokens or the certificate cannot be used; those before still hold.
         """
+        certificates = self._certificates
+        now = None if certificates is None else self._trust.identity.load(self._trust.wall())
         self._trust.tokens.reload()
-        if self._certificates is None:
+        if certificates is None or now is None:
             return ()
-        before = self._certificates.identity
-        self._certificates.identity = now = self._trust.identity.load(self._trust.wall())
+        before, certificates.identity = certificates.identity, now
         if now.fingerprint == before.fingerprint:
             return ()
         return (f"the certificate is another: {now.fingerprint}",)

@@ -1083,8 +1083,8 @@ class ReloadResponse(message.Message):
 
     @builtins.property
     def problems(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """What is wrong with the configuration, which is not taken over then, not even in part; or with what is
-        read beside it, which stays as it was then.
+        """What is wrong with the configuration, the tokens or the certificate. Nothing is taken over then, not even in
+        part.
         """
 
     def __init__(

@@ -369,19 +369,21 @@ def test_the_token_revoked_first_makes_room(tmp_path: Path) -> None:
     assert f"{5:08x}" in ids
 
 
-def test_a_revoked_token_that_a_credential_may_give_again_makes_no_room(tmp_path: Path) -> None:
-    with_credential(tmp_path)
+def test_a_token_of_a_credential_is_revoked_though_there_is_no_room(tmp_path: Path) -> None:
+    _, token = with_credential(tmp_path)
     (tmp_path / "state").mkdir(mode=0o700)
-    full_store(tmp_path / "state", revoked=(5,))
+    full_store(tmp_path / "state")
     path, credential = tmp_path / "state" / "tokens.json", tmp_path / "edged.tokens"
     store = TokenStore(path, credential)
-    assert store.revoke("laptop", 2.0).is_credential, "5 has made room"
-    for knowing in (store, TokenStore(path)):
-        with pytest.raises(EdgedError, match="revoke one first"):
-            knowing.create(Grant("other"), 1000.0)
+    store.revoke("laptop", 2.0)
+    store.revoke("n5", 3.0)
+    TokenStore(path).create(Grant("other"), 1000.0)
+    assert refused(TokenStore(path, credential), token) is Reason.TOKEN_REVOKED
     credential.unlink()
-    TokenStore(path, credential).create(Grant("other"), 1000.0)
-    assert all(one.grant.name != "laptop" for one in TokenStore(path).all())
+    TokenStore(credential).create(Grant("phone"), 1001.0)
+    TokenStore(path, credential).revoke("phone", 1002.0)
+    revoked = [one.grant.name for one in TokenStore(path).all() if one.is_credential]
+    assert revoked == ["phone"], "what the credential has no more takes no room for ever"
 
 
 def test_a_file_with_one_token_too_many_is_refused(tmp_path: Path) -> None:

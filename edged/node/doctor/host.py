@@ -135,8 +135,8 @@ class Host:
 
     def real(self, absolute: str | Path) -> Path:
         """Where links lead, as far as this user may see."""
-        found = self.path(absolute).resolve()
-        root = self.root.resolve()
+        # Not resolve(), which raises at links that lead to each other.
+        found, root = (Path(os.path.realpath(one)) for one in (self.path(absolute), self.root))
         return Path("/") / (found.relative_to(root) if found.is_relative_to(root) else found)
 
     def glob(self, folder: str, pattern: str) -> list[Path]:
@@ -216,8 +216,13 @@ def this_host(environ: Mapping[str, str]) -> Host:
 
 
 def _attributes(path: Path) -> list[str]:
-    """Where the system has them."""
-    return os.listxattr(path) if sys.platform == "linux" else []
+    """Where the system and the file system have them."""
+    if sys.platform != "linux":
+        return []
+    try:
+        return os.listxattr(path)
+    except OSError:
+        return []
 
 
 def _this_user() -> User:

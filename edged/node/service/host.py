@@ -32,9 +32,9 @@ EXTEND_S = 15.0
 """How much longer the service manager waits, counted from when it is told."""
 EXTEND_EVERY_S = 5.0
 DRAIN_MARGIN_S = 30.0
+"""What stopping takes beside the running work: engines that put KV on disk, open calls."""
 
 _Work = Callable[[], Coroutine[None, None, None]]
-"""What stopping takes beside the running work: engines that put KV on disk, open calls."""
 
 
 class Work(Demand, Protocol):

@@ -14,7 +14,7 @@ from edged.node.trust.grant import Grant, check_grant
 from edged.node.trust.private_files import read_private
 
 MAX_TOKENS = 1024
-"""In one file."""
+"""In one file, beside as many of a credential that are revoked in it."""
 MAX_FILE_BYTES = 8 * 1024 * 1024
 
 _FORMAT_VERSION = 1
@@ -87,7 +87,8 @@ def read_tokens(path: Path, *, is_credential: bool = False) -> tuple[TokenRecord
 
 def _check(path: Path, records: tuple[TokenRecord, ...]) -> None:
     """Raises ConfigError: the file was written by hand, and wrongly."""
-    if len(records) > MAX_TOKENS:
+    given = sum(record.is_credential for record in records)
+    if max(given, len(records) - given) > MAX_TOKENS:
         raise ConfigError(f"{path} has {len(records)} tokens; expected at most {MAX_TOKENS}")
     if len({record.token_id for record in records}) < len(records):
         raise ConfigError(f"{path} has two tokens of one id")

@@ -109,7 +109,7 @@ class TokenStore:
             taken = {record.token_id for record in records} | set(self._records)
             token_id = next(one for one in iter(_new_id, "") if one not in taken)
             made.append(TokenRecord(token_id, grant, _sha256(secret), now_s))
-            return (*_with_room(records, self._given), made[0])
+            return (*_with_room(records), made[0])
 
         self._change(with_new)
         return f"edged_{made[0].token_id}_{secret}", made[0]
@@ -126,8 +126,8 @@ class TokenStore:
             found = _named((*records, *self._of_credential()), name_or_id)
             changed = replace(found, revoked_s=now_s) if found.is_valid else found
             revoked.append(changed)
-            if all(one.token_id != found.token_id for one in records):
-                return (*_with_room(records, self._given), changed)  # it was the credential's alone
+            if all(one.token_id != found.token_id for one in records):  # the credential's alone
+                return (*(one for one in records if self._may_count(one)), changed)
             return tuple(changed if one.token_id == found.token_id else one for one in records)
 
         self._change(without)
@@ -165,6 +165,10 @@ class TokenStore:
         record = self._records.get(token_id)
         if record is None or not record.is_valid:
             raise _revoked(token_id if record is None else record.grant.name)
+
+    def _may_count(self, record: TokenRecord) -> bool:
+        """Not what revokes a token of the credential that the credential has no more."""
+        return not record.is_credential or self._given is None or record.token_id in self._given
 
     def _of_credential(self) -> _Records:
         return tuple(record for record in self._records.values() if record.is_credential)
@@ -240,25 +244,21 @@ def _named(records: Iterable[TokenRecord], name_or_id: str) -> TokenRecord:
     return max(found, key=lambda one: (one.is_valid, one.token_id == name_or_id, one.created_s))
 
 
-def _with_room(records: _Records, given: frozenset[str] | None) -> _Records:
-    """Without the token that was revoked first, if there is no room for another. One that the
-    credential may give again stays: it would hold again.
+def _with_room(records: _Records) -> _Records:
+    """Without the token that was revoked first, if there is no room for another. Those of the
+    credential take no room, and stay: they would hold again.
 
     Raises:
         EdgedError: BAD_CONFIG; all of them are valid.
     """
-    if len(records) < MAX_TOKENS:
+    own = [record for record in records if not record.is_credential]
+    if len(own) < MAX_TOKENS:
         return records
-    revoked = [
-        record
-        for record in records
-        if not record.is_valid
-        and not (record.is_credential and (given is None or record.token_id in given))
-    ]
+    revoked = [record for record in own if not record.is_valid]
     if not revoked:
         raise EdgedError(
             Reason.BAD_CONFIG,
-            f"there are {len(records)} tokens, the most there may be; revoke one first",
+            f"there are {len(own)} tokens, the most there may be; revoke one first",
         )
     oldest = min(revoked, key=lambda one: one.revoked_s or 0.0)
     return tuple(record for record in records if record is not oldest)

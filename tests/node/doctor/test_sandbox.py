@@ -1,6 +1,7 @@
 """What the service may read and write, in the view of the host that its unit gives it."""
 
 import configparser
+import errno
 import os
 import struct
 from pathlib import Path
@@ -50,6 +51,26 @@ def test_a_model_of_the_service_s_group_is_in_order(
     assert seen(machine, "/srv/models/m.gguf").level == "ok"
     by_a_user = machine.subject('[models.m]\npath = "/srv/models/m.gguf"\n')
     assert levels(check_models, by_a_user) == {"disk.model": "note"}
+
+
+def test_a_file_system_without_attributes_hides_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(path: object) -> list[str]:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "listxattr", unsupported, raising=False)
+    machine.service()
+    model(machine, "/srv/models/m.gguf")
+    assert seen(machine, "/srv/models/m.gguf").level == "ok"
+
+
+def test_links_that_lead_to_each_other_are_a_problem_and_no_crash(machine: Machine) -> None:
+    machine.service()
+    folder = machine.folder("/srv/models")
+    (folder / "m.gguf").symlink_to("n.gguf")
+    (folder / "n.gguf").symlink_to("m.gguf")
+    assert seen(machine, "/srv/models/m.gguf").level == "problem"
 
 
 def test_a_model_of_another_group_is_a_problem(machine: Machine) -> None:

@@ -18,7 +18,7 @@ from edged.cli.question import can_ask, is_agreed
 from edged.cli.remote import Connection
 from edged.client.connect.address import PEER_NAME
 from edged.client.connect.certificate import Certificate
-from edged.client.connect.peers import Peer, PeerBook
+from edged.client.connect.peers import MAX_ADDRESSES, Peer, PeerBook
 from edged.client.connect.target import Pinned, Target
 from edged.client.connect.trust import fetch_certificate, not_the_peer
 from edged.client.lan.find import find_host_ports
@@ -272,9 +272,10 @@ def _keep(book: PeerBook, wish: Wish, told_name: str, peer: Peer) -> None:
     name = wish.name or (
         renewed.name if renewed else _free_name(book, peer_name(told_name or host))
     )
+    addresses = (*peer.addresses, *(one for one in others if one not in peer.addresses))
     kept = Peer(
         name=name,
-        addresses=(*peer.addresses, *(one for one in others if one not in peer.addresses)),
+        addresses=addresses[:MAX_ADDRESSES],
         fingerprint=peer.fingerprint,
         certificate_pem=peer.certificate_pem,
         token=peer.token,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import grpc
 
 from edged.client.connect.channel import Options, open_aio_channel
+from edged.client.connect.names import NoAddressError
 from edged.client.connect.peers import Peer
 from edged.client.connect.target import TOKEN_VARIABLE, Pinned, Plaintext, Target
 from edged.client.connect.trust import diagnose
@@ -116,7 +117,12 @@ def _is_near(address: str) -> bool:
 
 async def _ask(target: Target, *, is_known: bool) -> Answer:
     limit: Options = (("grpc.max_receive_message_length", MAX_STRANGER_BYTES),)
-    async with await open_aio_channel(target, () if is_known else limit) as channel:
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            opened = await open_aio_channel(target, () if is_known else limit)
+    except (NoAddressError, TimeoutError):
+        return Answer(None, "unreachable")
+    async with opened as channel:
         admin = admin_pb2_grpc.AdminServiceStub(channel)
         metadata = target.metadata
         try:

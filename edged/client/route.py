@@ -16,7 +16,13 @@ from edged.client.connect.address import Address, PeerName, choose_address, pars
 from edged.client.connect.link import Link
 from edged.client.connect.peers import Peer, PeerBook
 from edged.client.connect.target import TOKEN_VARIABLE, Target, target_of
-from edged.client.errors import ClientError, MisconfiguredError, NotTrustedError, client_error
+from edged.client.errors import (
+    ClientError,
+    MisconfiguredError,
+    NotTrustedError,
+    RequestCancelledError,
+    client_error,
+)
 from edged.client.lan.nearby import Ways, ways_to_peer
 from edged.clock import Clock
 from edged.errors import EdgedError, Reason
@@ -98,6 +104,11 @@ class Route:
             except ClientError as error:
                 # Each of those who wait may add to its error.
                 raise copy(error) from None
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                raise RequestCancelledError(Reason.CANCELLED, "the client was closed") from None
         return self._others
 
     def note(self, link: Link, error: ClientError) -> None:

@@ -1,5 +1,7 @@
 """What `edgectl discover --probe` asks of whom."""
 
+from dataclasses import replace
+
 import grpc
 
 from edged.cli.probe import (
@@ -85,6 +87,18 @@ async def test_of_several_each_gets_its_own_token_alone() -> None:
     await probe(daemon, peers, {TOKEN_VARIABLE: "another"})
     await server.stop(None)
     assert admin.authorizations == [f"Bearer {TOKEN}"]
+
+
+async def test_an_address_that_is_none_here_does_not_hide_the_next() -> None:
+    ours, admin = certified("edged"), Admin()
+    server, address = await served(admin, ours)
+    daemon = found(address, ours.fingerprint, "studio")
+    gone = "[fe80::1%gone9]:7411"
+    answer = await probe(replace(daemon, addresses=(gone, address)), [peer_of(ours)], {})
+    nowhere = await probe(replace(daemon, addresses=(gone,)), [peer_of(ours)], {})
+    await server.stop(None)
+    assert answer.address == address
+    assert nowhere == Answer(None, "unreachable")
 
 
 async def test_an_open_one_gets_no_token() -> None:

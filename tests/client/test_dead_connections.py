@@ -9,7 +9,7 @@ import pytest
 
 from edged.client import RetryPolicy, Timeouts
 from edged.client.calling import Caller
-from edged.client.connect.channel import Pings
+from edged.client.connect.channel import Pings, ping_options
 from edged.client.connect.link import PINGS, Link
 from edged.client.errors import ConnectionLostError
 from edged.client.route import Given, Route
@@ -96,3 +96,8 @@ async def test_what_may_have_been_done_is_not() -> None:
 def test_a_daemon_allows_the_pings_and_they_leave_time_for_another_attempt() -> None:
     assert PINGS.after_s > ConnectionLimits().min_client_ping_s
     assert PINGS.after_s + PINGS.within_s < min(Timeouts().idle_s, RetryPolicy().max_wait_s)
+
+
+@pytest.mark.parametrize(("address", "has_pings"), [("unix:/e.sock", False), ("[::1]:7411", True)])
+def test_a_unix_socket_needs_no_pings(address: str, has_pings: bool) -> None:
+    assert bool(ping_options(at(address), PINGS)) is has_pings

@@ -3,10 +3,12 @@
 import asyncio
 from dataclasses import dataclass, field
 
+import pytest
+
 from edged.client.connect.link import Link
 from edged.client.connect.peers import Peer
 from edged.client.connect.target import Plaintext, Target
-from edged.client.errors import MisconfiguredError
+from edged.client.errors import MisconfiguredError, RequestCancelledError
 from edged.client.route import AVOID_S, Given, Route
 from edged.clock import ManualClock
 from edged.errors import Reason
@@ -101,5 +103,17 @@ async def test_closing_ends_it() -> None:
     [task] = await asking(route, looks, 1)
     async with asyncio.timeout(GATE_TIMEOUT_S):
         await route.close()
-        await asyncio.wait([task])
-    assert task.cancelled()
+        with pytest.raises(RequestCancelledError):
+            await task
+
+
+async def test_who_waits_when_it_is_closed_is_told_so_and_who_is_cancelled_is_cancelled() -> None:
+    looks = Looks()
+    route = route_with(looks, ManualClock())
+    waits, leaves = await asking(route, looks, 2)
+    leaves.cancel()
+    await asyncio.wait([leaves])
+    await route.close()
+    with pytest.raises(RequestCancelledError, match="the client was closed"):
+        await waits
+    assert leaves.cancelled()

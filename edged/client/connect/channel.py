@@ -37,7 +37,7 @@ def open_channel(target: Target, pings: Pings = PINGS) -> grpc.Channel:
         ConfigError: the certificate that is kept for it is damaged, or for no name at all.
         NoAddressError: the host's name has no address.
     """
-    options = [*_options(target), *ping_options(pings)]
+    options = [*_options(target), *ping_options(target, pings)]
     credentials = _credentials(target)
     uri = uri_of(target.address)
     if credentials is None:
@@ -84,7 +84,11 @@ def _options(target: Target) -> list[tuple[str, int | str]]:
     return options
 
 
-def ping_options(pings: Pings) -> Options:
+def ping_options(target: Target, pings: Pings) -> Options:
+    """None for a unix socket: that its other end is gone the system tells at once. And a daemon
+    carries what comes over it on its event loop, so that a busy one would be taken for lost."""
+    if target.address.startswith(UNIX_PREFIX):
+        return ()
     within_ms = int(pings.within_s * 1000)
     return (
         ("grpc.keepalive_time_ms", int(pings.after_s * 1000)),

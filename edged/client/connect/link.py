@@ -69,7 +69,7 @@ class Link:
         self._connect_timeout_s = connect_timeout_s
         self._find = find
         self._clock = clock or MonotonicClock()
-        self._options = (*CHANNEL_OPTIONS, *ping_options(pings))
+        self._pings = pings
         self._metadata = ways[0].metadata
         self._channel: grpc.aio.Channel | None = None
         self._connecting: asyncio.Task[grpc.aio.Channel] | None = None
@@ -263,7 +263,7 @@ class Link:
     async def _first_ready(self, ways: Sequence[Target]) -> grpc.aio.Channel | None:
         """The channel that connects first; None if none does in time."""
         channels: dict[grpc.aio.Channel, Target] = {}
-        waits = {asyncio.create_task(_when_open(way, self._options, channels)) for way in ways}
+        waits = {asyncio.create_task(_when_open(way, self._pings, channels)) for way in ways}
         ready: grpc.aio.Channel | None = None
         try:
             with suppress(TimeoutError):
@@ -301,10 +301,11 @@ async def _first_of(
 
 
 async def _when_open(
-    way: Target, options: Options, opened: dict[grpc.aio.Channel, Target]
+    way: Target, pings: Pings, opened: dict[grpc.aio.Channel, Target]
 ) -> grpc.aio.Channel | None:
     """As `_when_ready`; the channel is put among those that were `opened`."""
     try:
+        options = (*CHANNEL_OPTIONS, *ping_options(way, pings))
         channel = await open_aio_channel(way, options)
     except NoAddressError:
         return None

@@ -18,6 +18,10 @@ MAX_PEERS = 1024
 _MAX_FILE_BYTES = 16 * 1024 * 1024
 
 
+MAX_ADDRESSES = 4
+"""Kept of one peer."""
+
+
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """A daemon that was paired with."""
 

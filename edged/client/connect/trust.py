@@ -7,6 +7,7 @@ the address is looked at once more, by hand: nothing is sent to it but the greet
 import socket
 import ssl
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from edged.client.connect.authorities import CA_VARIABLE
@@ -40,11 +41,12 @@ def fetch_certificate(host_port: str, timeout_s: float = FETCH_TIMEOUT_S) -> Cer
         NoTlsError: something else listens there.
         EdgedError: UNREACHABLE, nothing answers there.
     """
-    deadline_s = time.monotonic() + timeout_s
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with _connected(host_port, deadline_s) as connection:
+    found = look_up(host_port)
+    deadline_s = time.monotonic() + timeout_s
+    with _connected(found, host_port, deadline_s) as connection:
         der = _greet(connection, context, host_port, deadline_s)
     try:
         return read_der(der)
@@ -148,11 +150,12 @@ def _not_vouched_for(target: Target, timeout_s: float) -> EdgedError | None:
     assert isinstance(target.security, Trusted)
     # What stands between the certificates may be in any encoding, and is for people.
     authorities = target.security.authorities_pem.decode("ascii", "ignore")
-    deadline_s = time.monotonic() + timeout_s
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cadata=authorities)
-        with _connected(target.address, deadline_s) as connection:
+        found = look_up(target.address)
+        deadline_s = time.monotonic() + timeout_s
+        with _connected(found, target.address, deadline_s) as connection:
             _greet(connection, context, target.address, deadline_s)
     except ssl.SSLCertVerificationError as error:
         return EdgedError(
@@ -169,9 +172,8 @@ def _not_vouched_for(target: Target, timeout_s: float) -> EdgedError | None:
     return None
 
 
-def _connected(host_port: str, deadline_s: float) -> socket.socket:
+def _connected(found: Sequence[Found], host_port: str, deadline_s: float) -> socket.socket:
     """Tries every address of the host, and leaves time for each."""
-    found = look_up(host_port)
     why = "it has no address"
     for place, one in enumerate(found):
         try:

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import msgspec
 
-from edged.client.connect.peers import Peer, PeerBook
+from edged.client.connect.peers import MAX_ADDRESSES, Peer, PeerBook
 from edged.client.connect.trust import fetch_certificate
 from edged.client.lan.browse import find_now
 from edged.client.lan.found import FoundDaemon
@@ -20,8 +20,6 @@ CONNECT_TIMEOUT_S = 1.0
 """For each address; a host of the local network answers in a few milliseconds, or is away."""
 MAX_TRIED = 16
 """Of those who claim to be it."""
-MAX_ADDRESSES = 4
-"""Kept of one peer."""
 
 Look = Callable[[str], tuple[FoundDaemon, ...]]
 

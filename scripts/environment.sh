@@ -35,11 +35,15 @@ find_python() {
 # make_environment FOLDER shared|"" PROGRAM…: a virtual environment, unless these programs of the one there run.
 # They do not after an upgrade of its Python, or when it was not completed: then it is made anew.
 make_environment() {
-  local folder=$1 whose=$2 program works=true
-  for program in "${@:3}"; do
-    "$folder/bin/$program" --help >/dev/null 2>&1 || works=false
-  done
-  ! $works || return 0
+  local folder=$1 whose=$2
+  ! run_all "$folder" "${@:3}" || return 0
+  if add_pip "$folder" && run_all "$folder" "${@:3}"; then
+    say "add pip to the virtual environment in $folder"
+    return
+  fi
+  find_python "$whose"
+  "$python" -c 'import ensurepip' 2>/dev/null ||
+    fail "Python cannot make virtual environments." "Install what is missing: $install_python"
   if [[ -e $folder/pyvenv.cfg ]]; then
     say "make the virtual environment in $folder anew: it does not work"
   else
@@ -47,9 +51,25 @@ make_environment() {
   fi
   # What says that it is complete goes first. Who made it, and cmake-args, stay.
   rm -rf "$folder"/installed-* "${folder:?}"/{bin,include,lib,lib64,share,pyvenv.cfg}
-  find_python "$whose" # only now: what was removed may be on the PATH
-  "$python" -m venv "$folder" ||
-    fail "Python cannot make virtual environments." "Install what is missing: $install_python"
+  hash -r
+  find_python "$whose" # again: the one that was removed may have been on the PATH
+  "$python" -m venv "$folder"
+}
+
+run_all() {
+  local program
+  for program in "${@:2}"; do
+    "$1/bin/$program" --help >/dev/null 2>&1 || return
+  done
+}
+
+# add_pip FOLDER: to an environment without, as others make them, whose Python is the one it was made with.
+add_pip() {
+  local version
+  version=$("$1/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || return
+  [[ -d $1/lib/python$version ]] || return
+  rm -f "$1"/installed-*
+  "$1/bin/python" -m ensurepip --default-pip >/dev/null 2>&1
 }
 
 # cmake_args FOLDER: what llama.cpp is to be built with: CMAKE_ARGS, or if that is not set, the same as last time.
@@ -71,7 +91,7 @@ install_edged() {
   [[ -z $args ]] || own_build=(--no-cache-dir)
   [[ $args == "$(built_with "$folder")" ]] || own_build+=(--force-reinstall)
   [[ -z $args || -n ${CMAKE_ARGS+set} ]] ||
-    say "llama.cpp is built with CMAKE_ARGS=$args, as last time; an empty CMAKE_ARGS= is for the CPU" >&2
+    say "where llama.cpp is built, it is with CMAKE_ARGS=$args as last time; an empty CMAKE_ARGS= is for the CPU" >&2
   # Vision is not served, so its library is not built.
   export CMAKE_ARGS="-DLLAVA_BUILD=OFF $args"
   export PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2]
 OLD = "#!/bin/sh\nexit 1\n"
 WORKING = "#!/bin/sh\n"
 WITHOUT_VENV = '#!/bin/sh\n[ "$1" = - ]\n'
-"""New enough, and fails at all else: venv, and importing llama_cpp."""
+"""New enough, and fails at all else: venv, ensurepip, and importing llama_cpp."""
 WITH_VENV = """#!/bin/sh
-[ "$1" = - ] && exit
+[ "$1" = - ] || [ "$1" = -c ] && exit
 [ "$*" = "-m venv $3" ] && mkdir -p "$3/bin" "$3/lib" && cp "${0%/*}/of-venv" "$3/bin/python" &&
   printf '#!/bin/sh\n' >"$3/bin/pip" && chmod +x "$3/bin/pip" && : >"$3/pyvenv.cfg"
 """
@@ -95,7 +95,7 @@ def test_missing_python(flag: str, sentence: str, programs: Path, tmp_path: Path
 
 
 def test_python_without_virtual_environments(programs: Path, tmp_path: Path) -> None:
-    """The next run begins anew, and knows what is to be known."""
+    """What there is stays until there can be another."""
     write_program(programs / "python3", WITHOUT_VENV)
     made = tmp_path / "made"
     made.mkdir()
@@ -105,7 +105,7 @@ def test_python_without_virtual_environments(programs: Path, tmp_path: Path) -> 
     assert done.returncode == 1
     assert "install: Python cannot make virtual environments." in done.stderr
     assert "install: Install what is missing: " in done.stderr
-    assert {path.name: path.read_text() for path in made.iterdir()} == KEPT
+    assert {path.name: path.read_text() for path in made.iterdir()} == {**KEPT, "pyvenv.cfg": ""}
 
 
 def test_missing_compiler(programs: Path, tmp_path: Path) -> None:
@@ -153,6 +153,24 @@ def test_environment_that_does_not_work_is_made_anew(
     assert {path.name for path in (made / "bin").iterdir()} == {"pip", "python"}
     assert not (made / "lib/old").exists()
     assert {name: (made / name).read_text() for name in KEPT} == KEPT
+
+
+def test_environment_of_others_gets_pip_and_keeps_what_it_has(
+    programs: Path, tmp_path: Path
+) -> None:
+    """As uv makes it: without."""
+    made = tmp_path / "made"
+    make = [sys.executable, "-m", "venv", "--without-pip", str(made)]
+    subprocess.run(make, check=True, timeout=60)
+    (made / "installed-llama").touch()
+    [packages] = made.glob("lib/python*/site-packages")
+    (packages / "mine.py").touch()
+    done = run(programs, f"make_environment {made} '' pip")
+    said = f"install: add pip to the virtual environment in {made}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+    assert (made / "bin/pip").exists()
+    assert (packages / "mine.py").exists()
+    assert not (made / "installed-llama").exists(), "what else it lacks is not known"
 
 
 def test_environment_that_is_activated_is_not_made_with_its_own_python(
@@ -209,7 +227,7 @@ def test_build_of_llama_cpp(
     assert told == [f"-DLLAVA_BUILD=OFF {used}: {words}" for words in wanted]
     assert (made / "cmake-args").read_text() == f"{used}\n"
     assert not (made / "installed-llama").exists(), "not complete until the caller says so"
-    is_said = f"llama.cpp is built with CMAKE_ARGS={GPU}, as last time" in done.stderr
+    is_said = f"where llama.cpp is built, it is with CMAKE_ARGS={GPU} as last time" in done.stderr
     assert is_said == (used == GPU and given is None)
 
 

@@ -3,14 +3,13 @@
 All of it is worth a warning and no more: models run on the CPU instead, only slower.
 """
 
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edged.node.doctor.finding import Finding, note, ok, warning
 from edged.node.doctor.host import Host, group_name
-from edged.node.doctor.runtime import compiler_command, install_command, package_folder
+from edged.node.doctor.runtime import build_command, compiler_command, package_folder
 from edged.node.doctor.subject import Subject
 from edged.node.doctor.unit import EDIT
 
@@ -185,14 +184,13 @@ def _build(host: Host, maker: Maker) -> Iterator[Finding]:
     if libraries:
         yield ok("gpu.build", f"llama.cpp was built for it: {', '.join(libraries)}")
         return
-    command = install_command(host, "llama_cpp", "--no-cache-dir", "--force-reinstall")
     needs = "" if _has_tool(host, maker) else f"; it needs {maker.toolkit} ({maker.tool}) first"
     if host.which("c++", "g++", "clang++") is None:
         needs += f"; and a compiler: {compiler_command(host)}"
     yield warning(
         "gpu.build",
         f"there is a GPU of {maker.name}, and llama.cpp was built without support for it",
-        f"CMAKE_ARGS={shlex.quote(maker.option)} {command}{needs}",
+        build_command(host, maker.option) + needs,
     )
 
 
@@ -226,9 +224,8 @@ def _metal(host: Host) -> Iterator[Finding]:
     if folder is None or _libraries(folder, ("ggml-metal",)):
         yield ok("gpu.build", "Apple Silicon, whose GPU llama.cpp uses as it is built")
         return
-    command = install_command(host, "llama_cpp", "--no-cache-dir", "--force-reinstall")
     yield warning(
         "gpu.build",
         "llama.cpp was built without Metal, so the GPU is idle",
-        f"CMAKE_ARGS=-DGGML_METAL=on {command}",
+        build_command(host, "-DGGML_METAL=on"),
     )

@@ -13,6 +13,7 @@ from edged.embedded import EMBEDDED, PACKAGE, REQUIREMENT
 from edged.node.doctor.finding import Finding, ok, problem, warning
 from edged.node.doctor.host import Host
 from edged.node.doctor.subject import Subject
+from edged.node.install.layout import CMAKE_ARGS_FILE, SYSTEM_TREE, TREE_MARK
 
 OLDEST_PYTHON = (3, 11)
 COMPILERS = ("c++", "g++", "clang++")
@@ -111,6 +112,19 @@ def install_command(host: Host, backend: str, *options: str) -> str:
     wanted = _wanted(extra) or (distribution,)
     words = (host.executable, "-m", "pip", "install", *options, *wanted)
     return shlex.join(words)
+
+
+def build_command(host: Host, cmake_args: str) -> str:
+    """What builds llama.cpp with these arguments, and again so when it is upgraded."""
+    environment = Path(host.executable).parents[1]
+    args = f"CMAKE_ARGS={shlex.quote(cmake_args)}"
+    if host.exists(environment / TREE_MARK):
+        is_of_system = environment == SYSTEM_TREE
+        words = f"sudo {args} scripts/install" if is_of_system else f"{args} scripts/install --user"
+        return f"{words}, in the checkout"
+    if host.exists(environment / CMAKE_ARGS_FILE):
+        return f"{args} scripts/bootstrap, in the checkout"
+    return f"{args} {install_command(host, 'llama_cpp', '--no-cache-dir', '--force-reinstall')}"
 
 
 def _runtime(host: Host, backend: str) -> Iterator[Finding]:

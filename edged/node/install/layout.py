@@ -12,6 +12,10 @@ UNIT = "edged.service"
 AGENT = "org.edged.edged"
 TREE_MARK = ".made-by-scripts-install"
 """A file in a virtual environment that is removed with the service."""
+CMAKE_ARGS_FILE = "cmake-args"
+"""What llama.cpp was built with by the scripts, in an environment that they made."""
+SYSTEM_TREE = Path("/opt/edged")
+"""The environment of a service of the system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ def system_layout(root: Path) -> Layout:
         unit=etc / "systemd/system" / UNIT,
         programs=root / "usr/local/bin",
         config=config,
-        tree=root / "opt/edged",
+        tree=_on(root, SYSTEM_TREE),
         # With DynamicUser= the state is in a private directory, and a link in the usual place.
         state=(root / "var/lib/edged", root / "var/cache/edged", *private, root / "run/edged"),
         kept=(etc / f"systemd/system/{UNIT}.d", etc / "credstore/edged.tokens"),

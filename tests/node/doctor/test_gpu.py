@@ -6,6 +6,7 @@ import pytest
 
 from edged.node.doctor.gpu import check
 from edged.node.doctor.host import group_name
+from edged.node.install.layout import CMAKE_ARGS_FILE, TREE_MARK
 from tests.node.doctor.machine import ME, ROOT, Machine, found, levels
 
 NVIDIA, AMD, INTEL = "0x10de", "0x1002", "0x8086"
@@ -97,6 +98,23 @@ def test_a_build_without_the_gpu_comes_with_the_command_to_rebuild(nvidia: Machi
     assert "the CUDA toolkit (nvcc) first" in fix
     nvidia.command("nvcc", "")
     assert "nvcc" not in found(check, nvidia.subject())["gpu.build"].fix
+
+
+@pytest.mark.parametrize(
+    ("folder", "mark", "command"),
+    [
+        ("/opt/edged", TREE_MARK, "sudo CMAKE_ARGS=-DGGML_CUDA=on scripts/install, in the"),
+        ("/srv/x", TREE_MARK, "CMAKE_ARGS=-DGGML_CUDA=on scripts/install --user, in the checkout"),
+        ("/srv/x", CMAKE_ARGS_FILE, "CMAKE_ARGS=-DGGML_CUDA=on scripts/bootstrap, in the checkout"),
+    ],
+)
+def test_an_environment_of_the_scripts_is_built_anew_by_them(
+    nvidia: Machine, folder: str, mark: str, command: str
+) -> None:
+    nvidia.llama()
+    nvidia.write(f"{folder}/{mark}")
+    subject = nvidia.subject(executable=f"{folder}/bin/python")
+    assert found(check, subject)["gpu.build"].fix.startswith(command)
 
 
 def test_a_build_for_another_maker_does_not_count(nvidia: Machine) -> None:

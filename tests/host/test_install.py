@@ -89,7 +89,7 @@ def test_llama_cpp_is_built_as_last_time_or_as_asked(installed: BootedHost) -> N
     assert "llama-cpp-python" in other.stderr, "it is wanted anew"
     installed.path("/opt/edged/cmake-args").write_text("-DGGML_CUDA=on\n")
     same = installed.run(script, PIP_NO_INDEX="1")
-    assert "install: llama.cpp is built with CMAKE_ARGS=-DGGML_CUDA=on, as last" in same.stderr
+    assert "where llama.cpp is built, it is with CMAKE_ARGS=-DGGML_CUDA=on as last" in same.stderr
     assert "llama-cpp-python" not in same.stderr, "it is there"
     installed.check("rm", "-r", "/opt/edged")
 

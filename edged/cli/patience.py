@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Self
 
 import grpc
@@ -14,8 +13,7 @@ from edged.clock import Clock, MonotonicClock
 class Patience:
     """Cancels a call when somebody has waited for its next message for `idle_s`, if that is given.
 
-    Use as a context manager. A thread watches meanwhile; however many messages come, it wakes about
-    once in that time.
+    A thread watches meanwhile; however many messages come, it wakes about once in that time.
     """
 
     def __init__(self, call: grpc.Call, idle_s: float | None, clock: Clock | None = None) -> None:
@@ -27,20 +25,17 @@ class Patience:
         self.lost_s: float | None = None
         """After so long it has cancelled the call."""
 
-    def __enter__(self) -> Self:
+    @contextmanager
+    def watching(self) -> Iterator[Self]:
+        """As long as the call is read."""
         if self._idle_s is not None:
             threading.Thread(
                 target=self._watch, args=[self._idle_s], name="patience", daemon=True
             ).start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._left.set()
+        try:
+            yield self
+        finally:
+            self._left.set()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -89,7 +89,7 @@ class Connection:
         Raises:
             CommandError: as `call`.
         """
-        with Patience(cast(grpc.Call, stream), idle_s) as patience:
+        with Patience(cast(grpc.Call, stream), idle_s).watching() as patience:
             while True:
                 try:
                     with _interrupt_cancels(stream), patience.waiting():

@@ -90,7 +90,8 @@ class Call:
 
 def test_the_time_between_two_waits_is_no_silence() -> None:
     call, clock = Call(), ManualClock()
-    with Patience(call, SHORT_S, clock) as patience:  # type: ignore[arg-type]  # what it uses of one
+    patience = Patience(call, SHORT_S, clock)  # type: ignore[arg-type]  # what it uses of one
+    with patience.watching():
         with patience.waiting():
             clock.advance(SHORT_S / 2)
         clock.advance(1000.0)

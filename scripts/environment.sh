@@ -59,17 +59,23 @@ make_environment() {
 run_all() {
   local program
   for program in "${@:2}"; do
-    "$1/bin/$program" --help >/dev/null 2>&1 || return
+    as_anybody "$1/bin/$program" --help >/dev/null 2>&1 || return
   done
+}
+
+# as_anybody COMMAND…: without what this shell or pip.conf is set to, so that a wrong setting is no broken environment.
+as_anybody() {
+  /usr/bin/env -i HOME="${HOME:-/}" PATH="$PATH" ${LD_LIBRARY_PATH+LD_LIBRARY_PATH="$LD_LIBRARY_PATH"} \
+    PIP_CONFIG_FILE=/dev/null "$@"
 }
 
 # add_pip FOLDER: to an environment without, as others make them, whose Python is the one it was made with.
 add_pip() {
   local version
-  version=$("$1/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || return
+  version=$(as_anybody "$1/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || return
   [[ -d $1/lib/python$version ]] || return
   rm -f "$1"/installed-*
-  "$1/bin/python" -m ensurepip --default-pip >/dev/null 2>&1
+  as_anybody "$1/bin/python" -m ensurepip --default-pip >/dev/null 2>&1
 }
 
 # cmake_args FOLDER: what llama.cpp is to be built with: CMAKE_ARGS, or if that is not set, the same as last time.

@@ -136,6 +136,26 @@ def test_environment_that_works_is_kept(programs: Path, made: Path) -> None:
     assert (made / "lib/old").exists()
 
 
+@pytest.mark.parametrize("name", ["PIP_TIMEOUT", "PYTHONPATH", "PYTHONOPTIMIZE"])
+def test_environment_is_not_broken_by_what_a_shell_is_set_to(
+    name: str, programs: Path, made: Path
+) -> None:
+    write_python(programs)
+    for program in ("pip", "edged"):
+        write_program(made / "bin" / program, f'#!/bin/sh\n[ -z "${name}" ]\n')
+    done = run(programs, f"make_environment {made} '' pip edged", **{name: "wrong"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (made / "lib/old").exists()
+
+
+def test_environment_is_not_broken_by_a_damaged_file_of_pip(programs: Path, tmp_path: Path) -> None:
+    made, config = tmp_path / "made", tmp_path / "pip.conf"
+    subprocess.run([sys.executable, "-m", "venv", str(made)], check=True, timeout=60)
+    config.write_text("[global\n")
+    done = run(programs, f"make_environment {made} '' pip", PIP_CONFIG_FILE=str(config))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize("program", ["pip", "edged"])
 @pytest.mark.parametrize("text", [OLD, "#!/nowhere/python\n", None])
 def test_environment_that_does_not_work_is_made_anew(

@@ -333,6 +333,10 @@ def test_a_revoked_token_of_a_credential_stays_revoked(tmp_path: Path) -> None:
         assert [record.is_credential for record in one.all()] == [True]
     again, _ = store.create(LAPTOP, 1002.0)
     assert store.find(again).grant == LAPTOP
+    written = json.loads(store.path.read_text())["tokens"]
+    assert ["is_credential" in token for token in written] == [True, False], (
+        "a version that does not know it can read what it need not know"
+    )
 
 
 # ── The limit ────────────────────────────────────────────────────────────────────────────────────

@@ -53,7 +53,9 @@ class _Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     secret_sha256: str
     created_s: float
     revoked_s: float | None = None
-    is_credential: bool = False
+    is_credential: bool | msgspec.UnsetType = msgspec.UNSET
+    """Not written unless it is so: versions before this field refuse a file that has it, and would
+    go on with the tokens that they knew."""
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,7 +81,7 @@ def read_tokens(path: Path, *, is_credential: bool = False) -> tuple[TokenRecord
             f"{path} has version {file.version}; this edged knows version {_FORMAT_VERSION}"
         )
     records = tuple(
-        _to_record(token, is_credential or token.is_credential) for token in file.tokens
+        _to_record(token, is_credential or token.is_credential is True) for token in file.tokens
     )
     _check(path, records)
     return records
@@ -135,7 +137,7 @@ def encoded(records: tuple[TokenRecord, ...]) -> bytes:
             secret_sha256=record.secret_sha256,
             created_s=record.created_s,
             revoked_s=record.revoked_s,
-            is_credential=record.is_credential,
+            is_credential=record.is_credential or msgspec.UNSET,
         )
         for record in records
     )

@@ -9,7 +9,8 @@ from edged.node.doctor.subject import Subject
 from edged.node.doctor.unit import Unit
 
 LEAST_FILES = 1024
-"""A client is a connection, which is a file; an engine is some more."""
+"""A client is a connection, which is a file; an engine is some more. The daemon takes as many as it
+may, whatever it is given at first."""
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -29,19 +30,14 @@ def _of_unit(unit: Unit, name: str) -> Limit:
 
 
 def _files(limit: Limit | None) -> Iterator[Finding]:
-    if limit is None or limit.soft is None or limit.soft >= LEAST_FILES:
+    if limit is None or limit.hard is None or limit.hard >= LEAST_FILES:
         return
-    wanted = LEAST_FILES if limit.hard is None else min(LEAST_FILES, limit.hard)
-    more = (
-        ""
-        if wanted == LEAST_FILES
-        else f"; no more without root, who may raise it to {LEAST_FILES}"
-    )
     yield warning(
         "limits.files",
-        f"a process may have {limit.soft} files open, and each client is one; expected at least "
-        f"{LEAST_FILES}",
-        f"ulimit -n {wanted} before the start{more}; LimitNOFILE={LEAST_FILES} in a unit",
+        f"a process may have {limit.hard} files open at most, and each client is one; expected at "
+        f"least {LEAST_FILES}",
+        f"LimitNOFILE={LEAST_FILES} in a unit; for a shell, `* hard nofile {LEAST_FILES}` in "
+        "/etc/security/limits.conf, then log in again",
     )
 
 

@@ -44,7 +44,6 @@ _ASKED = (
     "MemoryMax",
     "MemorySwapMax",
     "LimitNOFILE",
-    "LimitNOFILESoft",
     "LimitAS",
     "LimitASSoft",
 )

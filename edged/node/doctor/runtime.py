@@ -13,7 +13,7 @@ from edged.embedded import EMBEDDED, PACKAGE, REQUIREMENT
 from edged.node.doctor.finding import Finding, ok, problem, warning
 from edged.node.doctor.host import Host
 from edged.node.doctor.subject import Subject
-from edged.node.install.layout import CMAKE_ARGS_FILE, SYSTEM_TREE, TREE_MARK
+from edged.node.install.layout import INSTALLED_FILES, SYSTEM_TREE, TREE_MARK
 
 OLDEST_PYTHON = (3, 11)
 COMPILERS = ("c++", "g++", "clang++")
@@ -122,7 +122,7 @@ def build_command(host: Host, cmake_args: str) -> str:
         is_of_system = environment == SYSTEM_TREE
         words = f"sudo {args} scripts/install" if is_of_system else f"{args} scripts/install --user"
         return f"{words}, in the checkout"
-    if host.exists(environment / CMAKE_ARGS_FILE):
+    if host.glob(str(environment), INSTALLED_FILES):
         return f"{args} scripts/bootstrap, in the checkout"
     return f"{args} {install_command(host, 'llama_cpp', '--no-cache-dir', '--force-reinstall')}"
 

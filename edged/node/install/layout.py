@@ -12,8 +12,8 @@ UNIT = "edged.service"
 AGENT = "org.edged.edged"
 TREE_MARK = ".made-by-scripts-install"
 """A file in a virtual environment that is removed with the service."""
-CMAKE_ARGS_FILE = "cmake-args"
-"""What llama.cpp was built with by the scripts, in an environment that they made."""
+INSTALLED_FILES = "installed-*"
+"""Pattern of files in an environment that scripts/install or scripts/bootstrap has completed."""
 SYSTEM_TREE = Path("/opt/edged")
 """The environment of a service of the system."""
 

@@ -6,7 +6,7 @@ import pytest
 
 from edged.node.doctor.gpu import check
 from edged.node.doctor.host import group_name
-from edged.node.install.layout import CMAKE_ARGS_FILE, TREE_MARK
+from edged.node.install.layout import TREE_MARK
 from tests.node.doctor.machine import ME, ROOT, Machine, found, levels
 
 NVIDIA, AMD, INTEL = "0x10de", "0x1002", "0x8086"
@@ -105,7 +105,11 @@ def test_a_build_without_the_gpu_comes_with_the_command_to_rebuild(nvidia: Machi
     [
         ("/opt/edged", TREE_MARK, "sudo CMAKE_ARGS=-DGGML_CUDA=on scripts/install, in the"),
         ("/srv/x", TREE_MARK, "CMAKE_ARGS=-DGGML_CUDA=on scripts/install --user, in the checkout"),
-        ("/srv/x", CMAKE_ARGS_FILE, "CMAKE_ARGS=-DGGML_CUDA=on scripts/bootstrap, in the checkout"),
+        (
+            "/srv/x",
+            "installed-llama",
+            "CMAKE_ARGS=-DGGML_CUDA=on scripts/bootstrap, in the checkout",
+        ),
     ],
 )
 def test_an_environment_of_the_scripts_is_built_anew_by_them(

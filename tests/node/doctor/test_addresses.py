@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from edged.node.doctor.addresses import check
@@ -30,7 +31,7 @@ def test_an_address_that_is_taken_is_a_problem_and_says_by_whom(
 ) -> None:
     finding = found(check, machine.subject(listening(taken)))["listen.taken"]
     assert finding.level == "problem"
-    assert "python" in finding.text
+    assert psutil.Process().name() in finding.text
     assert "stop process" in finding.fix
 
 

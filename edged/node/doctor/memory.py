@@ -139,7 +139,7 @@ def _fits(subject: Subject, memory: Memory) -> Iterator[Finding]:
 
 
 def _used(subject: Subject, memory: Memory, what: str) -> Finding:
-    """A cache of ZFS, the system does not count as free, and so neither does the daemon."""
+    """The system does not count what ZFS caches as free, and so neither does the daemon."""
     free = shown_bytes(memory.available_bytes)
     text = f"{what}, and of {shown_bytes(memory.total_bytes)} only {free} are free now"
     fix = "end what else needs memory before the daemon starts (`ps aux --sort -rss | head`)"

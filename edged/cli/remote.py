@@ -16,7 +16,7 @@ import grpc
 
 from edged.cli.exits import CommandError, ExitCode, exit_code_of
 from edged.cli.patience import Patience
-from edged.client.connect.channel import PINGS, Pings, open_channel
+from edged.client.connect.channel import CONNECT_TIMEOUT_S, PINGS, Pings, open_channel
 from edged.client.connect.target import Target
 from edged.client.connect.told import TOO_LARGE, told_by_daemon
 from edged.client.connect.trust import FETCH_TIMEOUT_S, diagnose
@@ -42,7 +42,8 @@ class Connection:
         self._has_answered = False
         self.metadata = target.metadata
         """What every call carries."""
-        self._channel = open_channel(target, pings)
+        within_s = CONNECT_TIMEOUT_S if timeout_s is None else min(timeout_s, CONNECT_TIMEOUT_S)
+        self._channel = open_channel(target, pings, within_s)
         self.admin = admin_pb2_grpc.AdminServiceStub(self._channel)
         self.inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self.access = access_pb2_grpc.AccessServiceStub(self._channel)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from edged.client.connect.link import Link
-from edged.client.connect.target import Plaintext, Target
+from edged.client.connect.target import Pinned, Plaintext, Target
 from edged.client.errors import ConnectionLostError, DeadlineExceededError, UnreachableError
 from edged.errors import EdgedError, Reason
+from tests.client.certificates import certified
 from tests.client.scripted import admitted, is_silent, playing, refuses, says, then
 from tests.client.servers import free_port
 from tests.rpc.fakes import GATE_TIMEOUT_S
@@ -154,12 +155,26 @@ async def test_a_network_that_cannot_be_looked_at_does_not_hide_a_daemon() -> No
 
 
 async def test_nobody_and_a_network_that_cannot_be_looked_at_are_both_told() -> None:
-    async def find() -> Sequence[Target]:
-        raise OSError("no netlink here")
+    seen: list[OSError] = [OSError("no netlink here")]
 
-    async with linked(Link([at(f"127.0.0.1:{free_port()}")], GATE_TIMEOUT_S, find)) as link:
-        with pytest.raises(UnreachableError, match=r"no daemon .* looked at: no netlink here"):
+    async def find() -> Sequence[Target]:
+        """At first it cannot be looked at."""
+        for error in seen:
+            raise error
+        return ()
+
+    nowhere = f"127.0.0.1:{free_port()}"
+    peer = Target("box", nowhere, Pinned(certified("edged").pem, "box"))
+    async with linked(Link([peer], GATE_TIMEOUT_S, find)) as link:
+        with pytest.raises(UnreachableError) as raised:
             await read_one(link, GATE_TIMEOUT_S)
+        why = f"no daemon answers at {nowhere}: Connection refused"
+        not_looked = "the local network could not be looked at: no netlink here"
+        assert raised.value.detail == f"{why}; {not_looked}"
+        seen.clear()
+        with pytest.raises(UnreachableError) as again:
+            await read_one(link, GATE_TIMEOUT_S)
+        assert again.value.detail == why
 
 
 async def test_the_address_that_was_found_is_known_from_then_on() -> None:

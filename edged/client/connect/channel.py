@@ -29,17 +29,19 @@ class Pings:
 PINGS = Pings()
 
 
-def open_channel(target: Target, pings: Pings = PINGS) -> grpc.Channel:
+def open_channel(
+    target: Target, pings: Pings = PINGS, within_s: float = CONNECT_TIMEOUT_S
+) -> grpc.Channel:
     """For blocking callers. Looks a host's name up at once, and connects when the first call is
     made.
 
     Raises:
         ConfigError: the certificate that is kept for it is damaged, or for no name at all.
-        NoAddressError: the host's name has no address.
+        NoAddressError: the host's name has no address, or is not looked up in time.
     """
     options = [*_options(target), *ping_options(target, pings)]
     credentials = _credentials(target)
-    uri = uri_of(target.address)
+    uri = uri_of(target.address, within_s)
     if credentials is None:
         return grpc.insecure_channel(uri, options)
     return grpc.secure_channel(uri, credentials, options)

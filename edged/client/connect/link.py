@@ -11,11 +11,13 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from copy import copy
+from functools import partial
 from math import inf
 from typing import NoReturn
 
 import grpc
 
+from edged.client.connect import aside
 from edged.client.connect.address import UNIX_PREFIX
 from edged.client.connect.channel import Options, Pings, open_aio_channel, ping_options
 from edged.client.connect.names import NoAddressError
@@ -213,11 +215,14 @@ class Link:
             self.lost_s = self._clock.now_s()
 
     async def _connect(self) -> grpc.aio.Channel:
+        self._not_looked = ""
         try:
             channel = await self._here_or_elsewhere()
         except EdgedError as error:
             raise self.named(client_error(error)) from error
         if channel is None and (why := await self._diagnosis()) is not None:
+            if self._not_looked and why.reason is Reason.UNREACHABLE:
+                why = EdgedError(why.reason, f"{why.detail}{self._not_looked}")
             raise self.named(client_error(why))
         if channel is None:
             where = ", ".join(dict.fromkeys(way.address for way in self._ways))
@@ -251,8 +256,9 @@ class Link:
 
     async def _diagnosis(self) -> EdgedError | None:
         """Why nobody answers, as far as it can be told: above all, that somebody else does."""
+        limit_s = min(self._connect_timeout_s, LOOK_S)
         looks = [
-            asyncio.to_thread(_look_at, way, min(self._connect_timeout_s, LOOK_S))
+            asyncio.wrap_future(aside.begun(partial(_look_at, way, limit_s)))
             for way in self._ways
             if not way.address.startswith(UNIX_PREFIX)
         ]

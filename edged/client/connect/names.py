@@ -2,21 +2,29 @@
 
 gRPC has a resolver of its own, which knows DNS and /etc/hosts alone. A name that the system knows
 from elsewhere, be it *.local by mDNS, is none to it. So the system is asked, as by every other
-program, and gRPC is given addresses.
+program, and gRPC is given addresses. The system may take half a minute where a server for names is
+silent, and cannot be told to stop: it is asked on a thread of its own, which is left behind then.
+Whoever asks for the same name meanwhile waits for the same answer.
 """
 
 import asyncio
 import os
 import socket
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 from urllib.parse import quote
 
+from edged.client.connect import aside
 from edged.client.connect.address import UNIX_PREFIX
 from edged.errors import EdgedError, Reason
 
 Found = tuple[socket.AddressFamily, tuple[Any, ...]]
 """An address as sockets take it."""
+LOOK_UP_LIMIT_S = 5.0
+
+_asked: "dict[tuple[int, str], Future[list[Found]]]" = {}
+"""What the system is being asked; of a process that was forked the parent's threads are not."""
 
 
 class NoAddressError(EdgedError):
@@ -26,36 +34,68 @@ class NoAddressError(EdgedError):
         super().__init__(Reason.UNREACHABLE, f"{host} has no address here: {why}")
 
 
-def look_up(host_port: str, flags: int = 0) -> list[Found]:
-    """Every address of HOST:PORT, the system's best first. Takes as long as the system likes.
+def look_up(host_port: str, within_s: float = LOOK_UP_LIMIT_S) -> list[Found]:
+    """Every address of HOST:PORT, the system's best first.
 
     Raises:
-        NoAddressError: there is none.
+        NoAddressError: there is none, or the system does not tell in time.
     """
-    host, _, port = host_port.rpartition(":")
-    bare = host.strip("[]")
+    if found := _of_address(host_port):
+        return found
     try:
-        found = socket.getaddrinfo(bare, int(port), type=socket.SOCK_STREAM, flags=flags)
-    except (OSError, ValueError) as error:
-        raise NoAddressError(bare, getattr(error, "strerror", None) or error) from error
+        return _asking(host_port).result(within_s)
+    except (TimeoutError, OSError, ValueError) as error:
+        raise _no_address(host_port, error, within_s) from error
+
+
+async def look_up_async(host_port: str, within_s: float = LOOK_UP_LIMIT_S) -> list[Found]:
+    """As `look_up`, on an event loop."""
+    if found := _of_address(host_port):
+        return found
+    try:
+        async with asyncio.timeout(within_s):
+            return await asyncio.wrap_future(_asking(host_port))
+    except (TimeoutError, OSError, ValueError) as error:
+        raise _no_address(host_port, error, within_s) from error
+
+
+def _of_address(host_port: str) -> list[Found]:
+    """None, if it is a name."""
+    try:
+        return _ask(host_port, socket.AI_NUMERICHOST)
+    except (OSError, ValueError):
+        return []
+
+
+def _asking(host_port: str) -> "Future[list[Found]]":
+    key = os.getpid(), host_port
+    asking = _asked.get(key)
+    if asking is None:
+        asking = _asked[key] = aside.begun(lambda: _ask(host_port))
+        asking.add_done_callback(lambda _: _asked.pop(key, None))
+    return asking
+
+
+def _ask(host_port: str, flags: int = 0) -> list[Found]:
+    """Raises OSError or ValueError: there is none."""
+    host, _, port = host_port.rpartition(":")
+    found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=flags)
     return [(family, address) for family, _, _, _, address in found]
 
 
-async def look_up_async(host_port: str) -> list[Found]:
-    """As `look_up`, on an event loop: a name is looked up on a thread, an address needs none."""
-    try:
-        return look_up(host_port, socket.AI_NUMERICHOST)
-    except NoAddressError:
-        return await asyncio.to_thread(look_up, host_port)
+def _no_address(host_port: str, error: Exception, within_s: float) -> NoAddressError:
+    why = getattr(error, "strerror", None) or str(error)
+    late = f"the system has not told one within {within_s:.3g} s"
+    return NoAddressError(host_port.rpartition(":")[0].strip("[]"), why or late)
 
 
-def uri_of(address: str) -> str:
+def uri_of(address: str, within_s: float = LOOK_UP_LIMIT_S) -> str:
     """Of "unix:/PATH" or HOST:PORT, as gRPC takes it. Looks a name up.
 
     Raises:
-        NoAddressError: it has none.
+        NoAddressError: it has none, or the system does not tell in time.
     """
-    return _uri_of_socket(address) or _uri_of_all(look_up(address))
+    return _uri_of_socket(address) or _uri_of_all(look_up(address, within_s))
 
 
 async def uri_of_async(address: str) -> str:

@@ -18,8 +18,7 @@ from edged.client.connect.target import Pinned, Plaintext, Target, Trusted
 from edged.errors import ConfigError, EdgedError, Reason
 
 FETCH_TIMEOUT_S = 5.0
-"""From the first connection to the certificate; how long the system takes to look a name up is its
-own matter."""
+"""From the first connection to the certificate, and before that to look a name up."""
 MAX_GREETING_BYTES = 64 * 1024
 """Of the other side's, its certificates with it."""
 _CHUNK_BYTES = 16 * 1024
@@ -44,7 +43,7 @@ def fetch_certificate(host_port: str, timeout_s: float = FETCH_TIMEOUT_S) -> Cer
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    found = look_up(host_port)
+    found = look_up(host_port, timeout_s)
     deadline_s = time.monotonic() + timeout_s
     with _connected(found, host_port, deadline_s) as connection:
         der = _greet(connection, context, host_port, deadline_s)
@@ -153,7 +152,7 @@ def _not_vouched_for(target: Target, timeout_s: float) -> EdgedError | None:
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cadata=authorities)
-        found = look_up(target.address)
+        found = look_up(target.address, timeout_s)
         deadline_s = time.monotonic() + timeout_s
         with _connected(found, target.address, deadline_s) as connection:
             _greet(connection, context, target.address, deadline_s)

@@ -258,6 +258,14 @@ async def test_others_are_those_that_were_paired_with_whoever_is_seen_first() ->
     ] == [("attic", ["192.0.2.3:1", "192.0.2.1:1"]), ("nas", ["192.0.2.1:1"])]  # fmt: skip
 
 
+async def test_a_network_that_cannot_be_looked_at_hides_nobody() -> None:
+    async def look(_: Iterable[Peer]) -> Discovery:
+        raise OSError("no netlink here")
+
+    nas = peer("nas", certified("edged"), "192.0.2.1:1")
+    assert [one for one, _ in await ways_to_others([nas], [], look)] == [nas]
+
+
 async def test_nobody_is_looked_for_where_nobody_else_was_paired_with() -> None:
     own = certified("edged")
     network = Network()

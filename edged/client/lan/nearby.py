@@ -4,6 +4,7 @@ those that may take over. What does the looking is imported when somebody looks.
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -109,14 +110,16 @@ async def ways_to_others(
     book: PeerBook | None = None,
 ) -> list[tuple[Peer, Ways]]:
     """To those that were paired with, but not to those of the `known` fingerprints: who is on the
-    local network first, then who is not, or cannot be seen there."""
+    local network first, then who is not, or cannot be seen there. A network that cannot be looked
+    at hides nobody."""
     others = {peer.name: peer for peer in peers if peer.fingerprint not in set(known)}
     if not others:
         return []
     found: dict[str, list[str]] = {}
-    for daemon in (await look(others.values())).daemons:
-        if daemon.peer in others:
-            found.setdefault(daemon.peer, []).extend(daemon.addresses)
+    with suppress(Exception):
+        for daemon in (await look(others.values())).daemons:
+            if daemon.peer in others:
+                found.setdefault(daemon.peer, []).extend(daemon.addresses)
     ordered = [*found, *(name for name in others if name not in found)]
     return [
         (others[name], ways_to_peer(others[name], found=found.get(name, ()), book=book))

@@ -68,6 +68,7 @@ _TICK_S = 0.25
 _LOOK_AROUND_S = 2.0
 _MAX_QUESTIONS = 32
 _MAX_ONE_SHOT_SOCKETS = 64
+_NOT_LOOKED = "the network interfaces of this host cannot be looked at: {}"
 
 
 class Kind(StrEnum):
@@ -113,15 +114,18 @@ class Browser:
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._problem: str | None = None
+        self._not_looked: str | None = None
+        """Why the interfaces are not known at present."""
 
     @property
     def problem(self) -> str | None:
         """Why daemons may not be heard, as far as this host knows."""
-        if self._problem is None and self._sightings.reasons:
+        problem = self._problem or self._not_looked
+        if problem is None and self._sightings.reasons:
             reasons = self._sightings.reasons
             why = next(iter(reasons))
             return f"{sum(reasons.values())} announcements were refused, the first: {why}"
-        return self._problem
+        return problem
 
     def found(self) -> tuple[FoundDaemon, ...]:
         """Those known now; those paired with first."""
@@ -163,8 +167,11 @@ class Browser:
         self._changed.clear()
 
     async def __aenter__(self) -> Self:
-        self._interfaces = usable_interfaces()
-        if not self._interfaces:
+        try:
+            self._interfaces = usable_interfaces()
+        except OSError as error:
+            self._not_looked = _NOT_LOOKED.format(error.strerror)
+        if not self._interfaces and self._not_looked is None:
             self._problem = "no network interface of this host is up and can multicast"
         try:
             self._zeroconf = open_multicast(self._interfaces)
@@ -269,7 +276,13 @@ class Browser:
                 self._ask(*questions)
             if now_s - looked_s >= _LOOK_AROUND_S:
                 looked_s = now_s
-                await self._look_around()
+                try:
+                    await self._look_around()
+                except OSError as error:
+                    self._not_looked = _NOT_LOOKED.format(error.strerror)
+                    self._interfaces = ()  # so that all of it is done next time
+                else:
+                    self._not_looked = None
 
     async def _look_around(self) -> None:
         interfaces = usable_interfaces()

@@ -79,7 +79,7 @@ class Stream:
         """End it: the daemon is told at once. May be called twice, after the client's, and while
         another thread waits for the next event: that is told RequestCancelledError."""
         if not self._client.is_closed:
-            self._thread.run(self._stream.aclose)
+            self._thread.run(self._stream.aclose, self._stream.cancel)
 
     async def _next(self) -> Event | None:
         return await anext(self._stream, None)

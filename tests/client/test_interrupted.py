@@ -95,7 +95,7 @@ async def test_an_event_that_came_with_ctrl_c_ends_the_request(
             assert await aside(lambda: list(stream)) == []
 
 
-@pytest.mark.parametrize("read", [Stream.__next__, Stream.answer])
+@pytest.mark.parametrize("read", [Stream.__next__, Stream.answer, Stream.close])
 async def test_a_read_that_was_just_asked_for_ends_the_request(
     monkeypatch: pytest.MonkeyPatch, read: Callable[[Stream], object]
 ) -> None:

@@ -256,7 +256,7 @@ def _name_of_daemon(wish: Wish, host_port: str, certificate: Certificate, token:
     try:
         with Connection(target, wish.timeout_s) as connection:
             answer = connection.call(connection.access.GetIdentity, access_pb2.GetIdentityRequest())
-    except CommandError:
+    except (CommandError, EdgedError):
         if wish.token:
             raise
         return ""  # a token that was just given must not be lost

@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-from edged.cli.pair import own_name
+from edged.cli.pair import Wish, _name_of_daemon, own_name
+from edged.client.connect.certificate import read_pem
 from edged.client.connect.peers import Peer, PeerBook
 from tests.cli.fake_access import OWN, SECRET, WAIT_S, FakeAccess, serving_access
 from tests.cli.known import ANOTHER, GIVEN, known
@@ -317,3 +318,9 @@ def test_a_name_that_nobody_knows_is_told(edgectl: Program) -> None:
 )
 def test_a_host_is_called_there_as_a_token_may_be(host: str, name: str) -> None:
     assert own_name(host) == name
+
+
+@pytest.mark.parametrize("place", ["nosuch.invalid:7411", "127.0.0.1:1"])
+def test_a_token_that_was_just_given_is_not_lost_with_the_daemons_name(place: str) -> None:
+    wish = Wish(place, name="", as_name="", token="", fingerprint="", timeout_s=WAIT_S, json=False)
+    assert _name_of_daemon(wish, place, read_pem(OWN.pem), SECRET) == ""

@@ -9,6 +9,10 @@ import grpc
 
 from edged.clock import Clock, MonotonicClock
 
+SECOND_LOOK_S = 1.0
+"""Time for what has arrived to be read. A process that was stopped, as by Ctrl-Z, or a host that
+has slept, has waited for all that time too."""
+
 
 class Patience:
     """Cancels a call when somebody has waited for its next message for `idle_s`, if that is given.
@@ -47,11 +51,14 @@ class Patience:
             self._waiting_since_s = None
 
     def _watch(self, idle_s: float) -> None:
-        left_s = idle_s
+        left_s, suspected_s = idle_s, None
         while not self._left.wait(left_s):
             now_s, since_s = self._clock.now_s(), self._waiting_since_s
             left_s = idle_s if since_s is None else since_s + idle_s - now_s
-            if left_s <= 0:
+            if left_s > 0:
+                continue
+            if since_s == suspected_s:
                 self.lost_s = idle_s
                 self._call.cancel()
                 return
+            left_s, suspected_s = min(SECOND_LOOK_S, idle_s), since_s

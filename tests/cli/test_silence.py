@@ -1,13 +1,14 @@
 """A daemon that goes silent, as one that is stopped or has lost its power, is not waited for."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from edged.cli.exits import CommandError, ExitCode
 from edged.cli.generate import Answer, Asker, Asking
-from edged.cli.patience import Patience
+from edged.cli.patience import SECOND_LOOK_S, Patience
 from edged.cli.remote import Connection
 from edged.client.connect.channel import Pings
 from edged.client.connect.target import Plaintext, Target
@@ -86,6 +87,37 @@ class Call:
     def cancel(self) -> bool:
         self.cancelled.set()
         return True
+
+
+class Turns:
+    """What happens before the watcher looks, each time."""
+
+    def __init__(self, *turns: Callable[[], object]) -> None:
+        self._turns = list(turns)
+        self.waited_s: list[float] = []
+
+    def wait(self, left_s: float) -> bool:
+        self.waited_s.append(left_s)
+        if not self._turns:
+            return True
+        self._turns.pop(0)()
+        return False
+
+
+@pytest.mark.parametrize("has_arrived", [True, False])
+def test_what_arrived_while_the_program_was_stopped_is_read_first(has_arrived: bool) -> None:
+    call, clock = Call(), ManualClock()
+    patience = Patience(call, 30.0, clock)  # type: ignore[arg-type]  # what it uses of one
+
+    def awake() -> None:
+        clock.advance(0.5)
+        patience._waiting_since_s = clock.now_s() if has_arrived else 0.0
+
+    patience._waiting_since_s = 0.0
+    patience._left = turns = Turns(lambda: clock.advance(100.0), awake)  # type: ignore[assignment]
+    patience._watch(30.0)
+    assert call.cancelled.is_set() is not has_arrived
+    assert turns.waited_s[:2] == [30.0, SECOND_LOOK_S]
 
 
 def test_the_time_between_two_waits_is_no_silence() -> None:

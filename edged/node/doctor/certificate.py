@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edged.node.doctor.credentials import credential_source
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.sandbox import not_readable
 from edged.node.doctor.subject import Subject
-from edged.node.doctor.unit import CREDENTIALS, EDIT, credential_source
+from edged.node.doctor.unit import CREDENTIALS, EDIT
 from edged.node.trust.identity import CERTIFICATE_FILE, KEY_FILE
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ their defaults. Where it does not run the unit is taken to be as it is shipped.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -57,8 +57,6 @@ _ABOVE_OWN = {
 }
 _BIND = re.compile(r"-?(/.*?):(/.*?):(?:no)?r?bind(?= |$)")
 _PATH = re.compile(r"[-+]*(/.*?)(?= [-+]*/|$)")
-_CREDENTIAL = r"^\s*LoadCredential(?:Encrypted)?={name}(?::(?P<source>\S+))?\s*$"
-_CREDENTIAL_STORES = ("/etc/credstore", "/run/credstore", "/usr/lib/credstore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,20 +172,3 @@ def show(host: Host, scope: Scope, names: Sequence[str]) -> Mapping[str, str]:
 def system_unit(host: Host) -> Unit:
     shown = show(host, "--system", _ASKED) if host.exists("/run/systemd/system") else {}
     return Unit(shown if shown.get("LoadState") == "loaded" else SHIPPED)
-
-
-def credential_source(host: Host, name: str) -> Path | None:
-    """What the service is given under a name; None if that cannot be found."""
-    told = host.run("systemctl", "--system", "cat", UNIT)
-    text = "" if told is None else told.output
-    found = list(re.finditer(_CREDENTIAL.format(name=re.escape(name)), text, re.MULTILINE))
-    given = found[-1]["source"] if found else None
-    return next((path for path in _sources(name, given) if host.exists(path)), None)
-
-
-def _sources(name: str, given: str | None) -> Iterator[Path]:
-    if given is not None and given.startswith("/"):
-        yield Path(given)
-        return
-    for store in _CREDENTIAL_STORES:
-        yield Path(store) / (given or name)

@@ -120,6 +120,28 @@ def test_a_key_that_is_handed_over_is_looked_at_where_it_is_from(
     assert levels(check, machine.subject(HANDED_OVER))["certificate.key"] == "problem"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "LoadCredentialEncrypted=tls.key:/etc/edged/tls.key.cred",
+        "LoadCredential=tls.key:/etc/edged/old\\nLoadCredentialEncrypted=tls.key:/etc/edged/new",
+        "LoadCredential=tls.key:/etc/edged/old\\nLoadCredential=",
+        "SetCredential=tls.key:text",
+    ],
+)
+def test_a_key_that_is_handed_over_unreadably_is_a_note(machine: Machine, line: str) -> None:
+    machine.write("/c.pem", certificate(key(), -1, 365))
+    handing_over(machine, line)
+    for name in ("tls.key.cred", "old", "new"):
+        machine.write(f"/etc/edged/{name}", "k6iUCUh0RJCQyvL8k8q1UyAAAAABAAAADAAAABAAAAA")
+    findings = found(check, machine.subject(HANDED_OVER, user=ROOT))
+    assert {name: one.level for name, one in findings.items()} == {
+        "certificate.valid": "ok",
+        "certificate.unseen": "note",
+    }
+    assert "where it is from cannot be seen" in findings["certificate.unseen"].text
+
+
 def test_a_key_that_the_service_may_not_read_is_a_problem_whoever_asks(machine: Machine) -> None:
     private = key()
     machine.service()

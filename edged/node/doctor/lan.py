@@ -5,10 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edged.errors import ConfigError
+from edged.node.doctor.credentials import Given, credential
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.host import Host, Interface
-from edged.node.doctor.subject import TOKENS_CREDENTIAL, Subject
-from edged.node.trust.tokens import TOKENS_FILE, TokenStore
+from edged.node.doctor.subject import Subject
+from edged.node.doctor.unit import CREDENTIALS
+from edged.node.trust.tokens import CREDENTIAL, TOKENS_FILE, TokenStore
+
+_AS_ROOT = "sudo edgectl doctor"
 
 
 def check_settings(subject: Subject) -> Iterator[Finding]:
@@ -60,22 +64,32 @@ def check_interfaces(subject: Subject) -> Iterator[Finding]:
 def _tokens(subject: Subject) -> Iterator[Finding]:
     state = subject.state_directory
     assert state is not None, "there are settings"
-    path = state / TOKENS_FILE
-    make = f"edgectl token create NAME --file {path}"
-    own = subject.host.path(path)
-    given = subject.host.path(TOKENS_CREDENTIAL) if subject.is_service else None
-    for file in (own, given):
-        if file is not None and not _is_seen(subject.host, file):
-            name = subject.host.user.name
-            yield note("lan.tokens", f"{file} may not be read by {name}", "sudo edgectl doctor")
-            return
+    host = subject.host
+    own = host.path(state / TOKENS_FILE)
+    make = f"edgectl token create NAME --file {state / TOKENS_FILE}"
+    given = credential(host, CREDENTIAL) if subject.is_service else Given()
+    files = [own, *map(host.path, given.places)]
+    if closed := next((file for file in files if not _is_seen(host, file)), None):
+        yield note("lan.tokens", f"{closed} may not be read by {host.user.name}", _AS_ROOT)
+        return
+    source = given.source(host)
+    if source is None and given.is_hidden and host.exists(CREDENTIALS / CREDENTIAL):
+        source = CREDENTIALS / CREDENTIAL
     try:
-        num_valid = sum(token.is_valid for token in TokenStore(own, given).all())
+        store = TokenStore(own, None if source is None else host.path(source))
+        num_valid = sum(token.is_valid for token in store.all())
     except ConfigError as error:
         yield problem("lan.tokens", error.detail, f"move it away, then {make}")
         return
     if num_valid:
         yield ok("lan.tokens", f"{num_valid} token(s)")
+    elif given.is_hidden and source is None:
+        yield note(
+            "lan.tokens",
+            f"the unit gives the service {CREDENTIAL} in a way that cannot be looked into, so "
+            "that nobody can tell whether there is a token",
+            f"{_AS_ROOT}, while the service runs",
+        )
     else:
         yield problem(
             "lan.tokens",

@@ -19,8 +19,6 @@ from edged.errors import ConfigError
 from edged.node.doctor.host import Host, User
 from edged.node.doctor.unit import UNIT, Unit, system_unit
 
-TOKENS_CREDENTIAL = "/etc/credstore/edged.tokens"
-"""Tokens that the service is given by systemd, beside those in its state directory."""
 UNIT_FOLDERS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
 SERVICE_ENVIRON: Mapping[str, str] = {
     "RUNTIME_DIRECTORY": "/run/edged",

@@ -12,7 +12,7 @@ from edged.node.doctor.multicast import check as check_multicast
 from edged.node.doctor.multicast import hears, probe
 from edged.node.trust.grant import Grant
 from edged.node.trust.tokens import CREDENTIAL, TOKENS_FILE, TokenStore
-from tests.node.doctor.machine import ME, NOW_S, Machine, found, levels
+from tests.node.doctor.machine import ME, NOW_S, ROOT, Machine, found, levels
 
 CONFIG = '[server]\nlisten = "0.0.0.0:7411"\nstate_directory = "/state"\n'
 
@@ -75,6 +75,68 @@ def test_tokens_that_the_service_is_given_count_until_they_are_revoked(machine: 
     path = machine.folder("/state", 0o700) / TOKENS_FILE
     TokenStore(path, given.path).revoke("laptop", NOW_S)
     assert levels(check_settings, subject) == {"lan.tokens": "problem"}
+
+
+def giving(machine: Machine, *lines: str) -> None:
+    """A unit with these lines."""
+    machine.service({})
+    text = "\\n".join(("[Service]", *lines))
+    machine.command("systemctl", f'[ "$2" = cat ] && printf "{text}\\n"')
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("LoadCredential=edged.tokens:/root/my tokens.json", "/root/my tokens.json"),
+        ("LoadCredential = edged.tokens:others", "/etc/credstore/others"),
+        ("LoadCredential=edged.tokens", "/run/credstore/edged.tokens"),
+        ("LoadCredential=edged.tokens", "/usr/lib/credstore/edged.tokens"),
+        ("LoadCredential=edged.tokens", "/usr/local/lib/credstore/edged.tokens"),
+        ("LoadCredential=edged.tokens", "/run/credentials/@system/edged.tokens"),
+    ],
+)
+def test_tokens_are_looked_for_where_the_unit_has_them_from(
+    machine: Machine, line: str, place: str
+) -> None:
+    giving(machine, "LoadCredential=edged.tokens", line)
+    file = machine.root / place.lstrip("/")
+    machine.folder(str(file.parent.relative_to(machine.root)), 0o700)
+    assert levels(check_settings, machine.subject(CONFIG, user=ROOT)) == {"lan.tokens": "problem"}
+    TokenStore(file).create(Grant("laptop"), NOW_S)
+    assert levels(check_settings, machine.subject(CONFIG, user=ROOT)) == {"lan.tokens": "ok"}
+
+
+def test_tokens_that_the_unit_does_not_hand_over_do_not_count(machine: Machine) -> None:
+    giving(machine, "LoadCredential=edged.tokens", "LoadCredential=edged.tokens:/elsewhere")
+    store = TokenStore(machine.folder("/etc/credstore", 0o700) / CREDENTIAL)
+    store.create(Grant("laptop"), NOW_S)
+    assert levels(check_settings, machine.subject(CONFIG, user=ROOT)) == {"lan.tokens": "problem"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "LoadCredentialEncrypted=edged.tokens:/etc/edged/tokens.cred",
+        "SetCredentialEncrypted=edged.tokens: k6iUCUh0",
+        "ImportCredential=edged.*",
+        "LoadCredential=edged.tokens:/run/vault.sock",
+    ],
+)
+def test_tokens_that_are_given_unreadably_are_a_note_until_the_service_runs(
+    machine: Machine, line: str
+) -> None:
+    giving(machine, "LoadCredential=edged.tokens", line)
+    machine.write("/etc/edged/tokens.cred", "k6iUCUh0RJCQyvL8k8q1UyAAAAABAAAA")
+    with socket.socket(socket.AF_UNIX) as vault:
+        vault.bind(str(machine.folder("/run") / "vault.sock"))
+        finding = found(check_settings, machine.subject(CONFIG, user=ROOT))["lan.tokens"]
+        assert (finding.level, finding.fix) == (
+            "note",
+            "sudo edgectl doctor, while the service runs",
+        )
+        running = machine.folder("/run/credentials/edged.service", 0o700)
+        TokenStore(running / CREDENTIAL).create(Grant("laptop"), NOW_S)
+        assert levels(check_settings, machine.subject(CONFIG, user=ROOT)) == {"lan.tokens": "ok"}
 
 
 def test_a_credential_that_this_user_may_not_read_is_a_note(machine: Machine) -> None:

@@ -5,8 +5,11 @@ it. So a path is followed in that view, through links and what is bound there, a
 that this user finds. Folders that systemd makes for a bind, in a home that is hidden, stop nobody.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from edged.node.doctor.host import Host, User, shown_mode, user_name
 from edged.node.doctor.unit import EDIT, Unit
@@ -25,15 +28,14 @@ def not_readable(host: Host, unit: Unit, user: User, path: Path) -> Obstacle | N
     """What keeps the service from reading a file; None if nothing does, as far as this user
     sees."""
     real = _real(host, unit, path)
+    if obstacle := _hidden(host, unit, (path, real)):
+        return obstacle
     for seen in dict.fromkeys((path, real)):
-        if hidden := unit.hides(seen):
-            drop_in = _drop_in(unit, hidden, f"BindReadOnlyPaths={_folder(seen)}")
-            return Obstacle(f"{hidden} is hidden from it", drop_in)
         if obstacle := _not_entered(host, unit, user, seen):
             return obstacle
     place = host.path(unit.outside(real))
     if host.exists(unit.outside(real)) and not host.may("read", place, user):
-        return Obstacle(f"user {user.name} may not read it", f"chmod o+r {path}")
+        return Obstacle(f"user {user.name} may not read it", f"chmod o+r {quote(str(path))}")
     return None
 
 
@@ -52,7 +54,7 @@ def not_writable(
         hidden = unit.hides(directory) or unit.hides(real)
         line = f"BindPaths={directory}" if hidden else f"ReadWritePaths={directory}"
         why = f"{hidden} is hidden from it" if hidden else "its unit lets it write elsewhere only"
-        return Obstacle(why, f"{make}; and {_drop_in(unit, hidden, line)}")
+        return Obstacle(why, f"{make}; and {_drop_in(unit, [hidden], line)}")
     if obstacle := _not_entered(host, unit, user, real):
         return obstacle
     there = unit.outside(directory)
@@ -67,6 +69,34 @@ def not_writable(
         if is_seen and not host.may("write", host.path(above), user):
             return Obstacle(f"it is not there, and {user.name} may not make it in {above}", make)
     return None
+
+
+def in_unit(path: Path) -> str:
+    """As a unit has it in a list of paths."""
+    text = str(path).replace("%", "%%")
+    if re.search(r"[\s:\"'\\]", text) is None:
+        return text
+    escaped = re.sub(r'(["\\])', r"\\\1", text)
+    return f'"{escaped}"'
+
+
+def _hidden(host: Host, unit: Unit, ways: Iterable[Path]) -> Obstacle | None:
+    """What is hidden of the paths that lead to one file, as a link and what it leads to, and the
+    line that shows them all."""
+    folders: list[str] = []
+    shown: list[Path] = []
+    for path in ways:
+        hidden = unit.hides(path)
+        if not hidden or any(path.is_relative_to(host.real(one)) for one in shown):
+            continue
+        folders.append(hidden)
+        shown.append(_folder(path))
+    if not shown:
+        return None
+    names = list(dict.fromkeys(folders))
+    why = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} hidden from it"
+    line = f"BindReadOnlyPaths={' '.join(map(in_unit, shown))}"
+    return Obstacle(why, _drop_in(unit, folders, line))
 
 
 def _real(host: Host, unit: Unit, path: Path) -> Path:
@@ -85,7 +115,9 @@ def _not_entered(host: Host, unit: Unit, user: User, path: Path) -> Obstacle | N
         outside = unit.outside(folder)
         is_there = not unit.hides(folder) and host.exists(outside)
         if is_there and not host.may("enter", host.path(outside), user):
-            return Obstacle(f"user {user.name} may not enter {folder}", f"chmod o+x {folder}")
+            return Obstacle(
+                f"user {user.name} may not enter {folder}", f"chmod o+x {quote(str(folder))}"
+            )
     return None
 
 
@@ -94,6 +126,6 @@ def _folder(file: Path) -> Path:
     return file if file.parent.parent in _HOMES else file.parent
 
 
-def _drop_in(unit: Unit, hidden: str, line: str) -> str:
+def _drop_in(unit: Unit, hidden: Iterable[str], line: str) -> str:
     """`hidden` as `Unit.hides` says it."""
-    return f"{EDIT}: {'ProtectHome=tmpfs and ' if unit.closes(hidden) else ''}{line}"
+    return f"{EDIT}: {'ProtectHome=tmpfs and ' if any(map(unit.closes, hidden)) else ''}{line}"

@@ -200,6 +200,48 @@ def test_a_link_is_followed(machine: Machine) -> None:
     assert seen(machine, "/srv/link.gguf").level == "ok"
 
 
+SNAPSHOT = f"{HOME}/.cache/huggingface/hub/models--a--b/snapshots/1f"
+BLOBS = f"{HOME}/.cache/huggingface/hub/models--a--b/blobs"
+
+
+def test_a_link_and_what_it_leads_to_are_shown_by_one_line(machine: Machine) -> None:
+    machine.service()
+    model(machine, f"{BLOBS}/abc")
+    (machine.folder(SNAPSHOT) / "m.gguf").symlink_to("../../blobs/abc")
+    finding = seen(machine, f"{SNAPSHOT}/m.gguf")
+    assert f"ProtectHome=tmpfs and BindReadOnlyPaths={SNAPSHOT} {BLOBS};" in finding.fix
+    followed = " ".join(f"{one}:{one}:rbind" for one in (SNAPSHOT, BLOBS))
+    machine.service({"ProtectHome": "tmpfs", "BindReadOnlyPaths": followed})
+    assert seen(machine, f"{SNAPSHOT}/m.gguf").level == "ok"
+    machine.service({"ProtectHome": "tmpfs", "BindReadOnlyPaths": followed.split()[0]})
+    finding = seen(machine, f"{SNAPSHOT}/m.gguf")
+    assert f"edit edged: BindReadOnlyPaths={BLOBS};" in finding.fix
+
+
+def test_a_folder_that_is_a_link_is_shown_with_what_it_leads_to(machine: Machine) -> None:
+    machine.service()
+    model(machine, f"{HOME}/big/m.gguf")
+    (machine.root / MODELS.lstrip("/")).symlink_to("big")
+    assert f"BindReadOnlyPaths={MODELS};" in seen(machine).fix
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("LM Studio", f'"{HOME}/LM Studio"'),
+        ("a:b", f'"{HOME}/a:b"'),
+        ('5" at 100%', f'"{HOME}/5\\" at 100%%"'),
+        ("100%", f"{HOME}/100%%"),
+    ],
+)
+def test_a_path_is_quoted_as_units_have_it(machine: Machine, name: str, line: str) -> None:
+    machine.service()
+    model(machine, f"{HOME}/{name}/m.gguf")
+    config = f"[models.m]\npath = '{HOME}/{name}/m.gguf'\n"
+    finding = found(check_models, machine.subject(config, user=ROOT))["disk.model"]
+    assert f"BindReadOnlyPaths={line};" in finding.fix
+
+
 def test_a_model_that_the_daemon_has_is_proven_readable(machine: Machine) -> None:
     state = "ready"
 

@@ -16,6 +16,7 @@ from edged.places import kv_directory
 
 _GGUF = b"GGUF"
 _POINTER = b"version https://git-lfs"
+_KEPT_KV = "the directory of kept KV"
 _LEAST_STATE_BYTES = 16 * 1024 * 1024
 """A key and some tokens are far less."""
 
@@ -30,7 +31,10 @@ def check_directories(subject: Subject) -> Iterator[Finding]:
     state = subject.state_directory
     if state is not None:
         # On loopback alone there is neither a key nor need for a token.
-        level = Level.PROBLEM if subject.network_listens else Level.NOTE
+        is_needed = bool(subject.network_listens)
+        level = Level.PROBLEM if is_needed else Level.NOTE
+        lost = Level.WARNING if is_needed else Level.NOTE
+        yield from _emptied(subject, state, "the state directory", lost)
         yield from _room(subject, state, "the state directory", _LEAST_STATE_BYTES, level)
     wanted: dict[Path, int] = {}
     for model in subject.models.values():
@@ -39,8 +43,19 @@ def check_directories(subject: Subject) -> Iterator[Finding]:
         if model.engine.disk_bytes:
             wanted[directory] = wanted.get(directory, 0) + model.engine.disk_bytes
     for directory, num_bytes in wanted.items():
-        what = "the directory of kept KV"
-        yield from _room(subject, directory, what, num_bytes, Level.WARNING)
+        yield from _emptied(subject, directory, _KEPT_KV, Level.NOTE)
+        yield from _room(subject, directory, _KEPT_KV, num_bytes, Level.WARNING)
+
+
+def _emptied(subject: Subject, directory: Path, what: str, level: Level) -> Iterator[Finding]:
+    """What a unit and the system do, not a daemon that is started by hand."""
+    if subject.unit and (when := subject.unit.emptied(directory)):
+        yield Finding(
+            "disk.emptied",
+            level,
+            f"{what}, {directory}, is emptied {when}",
+            "name another directory, if what is in it is to outlast that",
+        )
 
 
 def _model(subject: Subject, name: str, model: ModelSettings) -> Iterator[Finding]:
@@ -131,7 +146,9 @@ def _room(
         text = f"{what}: the service cannot write to {directory}: {obstacle.why}"
         yield problem("disk.directory", text, obstacle.fix)
         return
-    there = subject.outside(directory)
+    # What is private is made anew, on the disk that the folder is on.
+    private = unit.private(directory) if unit else ""
+    there = Path(private) if private else subject.outside(directory)
     while not host.exists(there) and there != there.parent:
         there = there.parent
     path = host.path(there)

@@ -6,6 +6,7 @@ that this user finds. Folders that systemd makes for a bind, in a home that is h
 """
 
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from shlex import quote
 from edged.node.doctor.host import Host, User, shown_mode, user_name
 from edged.node.doctor.unit import EDIT, Unit
 
+_RUNTIME = Path("/run")
 _HOMES = (Path("/home"), Path("/"))
 """In which homes are: those of users, and that of root."""
 
@@ -47,28 +49,59 @@ def not_writable(
     real = _real(host, unit, directory)
     if unit.is_own(directory) or unit.is_own(real):
         return None  # systemd makes it
-    make = f"sudo install -d -o {user.name} -g {user.name} -m {mode} {directory}"
+    if unit.private(directory) and directory != Path(unit.private(directory)):
+        return None  # the daemon makes it
+    install = f"sudo install -d -o {user.name} -g {user.name} -m {mode} {quote(str(directory))}"
+    make = _runtime_line(real) or install
     # systemd follows a link that it is told to open.
     is_opened = any(real.is_relative_to(host.real(one)) for one in unit.opened)
-    if not (unit.may_change(directory) and (is_opened or unit.may_change(real))):
-        hidden = unit.hides(directory) or unit.hides(real)
-        line = f"BindPaths={directory}" if hidden else f"ReadWritePaths={directory}"
+    hidden = unit.hides(directory) or unit.hides(real)
+    if hidden or not (unit.may_change(directory) and (is_opened or unit.may_change(real))):
         why = f"{hidden} is hidden from it" if hidden else "its unit lets it write elsewhere only"
-        return Obstacle(why, f"{make}; and {_drop_in(unit, [hidden], line)}")
+        return Obstacle(why, _opening(unit, directory, real, make))
     if obstacle := _not_entered(host, unit, user, real):
         return obstacle
-    there = unit.outside(directory)
+    return _not_owned(host, user, unit.outside(directory), make)
+
+
+def _not_owned(host: Host, user: User, there: Path, make: str) -> Obstacle | None:
     found = host.stat(there)
-    if found is not None and user.is_known and found.st_uid != user.uid:
-        return Obstacle(f"it belongs to {user_name(found.st_uid)}, not to {user.name}", make)
-    if found is not None and found.st_mode & 0o022:
-        return Obstacle(f"others may write to it (mode {shown_mode(found.st_mode)})", make)
     if found is None:
         above = next(one for one in there.parents if host.exists(one))
         is_seen = host.may("enter", host.path(above))
         if is_seen and not host.may("write", host.path(above), user):
             return Obstacle(f"it is not there, and {user.name} may not make it in {above}", make)
+        return None
+    if found.st_mode & stat.S_ISVTX and found.st_mode & 0o022:
+        return Obstacle("it is everybody's", one_in(there))
+    if user.is_known and found.st_uid != user.uid:
+        return Obstacle(f"it belongs to {user_name(found.st_uid)}, not to {user.name}", make)
+    if found.st_mode & 0o022:
+        return Obstacle(f"others may write to it (mode {shown_mode(found.st_mode)})", make)
     return None
+
+
+def one_in(directory: Path) -> str:
+    """What to do about one that is not to be taken from others."""
+    return f"name one in it that is nobody else's, as {directory / 'edged'}"
+
+
+def _runtime_line(real: Path) -> str:
+    """That has systemd make a directory below /run at every start; "" for one elsewhere."""
+    is_below = real.is_relative_to(_RUNTIME) and real != _RUNTIME
+    if not is_below or real.is_relative_to(_RUNTIME / "user"):
+        return ""
+    return f"{EDIT}: RuntimeDirectory={in_unit(real.relative_to(_RUNTIME))}"
+
+
+def _opening(unit: Unit, directory: Path, real: Path, make: str) -> str:
+    """What lets the service write there, after the next boot too: it does not start while a
+    directory that its unit opens is missing."""
+    if when := unit.emptied(real):
+        return _runtime_line(real) or f"name another directory: {real} is emptied {when}"
+    hidden = unit.hides(directory) or unit.hides(real)
+    line = f"{'BindPaths' if hidden else 'ReadWritePaths'}={in_unit(directory)}"
+    return f"{make}; and {_drop_in(unit, [hidden], line)}"
 
 
 def in_unit(path: Path) -> str:
@@ -95,8 +128,13 @@ def _hidden(host: Host, unit: Unit, ways: Iterable[Path]) -> Obstacle | None:
         return None
     names = list(dict.fromkeys(folders))
     why = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} hidden from it"
-    line = f"BindReadOnlyPaths={' '.join(map(in_unit, shown))}"
+    line = f"BindReadOnlyPaths={' '.join(_bound(unit, one) for one in shown)}"
     return Obstacle(why, _drop_in(unit, folders, line))
+
+
+def _bound(unit: Unit, path: Path) -> str:
+    """Where a boot may take it away, in such a way that the service starts without it too."""
+    return in_unit(Path(f"-{path}") if unit.emptied(path) else path)
 
 
 def _real(host: Host, unit: Unit, path: Path) -> Path:

@@ -5,7 +5,7 @@ their defaults. Where it does not run the unit is taken to be as it is shipped.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,8 @@ SHIPPED: Mapping[str, str] = {
     "ProtectSystem": "strict",
     "ProtectHome": "yes",
     "PrivateTmp": "yes",
+    "ProtectKernelTunables": "yes",
+    "RemoveIPC": "yes",
     "CapabilityBoundingSet": "",
     "AmbientCapabilities": "",
 }
@@ -38,6 +40,8 @@ _ASKED = (
     "BindPaths",
     "BindReadOnlyPaths",
     "ReadWritePaths",
+    "PrivateDevices",
+    "RuntimeDirectoryPreserve",
     "MainPID",
     "ControlGroup",
     "Slice",
@@ -49,6 +53,16 @@ _ASKED = (
 )
 _HOMES = ("/home", "/root", "/run/user")
 _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  # compared with
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108  # as above
+_VOLATILE = ("/run", "/tmp", _SHARED_MEMORY)  # noqa: S108  # as above
+"""Empty after a boot."""
+_LEFT_BY_STRICT = {
+    **dict.fromkeys(_HOMES, "ProtectHome"),
+    "/dev": "PrivateDevices",
+    "/proc": "ProtectKernelTunables",
+    "/sys": "ProtectKernelTunables",
+}
+"""What ProtectSystem=strict leaves to other settings."""
 _SYSTEM = ("/usr", "/boot", "/efi", "/etc")
 _ABOVE_OWN = {
     "StateDirectory": ("/var/lib", "/var/lib/private"),
@@ -57,6 +71,8 @@ _ABOVE_OWN = {
 }
 _BIND = re.compile(r"-?(/.*?):(/.*?):(?:no)?r?bind(?= |$)")
 _PATH = re.compile(r"[-+]*(/.*?)(?= [-+]*/|$)")
+_UNSHOWN = "[unprintable]"
+"""What systemd shows of a path with a space in ReadWritePaths=."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +119,22 @@ class Unit:
         folder = next((one for one in (*homes, *temporary) if path.is_relative_to(one)), "")
         return "" if self.bind_of(path) is not None and not self.closes(folder) else folder
 
+    def private(self, path: Path) -> str:
+        """The temporary directory that is the service's alone, while it runs, and a path is in; ""
+        if there is none such."""
+        hidden = self.hides(path)
+        return hidden if hidden in _TEMPORARY else ""
+
+    def emptied(self, path: Path) -> str:
+        """When that is lost which the service writes there; "" if it is kept."""
+        outside = self.outside(path)
+        in_memory = outside.is_relative_to(_SHARED_MEMORY) and self.shown.get("RemoveIPC") == "yes"
+        preserved = self.shown.get("RuntimeDirectoryPreserve") == "yes"
+        in_runtime = self._is_made_for(("RuntimeDirectory",), outside) and not preserved
+        if self.private(path) or in_memory or in_runtime:
+            return "when the service stops"
+        return "with every boot" if any(outside.is_relative_to(one) for one in _VOLATILE) else ""
+
     def closes(self, folder: str) -> bool:
         """Whether even what is bound in a folder is hidden."""
         return folder in _HOMES and self.shown.get("ProtectHome") == "yes"
@@ -110,28 +142,39 @@ class Unit:
     @property
     def opened(self) -> Sequence[Path]:
         """For writing."""
-        opened = [Path(one) for one in _PATH.findall(self.shown.get("ReadWritePaths", ""))]
+        shown = " ".join(one for one in self._words("ReadWritePaths") if one != _UNSHOWN)
+        opened = [Path(one) for one in _PATH.findall(shown)]
         bound = _BIND.findall(self.shown.get("BindPaths", ""))
         return [*opened, *(Path(place) for _, place in bound)]
 
     def may_change(self, path: Path) -> bool:
         """As far as the unit goes, not the file's mode."""
-        if self.is_own(path):
+        if self.is_own(path) or self.private(path):
             return True
-        if any(path.is_relative_to(one) for one in self.opened):
+        may_be_opened = _UNSHOWN in self.shown.get("ReadWritePaths", "") and " " in str(path)
+        if may_be_opened or any(path.is_relative_to(one) for one in self.opened):
             return not self.hides(path)
+        return not (self.hides(path) or self._protects(path))
+
+    def _protects(self, path: Path) -> bool:
+        """From being written to."""
         protected = self.shown.get("ProtectSystem", "no")
         closed = {"strict": ("/",), "full": _SYSTEM, "yes": _SYSTEM[:-1]}.get(protected, ())
-        closed += _HOMES if self.shown.get("ProtectHome") == "read-only" else ()
-        return not (self.hides(path) or any(path.is_relative_to(one) for one in closed))
+        left = [one for one in _LEFT_BY_STRICT if path.is_relative_to(one)]
+        if left and not path.is_relative_to(_SHARED_MEMORY):  # which a private /dev has too
+            return self.shown.get(_LEFT_BY_STRICT[left[0]], "no") not in ("no", "")
+        return not left and any(path.is_relative_to(one) for one in closed)
 
     def is_own(self, path: Path) -> bool:
         """Whether it is in a directory that systemd makes for the service."""
+        return self._is_made_for(_ABOVE_OWN, path)
+
+    def _is_made_for(self, kinds: Iterable[str], path: Path) -> bool:
         return any(
             path.is_relative_to(Path(above) / name)
-            for kind, folders in _ABOVE_OWN.items()
+            for kind in kinds
             for name in self._words(kind)
-            for above in folders
+            for above in _ABOVE_OWN[kind]
         )
 
     def may_have(self, capability: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
-from edged.node.doctor.host import group_name, shown_mode, user_name
+from edged.node.doctor.host import Host, group_name, shown_mode, user_name
 from edged.node.doctor.sandbox import Obstacle, not_writable
 from edged.node.doctor.subject import Refused, Running, Subject
 from edged.places import MAX_SOCKET_PATH_BYTES
@@ -32,6 +32,13 @@ def check(subject: Subject) -> Iterator[Finding]:
             "name a shorter one in server.socket",
         )
         return
+    if folder := subject.unit.private(path) if subject.unit else "":
+        yield problem(
+            "socket.directory",
+            f"{folder} is the service's own: no client finds {path} there",
+            'set server.socket = "auto", which is a directory that clients look into',
+        )
+        return
     obstacle = None if _is_served(subject, path) else _obstacle(subject, path.parent)
     if obstacle is not None:
         text = f"the service cannot make a socket in {path.parent}: {obstacle.why}"
@@ -48,9 +55,15 @@ def _is_served(subject: Subject, path: Path) -> bool:
 
 def _obstacle(subject: Subject, directory: Path) -> Obstacle | None:
     unit = subject.unit
-    if unit is None:
+    if unit is None or (unit.may_change(directory) and _is_everybodys(subject.host, directory)):
         return None
     return not_writable(subject.host, unit, subject.user, directory, _GROUP_MAY_ENTER)
+
+
+def _is_everybodys(host: Host, directory: Path) -> bool:
+    """As /dev/shm: the system's, and whoever makes a file in it is alone to take it away."""
+    found = host.stat(directory)
+    return found is not None and found.st_uid == 0 and stat.S_IMODE(found.st_mode) == 0o1777
 
 
 def _directory(subject: Subject, directory: Path) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""What the service may read and write, in the view of the host that its unit gives it."""
+"""What the service may read, in the view of the host that its unit gives it."""
 
 import configparser
 import errno
@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from edged.node.doctor.disk import check_directories, check_models
+from edged.node.doctor.disk import check_models
 from edged.node.doctor.finding import Finding
 from edged.node.doctor.subject import Answer, ModelSeen, Running
 from edged.node.doctor.unit import SHIPPED, Unit
-from edged.node.doctor.unix_socket import check as check_socket
-from tests.node.doctor.machine import EDGED_UID, ROOT, VERSION, Machine, found, levels
+from tests.node.doctor.machine import ROOT, VERSION, Machine, found, levels
 
 HOMES = "/home"
 HOME = f"{HOMES}/x"
@@ -266,117 +265,9 @@ def test_a_daemon_of_somebody_else_proves_nothing(machine: Machine) -> None:
     assert levels(check_models, subject) == {"disk.model": "problem"}
 
 
-ELSEWHERE = """
-[server]
-state_directory = "/data/state"
-socket = "/data/run/s"
-[engine]
-disk_directory = "/data/kv"
-disk_bytes = 1024
-"""
-
-
-def test_directories_that_the_unit_does_not_open_are_problems(machine: Machine) -> None:
-    machine.service()
-    subject = machine.subject(ELSEWHERE)
-    texts = [(one.level, one.fix) for one in check_directories(subject)]
-    assert [level for level, _ in texts] == ["problem", "problem"]
-    for (_, fix), name in zip(texts, ("state", "kv"), strict=True):
-        assert fix == (
-            f"sudo install -d -o edged -g edged -m 0700 /data/{name}; and "
-            f"sudo systemctl edit edged: ReadWritePaths=/data/{name}"
-        )
-    finding = found(check_socket, subject)["socket.directory"]
-    assert finding.level == "problem"
-    assert "-m 0750 /data/run; and sudo systemctl edit edged: ReadWritePaths=/data/run" in (
-        finding.fix
-    )
-
-
-def test_directories_that_the_unit_opens_have_to_be_the_service_s(machine: Machine) -> None:
-    machine.service({"ReadWritePaths": "/nowhere -/data"})
-    for name in ("state", "run", "kv"):
-        machine.folder(f"/data/{name}", 0o750)
-    subject = machine.subject(ELSEWHERE)
-    finding = found(check_directories, subject)["disk.directory"]
-    assert finding.level == "problem"
-    assert finding.text.endswith("not to edged")
-    uid = (machine.root / "data").stat().st_uid
-    machine.write("/etc/passwd", f"edged:x:{uid}:54322::/:\n")
-    opened = machine.subject(ELSEWHERE)
-    assert "problem" not in levels(check_directories, opened).values()
-    assert levels(check_socket, opened) == {"socket.directory": "ok"}
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to give a directory away")
-def test_a_directory_behind_a_closed_one_is_a_problem(machine: Machine) -> None:
-    machine.service({"ReadWritePaths": "/data/kv"})
-    machine.write("/etc/passwd", "edged:x:54322:54322::/:\n")
-    machine.write("/etc/group", "edged:x:54322:\n")
-    os.chown(machine.folder("/data/kv", 0o700), EDGED_UID, -1)
-    config = '[engine]\ndisk_directory = "/data/kv"\ndisk_bytes = 1024\n'
-    assert "disk.directory" not in levels(check_directories, machine.subject(config, user=ROOT))
-    machine.folder("/data", 0o700)
-    finding = found(check_directories, machine.subject(config, user=ROOT))["disk.directory"]
-    assert "user edged may not enter /data" in finding.text
-
-
-def test_a_directory_of_the_service_in_a_home_is_bound(machine: Machine) -> None:
-    machine.service()
-    config = f'[server]\nstate_directory = "{HOME}/state"\n'
-    finding = found(check_directories, machine.subject(config))["disk.directory"]
-    assert finding.level == "problem"
-    assert finding.fix.endswith(f"ProtectHome=tmpfs and BindPaths={HOME}/state")
-
-
-def test_a_directory_that_is_a_link_is_one_that_the_unit_does_not_open(machine: Machine) -> None:
-    machine.service({"ReadWritePaths": "/data"})
-    machine.folder("/data")
-    machine.folder("/big/kv")
-    (machine.root / "data/kv").symlink_to(machine.root / "big/kv")
-    config = '[engine]\ndisk_directory = "/data/kv"\ndisk_bytes = 1024\n'
-    finding = found(check_directories, machine.subject(config))["disk.directory"]
-    assert "its unit lets it write elsewhere only" in finding.text
-    machine.service({"ReadWritePaths": "/data/kv"})
-    finding = found(check_directories, machine.subject(config))["disk.directory"]
-    assert "it belongs to" in finding.text, "the link itself was opened"
-
-
-def test_whose_a_directory_is_says_nothing_of_a_user_that_systemd_makes_up(
+def test_a_model_that_a_boot_takes_away_does_not_keep_the_service_from_its_start(
     machine: Machine,
 ) -> None:
-    machine.service({"ReadWritePaths": "/data"})
-    machine.write("/etc/passwd")
-    machine.folder("/data/kv", 0o700)
-    config = '[engine]\ndisk_directory = "/data/kv"\ndisk_bytes = 1024\n'
-    subject = machine.subject(config, user=ROOT)
-    assert "disk.directory" not in levels(check_directories, subject)
-
-
-def test_a_socket_that_is_served_is_proven_writable(machine: Machine) -> None:
-    def running() -> Answer:
-        return Running("127.0.0.1:7411", VERSION, "ready", ("unix:/data/run/s",))
-
     machine.service()
-    subject = machine.subject(ELSEWHERE, ask_usual=running)
-    assert levels(check_socket, subject) == {"socket.directory": "ok"}
-
-
-@pytest.mark.parametrize(
-    ("path", "may"),
-    [
-        ("/var/lib/edged/kv", True),
-        ("/var/cache/private/edged", True),
-        ("/run/edged", True),
-        ("/var/lib/other", False),
-        ("/tmp/kv", False),
-    ],
-)
-def test_the_shipped_unit_may_change_its_own_directories_alone(path: str, may: bool) -> None:
-    assert Unit(SHIPPED).may_change(Path(path)) is may
-
-
-def test_a_unit_with_fewer_locks_may_change_more() -> None:
-    assert Unit({**SHIPPED, "ProtectSystem": "no"}).may_change(Path("/srv/kv"))
-    assert Unit({**SHIPPED, "ProtectSystem": "full"}).may_change(Path("/srv/kv"))
-    assert not Unit({**SHIPPED, "ProtectSystem": "full"}).may_change(Path("/etc/kv"))
+    model(machine, "/tmp/models/m.gguf")
+    assert ": BindReadOnlyPaths=-/tmp/models;" in seen(machine, "/tmp/models/m.gguf").fix

@@ -124,13 +124,15 @@ def make_private_directory(directory: Path) -> None:
         )
 
 
-def is_private_directory(directory: Path) -> bool:
-    """Whether it is a directory of this user, no link, that nobody else may write to."""
+def is_private_directory(directory: Path, uid: int | None = None) -> bool:
+    """Whether it is a directory of this user, or the one named, no link, that nobody else may
+    write to."""
     try:
         found = directory.lstat()
     except OSError:
         return False
-    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    owner = os.geteuid() if uid is None else uid
+    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == owner
     return is_ours and not found.st_mode & 0o022
 
 

@@ -4,15 +4,17 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from edged.config import ModelSettings
 from edged.config.values import AUTO
 from edged.embedded import EMBEDDED
 from edged.node.doctor.finding import Finding, Level, note, ok, problem, warning
+from edged.node.doctor.host import shown_mode, user_name
 from edged.node.doctor.memory import shown_bytes, size_of
-from edged.node.doctor.sandbox import Obstacle, not_readable, not_writable
+from edged.node.doctor.sandbox import Obstacle, not_readable, not_writable, one_in
 from edged.node.doctor.subject import Subject
-from edged.places import kv_directory
+from edged.places import is_private_directory, kv_directory
 
 _GGUF = b"GGUF"
 _POINTER = b"version https://git-lfs"
@@ -43,6 +45,9 @@ def check_directories(subject: Subject) -> Iterator[Finding]:
         if model.engine.disk_bytes:
             wanted[directory] = wanted.get(directory, 0) + model.engine.disk_bytes
     for directory, num_bytes in wanted.items():
+        if refused := list(_refused(subject, directory)):
+            yield from refused
+            continue
         yield from _emptied(subject, directory, _KEPT_KV, Level.NOTE)
         yield from _room(subject, directory, _KEPT_KV, num_bytes, Level.WARNING)
 
@@ -56,6 +61,41 @@ def _emptied(subject: Subject, directory: Path, what: str, level: Level) -> Iter
             f"{what}, {directory}, is emptied {when}",
             "name another directory, if what is in it is to outlast that",
         )
+
+
+def _refused(subject: Subject, directory: Path) -> Iterator[Finding]:
+    """What the daemon has against a directory of kept KV that is there: it takes one of its own
+    alone, and no link to one."""
+    host, unit, user = subject.host, subject.unit, subject.user
+    if unit and unit.private(directory):
+        return
+    bind = unit.bind_of(directory) if unit else None
+    there = subject.outside(directory)
+    path = host.path(host.real(there) if bind and bind.place == directory else there)
+    try:
+        found = path.lstat()
+    except OSError:
+        return
+    owner = user.uid if user.is_known else found.st_uid
+    is_link = stat.S_ISLNK(found.st_mode)
+    if is_private_directory(path, owner) or not (is_link or stat.S_ISDIR(found.st_mode)):
+        return
+    if is_link:
+        why = "is a link, which the daemon does not follow"
+        fix = f'engine.disk_directory = "{host.real(there)}", where it leads'
+    elif unit and not_writable(host, unit, user, directory):
+        return  # told with what else is in the way
+    elif found.st_mode & stat.S_ISVTX and found.st_mode & 0o022:
+        why, fix = "is everybody's", one_in(directory)
+    elif found.st_uid != owner:
+        why = f"belongs to {user_name(found.st_uid)}, not to {user.name}"
+        give = f"sudo chown -R {user.name} {quote(str(directory))}"
+        fix = give if unit else f"name one that is {user.name}'s alone in engine.disk_directory"
+    else:
+        why = f"may be written to by others (mode {shown_mode(found.st_mode)})"
+        fix = f"chmod go-w {quote(str(directory))}"
+    level = Level.PROBLEM if unit else Level.WARNING
+    yield Finding("disk.directory", level, f"{_KEPT_KV}: {directory} {why}", fix)
 
 
 def _model(subject: Subject, name: str, model: ModelSettings) -> Iterator[Finding]:

@@ -3,7 +3,8 @@
 import pytest
 
 from edged.node.doctor.disk import check_directories, check_models
-from tests.node.doctor.machine import ME, Machine, found, levels
+from edged.node.doctor.host import User
+from tests.node.doctor.machine import ME, SOMEBODY, Machine, found, levels
 
 MODEL = '[models.m]\npath = "/models/m.gguf"\n'
 
@@ -84,6 +85,35 @@ def test_too_little_room_for_kept_kv_is_a_warning(machine: Machine) -> None:
     finding = found(check_directories, machine.subject(config, user=ME))["disk.room"]
     assert finding.level == "warning"
     assert "1048576.0 TiB may be needed" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "user", "text"),
+    [
+        (0o1777, ME, "is everybody's"),
+        (0o770, ME, "may be written to by others (mode 0770)"),
+        (0o700, SOMEBODY, "not to somebody"),
+    ],
+)
+def test_a_directory_of_kept_kv_has_to_be_the_daemon_s_alone(
+    machine: Machine, mode: int, user: User, text: str
+) -> None:
+    machine.folder("/scratch", mode)
+    config = '[engine]\ndisk_directory = "/scratch"\ndisk_bytes = 1024\n'
+    finding = found(check_directories, machine.subject(config, user=user))["disk.directory"]
+    assert finding.level == "warning"
+    assert text in finding.text
+
+
+def test_a_link_is_no_directory_of_kept_kv(machine: Machine) -> None:
+    machine.folder("/big/kv", 0o700)
+    (machine.folder("/cache") / "kv").symlink_to(machine.root / "big/kv")
+    config = '[engine]\ndisk_directory = "/cache/kv"\ndisk_bytes = 1024\n'
+    finding = found(check_directories, machine.subject(config, user=ME))["disk.directory"]
+    assert (finding.level, finding.fix) == (
+        "warning",
+        'engine.disk_directory = "/big/kv", where it leads',
+    )
 
 
 def test_the_directories_of_the_service_are_not_judged_by_a_user(machine: Machine) -> None:

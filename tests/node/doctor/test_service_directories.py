@@ -115,6 +115,36 @@ def kept_kv(directory: str) -> str:
     return f'[engine]\ndisk_directory = "{directory}"\ndisk_bytes = 1024\n'
 
 
+@pytest.mark.parametrize("link", ["/data/kv", "/var/cache/edged/kv"])
+def test_a_link_is_no_directory_of_kept_kv(machine: Machine, link: str) -> None:
+    machine.service({"ReadWritePaths": "/data/kv"})
+    machine.folder("/big/kv", 0o700)
+    machine.write("/etc/passwd", f"edged:x:{os.getuid()}:54322::/:\n")
+    place = machine.root / link.lstrip("/")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(machine.root / "big/kv")
+    finding = found(check_directories, machine.subject(kept_kv(link), user=ROOT))["disk.directory"]
+    assert finding.level == "problem"
+    assert "is a link, which the daemon does not follow" in finding.text
+    assert finding.fix == 'engine.disk_directory = "/big/kv", where it leads'
+    bound = {"BindPaths": f"{link}:{link}:rbind"}
+    machine.service({**bound, "ReadWritePaths": "/data/kv"})
+    machine.write("/etc/passwd", f"edged:x:{os.getuid()}:54322::/:\n")
+    subject = machine.subject(kept_kv(link), user=ROOT)
+    assert "disk.directory" not in levels(check_directories, subject), "a mount is no link"
+
+
+def test_a_directory_that_others_may_write_to_is_refused_where_systemd_made_the_one_above(
+    machine: Machine,
+) -> None:
+    machine.service({})
+    machine.folder("/var/cache/edged/kv", 0o770)
+    machine.write("/etc/passwd", f"edged:x:{os.getuid()}:54322::/:\n")
+    subject = machine.subject(kept_kv("/var/cache/edged/kv"), user=ROOT)
+    finding = found(check_directories, subject)["disk.directory"]
+    assert (finding.level, finding.fix) == ("problem", "chmod go-w /var/cache/edged/kv")
+
+
 @pytest.mark.parametrize(
     ("directory", "unit", "when"),
     [

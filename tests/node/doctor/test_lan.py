@@ -87,7 +87,7 @@ def giving(machine: Machine, *lines: str) -> None:
 @pytest.mark.parametrize(
     ("line", "place"),
     [
-        ("LoadCredential=edged.tokens:/root/my tokens.json", "/root/my tokens.json"),
+        ("LoadCredential=edged.tokens:/srv/my tokens.json", "/srv/my tokens.json"),
         ("LoadCredential = edged.tokens:others", "/etc/credstore/others"),
         ("LoadCredential=edged.tokens", "/run/credstore/edged.tokens"),
         ("LoadCredential=edged.tokens", "/usr/lib/credstore/edged.tokens"),

@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +23,8 @@ from edged.errors import EdgedError
 if TYPE_CHECKING:
     from edged.client.connect.target import Target
     from edged.node.doctor.finding import Finding
-    from edged.node.doctor.subject import Answer
+    from edged.node.doctor.host import Host
+    from edged.node.doctor.subject import Answer, Running
     from edged.v1 import admin_pb2
 
 ASK_LIMIT_S = 1.0
@@ -64,13 +66,14 @@ def doctor(
 
     given = context.find_object(Global)
     assert given is not None, "the callback of the app has run"
+    machine = this_host(os.environ)
     subject = examined(
-        this_host(os.environ),
+        machine,
         __version__,
         config_file=config,
         wants_lan=lan,
-        ask_usual=once(lambda: _ask_usual(host or given.host)),
-        ask_at=_ask_at,
+        ask_usual=once(lambda: _ask_usual(host or given.host, machine)),
+        ask_at=lambda address: _ask_at(address, machine),
     )
     findings = examine(subject)
     if json:
@@ -117,7 +120,7 @@ def _sum(levels: Iterable[str]) -> str:
 # ── Asking daemons ───────────────────────────────────────────────────────────────────────────────
 
 
-def _ask_usual(host: str | None) -> "Answer":
+def _ask_usual(host: str | None, machine: "Host") -> "Answer":
     """The daemon that every other command of edgectl would ask."""
     from edged.node.doctor.subject import Silent
 
@@ -125,16 +128,16 @@ def _ask_usual(host: str | None) -> "Answer":
         target = find_target(host)
     except (CommandError, EdgedError) as error:
         return Silent(str(error))
-    return _ask(target)
+    return _ask(target, machine)
 
 
-def _ask_at(address: str) -> "Answer":
+def _ask_at(address: str, machine: "Host") -> "Answer":
     from edged.client.connect.target import Plaintext, Target
 
-    return _ask(Target(address, address, Plaintext()))
+    return _ask(Target(address, address, Plaintext()), machine)
 
 
-def _ask(target: "Target") -> "Answer":
+def _ask(target: "Target", machine: "Host") -> "Answer":
     from edged.cli.remote import Connection
     from edged.node.doctor.subject import Refused, Silent
     from edged.v1 import admin_pb2
@@ -147,10 +150,11 @@ def _ask(target: "Target") -> "Answer":
                 return Refused(target.shown, error.sentence)
             why, _, _what_to_do = error.sentence.partition("; ")
             return Silent(why)
-    return _running(target.shown, answer.status)
+    running = _running(target.shown, answer.status)
+    return replace(running, is_local=machine.is_own(target.address))
 
 
-def _running(at: str, status: "admin_pb2.Status") -> "Answer":
+def _running(at: str, status: "admin_pb2.Status") -> "Running":
     from edged.cli.as_json import enum_name
     from edged.node.doctor.subject import ModelSeen, Running
     from edged.v1 import admin_pb2

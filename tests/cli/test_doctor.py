@@ -99,6 +99,24 @@ def test_a_daemon_is_asked_what_is_wrong_with_it(edgectl: Program, daemon: FakeD
     assert findings["daemon.model"][0]["text"] == "model 'big' has failed: it does not fit"
 
 
+def test_only_a_daemon_that_is_surely_of_this_host_proves_what_it_listens_on(
+    edgectl: Program, daemon: FakeDaemon
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        daemon.status.listeners[:] = [address]
+        here = edgectl.run("doctor", "--json", EDGED_SERVER__LISTEN=address)
+        assert findings_of(here.stdout)["listen.served"][0]["level"] == "ok"
+        # The same daemon by a name, as one elsewhere has.
+        named = f"plaintext:127.1:{edgectl.environ['EDGED_HOST'].rpartition(':')[2]}"
+        there = edgectl.run("doctor", "--json", EDGED_SERVER__LISTEN=address, EDGED_HOST=named)
+        findings = findings_of(there.stdout)
+        assert findings["daemon.version"][0]["text"].startswith("the daemon at 127.1:")
+        assert findings["listen.taken"][0]["level"] == "problem"
+
+
 def test_a_daemon_that_hangs_holds_nothing_up(edgectl: Program, daemon: FakeDaemon) -> None:
     daemon.stalls_status = True
     began_s = time.monotonic()

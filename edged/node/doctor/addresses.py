@@ -104,8 +104,8 @@ def _unusable(
 
 def _taken(subject: Subject, listen: str, address: str, port: int) -> Iterator[Finding]:
     shown = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    usual = subject.ask_usual()
-    if isinstance(usual, Running) and {shown, listen} & set(usual.listeners):
+    daemon = subject.local_daemon
+    if daemon is not None and {shown, listen} & set(daemon.listeners):
         yield ok("listen.served", f"{listen}: the daemon that answers listens there")
         return
     asked = f"127.0.0.1:{port}" if address == "0.0.0.0" else shown  # noqa: S104  # compared with

@@ -22,6 +22,8 @@ from typing import Literal
 
 import psutil
 
+from edged.places import is_loopback
+
 COMMAND_LIMIT_S = 1.2
 MAX_FILE_BYTES = 4 * 1024 * 1024
 """Of a file that is read: more is not what it was taken for."""
@@ -103,6 +105,14 @@ class Host:
     interfaces: tuple[Interface, ...] = ()
     limits: Mapping[str, Limit] = field(default_factory=dict)
     """By name: "files", "address space"."""
+
+    def is_own(self, address: str) -> bool:
+        """Whether unix:PATH or HOST:PORT is surely of this machine: a name may be of any."""
+        name = address.rpartition(":")[0].strip("[]")
+        if address.startswith("unix:") or is_loopback(name):
+            return True
+        own = [one for interface in self.interfaces for one in interface.addresses]
+        return name.partition("%")[0] in {one.partition("%")[0] for one in own}
 
     # ── Files ────────────────────────────────────────────────────────────────────────────────────
 

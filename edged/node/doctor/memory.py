@@ -17,7 +17,7 @@ from edged.node.doctor.finding import Finding, Level, note, ok, warning
 from edged.node.doctor.gpu import has_usable_build
 from edged.node.doctor.host import Host
 from edged.node.doctor.runtime import package_folder
-from edged.node.doctor.subject import Running, Subject
+from edged.node.doctor.subject import Subject
 from edged.node.doctor.unit import Unit
 
 _KIB = 1024
@@ -121,7 +121,7 @@ def _fits(subject: Subject, memory: Memory) -> Iterator[Finding]:
     what = f"{len(weights)} model(s) that are loaded at the start need {shown_bytes(needed)}"
     what += " with their KV" if kv else " for their weights alone"
     has = f"{memory.limited_by} has {shown_bytes(memory.total_bytes)}"
-    is_running = isinstance(subject.ask_usual(), Running)
+    is_running = subject.local_daemon is not None
     if not weights:
         yield ok("memory.size", f"{has}; no model's weights have to fit")
     elif needed > memory.total_bytes + memory.swap_bytes:

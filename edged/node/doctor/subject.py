@@ -66,6 +66,8 @@ class Running:
     listeners: tuple[str, ...] = ()
     models: tuple[ModelSeen, ...] = ()
     warnings: tuple[str, ...] = ()
+    is_local: bool = True
+    """It runs on this machine: what another's listens on and has is as if it were nothing here."""
 
 
 Answer = Silent | Refused | Running
@@ -112,12 +114,18 @@ class Subject:
         unit = self.unit
         return Path(path) if unit is None else unit.outside(Path(path))
 
+    @property
+    def local_daemon(self) -> Running | None:
+        """The one that answers, if what it does is proof about this machine."""
+        answer = self.ask_usual()
+        return answer if isinstance(answer, Running) and answer.is_local else None
+
     def has_ready(self, model: str) -> bool:
         """Whether this daemon runs, and that model in it."""
-        running = self.ask_usual()
+        running = self.local_daemon
         own = {f"unix:{self.socket}", *self.listens}
         return (
-            isinstance(running, Running)
+            running is not None
             and not own.isdisjoint((running.at, *running.listeners))
             and any(one.name == model and one.state == "ready" for one in running.models)
         )

@@ -49,8 +49,8 @@ def check(subject: Subject) -> Iterator[Finding]:
 
 
 def _is_served(subject: Subject, path: Path) -> bool:
-    usual = subject.ask_usual()
-    return isinstance(usual, Running) and f"unix:{path}" in (usual.at, *usual.listeners)
+    daemon = subject.local_daemon
+    return daemon is not None and f"unix:{path}" in (daemon.at, *daemon.listeners)
 
 
 def _obstacle(subject: Subject, directory: Path) -> Obstacle | None:

@@ -43,6 +43,14 @@ def test_an_address_of_the_daemon_that_answers_is_in_order(machine: Machine, tak
     assert levels(check, subject) == {"listen.served": "ok"}
 
 
+def test_an_address_of_a_daemon_elsewhere_is_another_one(machine: Machine, taken: str) -> None:
+    def usual() -> Answer:
+        return Running("gpu-box", VERSION, "ready", listeners=(taken,), is_local=False)
+
+    subject = machine.subject(listening(taken), ask_usual=usual)
+    assert levels(check, subject) == {"listen.taken": "problem"}
+
+
 @pytest.mark.parametrize(
     "answer", [Running("x", "0.0.9", "ready"), Refused("x", "no token was given")]
 )

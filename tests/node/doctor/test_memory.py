@@ -72,13 +72,18 @@ def test_a_model_that_is_loaded_later_does_not_count(machine: Machine) -> None:
     assert levels(check, machine.subject(f"{MODEL}preload = false\n")) == {"memory.size": "ok"}
 
 
-def test_a_daemon_that_runs_has_its_memory_already(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("is_local", "expected"), [(True, {"memory.size": "ok"}), (False, {"memory.used": "warning"})]
+)
+def test_a_daemon_that_runs_here_has_its_memory_already(
+    machine: Machine, is_local: bool, expected: dict[str, str]
+) -> None:
     def running() -> Answer:
-        return Running("here", VERSION, "ready")
+        return Running("here", VERSION, "ready", is_local=is_local)
 
     model(machine, 1000 * MIB)
     memory(machine, total=1200 * MIB, available=10 * MIB)
-    assert levels(check, machine.subject(MODEL, ask_usual=running)) == {"memory.size": "ok"}
+    assert levels(check, machine.subject(MODEL, ask_usual=running)) == expected
 
 
 def test_what_may_go_to_a_gpu_is_no_problem_of_the_host(machine: Machine) -> None:

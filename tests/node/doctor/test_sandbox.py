@@ -255,9 +255,15 @@ def test_a_model_that_the_daemon_has_is_proven_readable(machine: Machine) -> Non
     assert levels(check_models, subject) == {"disk.model": "problem"}
 
 
-def test_a_daemon_of_somebody_else_proves_nothing(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("at", "is_local"), [("unix:/run/user/7/s", True), ("unix:/run/edged/edged.sock", False)]
+)
+def test_a_daemon_of_somebody_else_proves_nothing(
+    machine: Machine, at: str, is_local: bool
+) -> None:
     def running() -> Answer:
-        return Running("unix:/run/user/7/s", VERSION, "ready", (), (ModelSeen("m", "ready"),))
+        models = (ModelSeen("m", "ready"),)
+        return Running(at, VERSION, "ready", models=models, is_local=is_local)
 
     machine.service()
     model(machine)

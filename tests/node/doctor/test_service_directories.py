@@ -102,13 +102,17 @@ def test_whose_a_directory_is_says_nothing_of_a_user_that_systemd_makes_up(
     assert "disk.directory" not in levels(check_directories, subject)
 
 
-def test_a_socket_that_is_served_is_proven_writable(machine: Machine) -> None:
+@pytest.mark.parametrize(("is_local", "level"), [(True, "ok"), (False, "problem")])
+def test_a_socket_that_is_served_here_is_proven_writable(
+    machine: Machine, is_local: bool, level: str
+) -> None:
     def running() -> Answer:
-        return Running("127.0.0.1:7411", VERSION, "ready", ("unix:/data/run/s",))
+        listeners = ("unix:/data/run/s",)
+        return Running("127.0.0.1:7411", VERSION, "ready", listeners, is_local=is_local)
 
     machine.service()
     subject = machine.subject(ELSEWHERE, ask_usual=running)
-    assert levels(check_socket, subject) == {"socket.directory": "ok"}
+    assert levels(check_socket, subject) == {"socket.directory": level}
 
 
 def kept_kv(directory: str) -> str:

@@ -1,8 +1,8 @@
 """What is examined: a machine, the configuration that a daemon would have, and one that runs.
 
 Theory of operation: the daemon may be a service of the system while the one who asks is a user. So
-where the configuration is the system's and the service is installed, "auto" means the service's
-directories, not those of the user.
+where the service is installed, and who asks has no configuration of their own, "auto" means the
+service's directories, not those of the user.
 """
 
 import threading
@@ -188,12 +188,14 @@ def examined(
     """Read the configuration as `edged serve` would; what is wrong with it is kept to be told."""
     settings: Settings | None = None
     file, problems = config_file, tuple[str, ...]()
+    is_service = False
     try:
         file = find_file(config_file, host.environ, _candidates(host))
+        # Without a file both would have the defaults, and it is the service that was installed.
+        is_service = file in (None, host.path(places.SYSTEM_CONFIG_FILE)) and _has_unit(host)
         settings = load_settings((), host.environ, file, candidates=()).settings
     except ConfigError as error:
         problems = tuple(error.detail.splitlines())
-    is_service = file == host.path(places.SYSTEM_CONFIG_FILE) and _has_unit(host)
     return Subject(
         host=host,
         version=version,

@@ -37,3 +37,17 @@ def test_the_service_s_directories_are_meant_where_the_service_is_installed(
     assert subject.state_directory == Path("/var/lib/edged")
     assert subject.socket == Path("/run/edged/edged.sock")
     assert machine.subject("[engine]\nwrong = 1\n").is_service
+
+
+def test_a_service_without_a_configuration_is_meant_too(machine: Machine) -> None:
+    machine.write("/etc/systemd/system/edged.service")
+    subject = machine.subject()
+    assert (subject.file, subject.state_directory) == (None, Path("/var/lib/edged"))
+
+
+def test_who_has_a_configuration_of_their_own_is_meant_with_it(machine: Machine) -> None:
+    machine.write("/etc/systemd/system/edged.service")
+    machine.environ["HOME"] = "/srv/home"
+    own = machine.write("/srv/home/.config/edged/config.toml")
+    subject = machine.subject("[engine]\n")
+    assert (subject.file, subject.is_service) == (own, False)

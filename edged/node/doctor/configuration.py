@@ -2,13 +2,20 @@
 
 from collections.abc import Iterator
 
-from edged.node.doctor.finding import Finding, ok, problem, warning
+from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.subject import Subject
 
 _OTHERS_MAY_WRITE = 0o002
 
 
 def check(subject: Subject) -> Iterator[Finding]:
+    if subject.is_hidden:
+        yield note(
+            "configuration.unseen",
+            f"user {subject.host.user.name} may not read {subject.file}, so that what it sets "
+            "is not looked at",
+            "sudo edgectl doctor",
+        )
     for line in subject.config_problems:
         yield problem(
             "configuration.wrong",

@@ -58,6 +58,8 @@ def check_python(subject: Subject) -> Iterator[Finding]:
 
 def check_runtimes(subject: Subject) -> Iterator[Finding]:
     """One finding for each backend that the models need."""
+    if subject.is_hidden:
+        return  # which models there are is not known
     for backend in sorted(subject.backends):
         if backend in _PACKAGES:
             yield from _runtime(subject.host, backend)
@@ -79,6 +81,8 @@ def check_compiler(subject: Subject) -> Iterator[Finding]:
     compiler = host.which(*COMPILERS)
     if compiler is not None:
         yield ok("runtime.compiler", f"a C++ compiler: {compiler}")
+    elif subject.is_hidden:
+        return
     elif "llama_cpp" in subject.backends and package_folder(host, "llama_cpp") is None:
         yield problem(
             "runtime.compiler",

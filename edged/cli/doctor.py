@@ -142,14 +142,16 @@ def _ask(target: "Target", machine: "Host") -> "Answer":
     from edged.node.doctor.subject import Refused, Silent
     from edged.v1 import admin_pb2
 
-    with Connection(target, ASK_LIMIT_S) as connection:
-        try:
+    try:
+        with Connection(target, ASK_LIMIT_S) as connection:
             answer = connection.call(connection.admin.GetStatus, admin_pb2.GetStatusRequest())
-        except CommandError as error:
-            if error.exit_code is ExitCode.DENIED:
-                return Refused(target.shown, error.sentence)
-            why, _, _what_to_do = error.sentence.partition("; ")
-            return Silent(why)
+    except CommandError as error:
+        if error.exit_code is ExitCode.DENIED:
+            return Refused(target.shown, error.sentence)
+        why, _, _what_to_do = error.sentence.partition("; ")
+        return Silent(why)
+    except EdgedError as error:
+        return Silent(error.detail)
     running = _running(target.shown, answer.status)
     return replace(running, is_local=machine.is_own(target.address))
 

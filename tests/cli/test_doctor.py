@@ -117,6 +117,14 @@ def test_only_a_daemon_that_is_surely_of_this_host_proves_what_it_listens_on(
         assert findings["listen.taken"][0]["level"] == "problem"
 
 
+def test_a_host_that_nobody_knows_is_no_defect(environ: dict[str, str]) -> None:
+    nowhere = "plaintext:nosuch.invalid:7411"
+    findings = findings_of(alone(environ).run("doctor", "--json", EDGED_HOST=nowhere).stdout)
+    assert not [check for check in findings if check.endswith((".crashed", ".unfinished"))]
+    [told] = findings["daemon.silent"]
+    assert "nosuch.invalid has no address here" in told["text"]
+
+
 def test_a_daemon_that_hangs_holds_nothing_up(edgectl: Program, daemon: FakeDaemon) -> None:
     daemon.stalls_status = True
     began_s = time.monotonic()

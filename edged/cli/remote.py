@@ -16,7 +16,8 @@ import grpc
 
 from edged.cli.exits import CommandError, ExitCode, exit_code_of
 from edged.cli.patience import Patience
-from edged.client.connect.channel import CONNECT_TIMEOUT_S, PINGS, Pings, open_channel
+from edged.client.connect.channel import PINGS, Pings, open_channel
+from edged.client.connect.names import LOOK_UP_LIMIT_S
 from edged.client.connect.target import Target
 from edged.client.connect.told import TOO_LARGE, told_by_daemon
 from edged.client.connect.trust import FETCH_TIMEOUT_S, diagnose
@@ -42,7 +43,7 @@ class Connection:
         self._has_answered = False
         self.metadata = target.metadata
         """What every call carries."""
-        within_s = CONNECT_TIMEOUT_S if timeout_s is None else min(timeout_s, CONNECT_TIMEOUT_S)
+        within_s = LOOK_UP_LIMIT_S if timeout_s is None else timeout_s
         self._channel = open_channel(target, pings, within_s)
         self.admin = admin_pb2_grpc.AdminServiceStub(self._channel)
         self.inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
@@ -128,7 +129,8 @@ class Connection:
                 sentence = f"the connection to the daemon at {self.address} was lost"
                 return CommandError(sentence, ExitCode.UNREACHABLE)
             case grpc.StatusCode.UNAVAILABLE:
-                found = diagnose(self._target, min(limit_s or FETCH_TIMEOUT_S, FETCH_TIMEOUT_S))
+                timeout_s = min(limit_s or FETCH_TIMEOUT_S, FETCH_TIMEOUT_S)
+                found = diagnose(self._target, timeout_s, limit_s or LOOK_UP_LIMIT_S)
                 if found is not None:
                     return CommandError(found.detail, exit_code_of(found))
                 return CommandError(

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import grpc
 
 from edged.client.connect.address import UNIX_PREFIX
-from edged.client.connect.names import uri_of, uri_of_async
+from edged.client.connect.names import LOOK_UP_LIMIT_S, uri_of, uri_of_async
 from edged.client.connect.target import Pinned, Plaintext, Target, Trusted
 from edged.errors import ConfigError
 
@@ -30,7 +30,7 @@ PINGS = Pings()
 
 
 def open_channel(
-    target: Target, pings: Pings = PINGS, within_s: float = CONNECT_TIMEOUT_S
+    target: Target, pings: Pings = PINGS, within_s: float = LOOK_UP_LIMIT_S
 ) -> grpc.Channel:
     """For blocking callers. Looks a host's name up at once, and connects when the first call is
     made.
@@ -47,12 +47,14 @@ def open_channel(
     return grpc.secure_channel(uri, credentials, options)
 
 
-async def open_aio_channel(target: Target, further: Options = ()) -> grpc.aio.Channel:
+async def open_aio_channel(
+    target: Target, further: Options = (), within_s: float = LOOK_UP_LIMIT_S
+) -> grpc.aio.Channel:
     """For callers on an event loop. As `open_channel`; `further` options beat the usual ones."""
     # Of one that is given twice gRPC takes the first.
     options = [*further, *_options(target)]
     credentials = _credentials(target)
-    uri = await uri_of_async(target.address)
+    uri = await uri_of_async(target.address, within_s)
     if credentials is None:
         return grpc.aio.insecure_channel(uri, options)
     return grpc.aio.secure_channel(uri, credentials, options)

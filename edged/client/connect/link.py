@@ -20,7 +20,7 @@ import grpc
 from edged.client.connect import aside
 from edged.client.connect.address import UNIX_PREFIX
 from edged.client.connect.channel import Options, Pings, open_aio_channel, ping_options
-from edged.client.connect.names import NoAddressError
+from edged.client.connect.names import NoAddressError, no_address_yet
 from edged.client.connect.target import Target
 from edged.client.connect.told import error_of_call, told_by_daemon
 from edged.client.errors import (
@@ -77,6 +77,8 @@ class Link:
         self._connecting: asyncio.Task[grpc.aio.Channel] | None = None
         self._not_looked = ""
         """Why, for the end of a sentence."""
+        self._unnamed: dict[Target, NoAddressError] = {}
+        """Ways whose host's name has no address, or none yet."""
         self.lost_s = -inf
         """When it could not be connected to, if it could not be the last time."""
         self._is_closed = False
@@ -216,6 +218,7 @@ class Link:
 
     async def _connect(self) -> grpc.aio.Channel:
         self._not_looked = ""
+        self._unnamed.clear()
         try:
             channel = await self._here_or_elsewhere()
         except EdgedError as error:
@@ -256,20 +259,20 @@ class Link:
 
     async def _diagnosis(self) -> EdgedError | None:
         """Why nobody answers, as far as it can be told: above all, that somebody else does."""
-        limit_s = min(self._connect_timeout_s, LOOK_S)
         looks = [
-            asyncio.wrap_future(aside.begun(partial(_look_at, way, limit_s)))
+            asyncio.wrap_future(aside.begun(partial(_look_at, way, self._connect_timeout_s)))
             for way in self._ways
-            if not way.address.startswith(UNIX_PREFIX)
+            if not way.address.startswith(UNIX_PREFIX) and way not in self._unnamed
         ]
         found = [why for why in await asyncio.gather(*looks) if why is not None]
+        found += [self._unnamed[way] for way in self._ways if way in self._unnamed]
         others = [why for why in found if why.reason is not Reason.UNREACHABLE]
         return next(iter((*others, *found)), None)
 
     async def _first_ready(self, ways: Sequence[Target]) -> grpc.aio.Channel | None:
         """The channel that connects first; None if none does in time."""
         channels: dict[grpc.aio.Channel, Target] = {}
-        waits = {asyncio.create_task(_when_open(way, self._pings, channels)) for way in ways}
+        waits = {asyncio.create_task(self._when_open(way, channels)) for way in ways}
         ready: grpc.aio.Channel | None = None
         try:
             with suppress(TimeoutError):
@@ -286,11 +289,28 @@ class Link:
                     await channel.close()
         return ready
 
+    async def _when_open(
+        self, way: Target, opened: dict[grpc.aio.Channel, Target]
+    ) -> grpc.aio.Channel | None:
+        """As `_when_ready`; the channel is put among those that were `opened`."""
+        limit_s = self._connect_timeout_s
+        self._unnamed[way] = no_address_yet(way.address, limit_s)
+        options = (*CHANNEL_OPTIONS, *ping_options(way, self._pings))
+        try:
+            channel = await open_aio_channel(way, options, limit_s)
+        except NoAddressError as error:
+            self._unnamed[way] = error
+            return None
+        del self._unnamed[way]
+        opened[channel] = way
+        return await _when_ready(channel)
 
-def _look_at(way: Target, timeout_s: float) -> EdgedError | None:
+
+def _look_at(way: Target, connect_timeout_s: float) -> EdgedError | None:
+    """Its name, if it has one, was just looked up, so that it takes no longer than before."""
     from edged.client.connect.trust import diagnose  # noqa: PLC0415  # imports cryptography
 
-    return diagnose(way, timeout_s)
+    return diagnose(way, min(connect_timeout_s, LOOK_S), connect_timeout_s)
 
 
 async def _first_of(
@@ -304,19 +324,6 @@ async def _first_of(
             if (channel := task.result()) is not None:
                 return channel
     return None
-
-
-async def _when_open(
-    way: Target, pings: Pings, opened: dict[grpc.aio.Channel, Target]
-) -> grpc.aio.Channel | None:
-    """As `_when_ready`; the channel is put among those that were `opened`."""
-    try:
-        options = (*CHANNEL_OPTIONS, *ping_options(way, pings))
-        channel = await open_aio_channel(way, options)
-    except NoAddressError:
-        return None
-    opened[channel] = way
-    return await _when_ready(channel)
 
 
 async def _when_ready(channel: grpc.aio.Channel) -> grpc.aio.Channel | None:

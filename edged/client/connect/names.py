@@ -4,12 +4,14 @@ gRPC has a resolver of its own, which knows DNS and /etc/hosts alone. A name tha
 from elsewhere, be it *.local by mDNS, is none to it. So the system is asked, as by every other
 program, and gRPC is given addresses. The system may take half a minute where a server for names is
 silent, and cannot be told to stop: it is asked on a thread of its own, which is left behind then.
-Whoever asks for the same name meanwhile waits for the same answer.
+Whoever asks for the same name soon after waits for the same answer; later it is asked anew, because
+the network may be another.
 """
 
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -21,10 +23,14 @@ from edged.errors import EdgedError, Reason
 
 Found = tuple[socket.AddressFamily, tuple[Any, ...]]
 """An address as sockets take it."""
-LOOK_UP_LIMIT_S = 5.0
+LOOK_UP_LIMIT_S = 10.0
+"""Many systems ask a second server when the first has been silent for 5 s."""
+ASK_ANEW_S = 5.0
+"""After so long an answer that has not come is no longer waited for by others."""
 
-_asked: "dict[tuple[int, str], Future[list[Found]]]" = {}
-"""What the system is being asked; of a process that was forked the parent's threads are not."""
+_asked: "dict[tuple[int, str], tuple[Future[list[Found]], float]]" = {}
+"""What the system is being asked, and since when; of a process that was forked the parent's threads
+are not."""
 
 
 class NoAddressError(EdgedError):
@@ -68,11 +74,18 @@ def _of_address(host_port: str) -> list[Found]:
 
 
 def _asking(host_port: str) -> "Future[list[Found]]":
-    key = os.getpid(), host_port
-    asking = _asked.get(key)
-    if asking is None:
-        asking = _asked[key] = aside.begun(lambda: _ask(host_port))
-        asking.add_done_callback(lambda _: _asked.pop(key, None))
+    key, now_s = (os.getpid(), host_port), time.monotonic()
+    known = _asked.get(key)
+    if known is not None and now_s - known[1] < ASK_ANEW_S:
+        return known[0]
+    asking = aside.begun(lambda: _ask(host_port))
+    own = _asked[key] = asking, now_s
+
+    def forget(_: object) -> None:
+        if _asked.get(key) is own:
+            _asked.pop(key, None)
+
+    asking.add_done_callback(forget)
     return asking
 
 
@@ -81,6 +94,10 @@ def _ask(host_port: str, flags: int = 0) -> list[Found]:
     host, _, port = host_port.rpartition(":")
     found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=flags)
     return [(family, address) for family, _, _, _, address in found]
+
+
+def no_address_yet(host_port: str, within_s: float) -> NoAddressError:
+    return _no_address(host_port, TimeoutError(), within_s)
 
 
 def _no_address(host_port: str, error: Exception, within_s: float) -> NoAddressError:
@@ -98,9 +115,9 @@ def uri_of(address: str, within_s: float = LOOK_UP_LIMIT_S) -> str:
     return _uri_of_socket(address) or _uri_of_all(look_up(address, within_s))
 
 
-async def uri_of_async(address: str) -> str:
+async def uri_of_async(address: str, within_s: float = LOOK_UP_LIMIT_S) -> str:
     """As `uri_of`, on an event loop."""
-    return _uri_of_socket(address) or _uri_of_all(await look_up_async(address))
+    return _uri_of_socket(address) or _uri_of_all(await look_up_async(address, within_s))
 
 
 def _uri_of_socket(address: str) -> str | None:

@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 
 from edged.client.connect.authorities import CA_VARIABLE
 from edged.client.connect.certificate import Certificate, read_der, read_pem
-from edged.client.connect.names import Found, NoAddressError, look_up
+from edged.client.connect.names import LOOK_UP_LIMIT_S, Found, NoAddressError, look_up
 from edged.client.connect.peers import PeerBook
 from edged.client.connect.target import Pinned, Plaintext, Target, Trusted
 from edged.errors import ConfigError, EdgedError, Reason
 
 FETCH_TIMEOUT_S = 5.0
-"""From the first connection to the certificate, and before that to look a name up."""
+"""From the first connection to the certificate. To look a name up has a limit of its own."""
 MAX_GREETING_BYTES = 64 * 1024
 """Of the other side's, its certificates with it."""
 _CHUNK_BYTES = 16 * 1024
@@ -33,7 +33,9 @@ class NoTlsError(EdgedError):
         super().__init__(Reason.UNREACHABLE, f"what listens at {host_port} {what}")
 
 
-def fetch_certificate(host_port: str, timeout_s: float = FETCH_TIMEOUT_S) -> Certificate:
+def fetch_certificate(
+    host_port: str, timeout_s: float = FETCH_TIMEOUT_S, look_up_s: float = LOOK_UP_LIMIT_S
+) -> Certificate:
     """The certificate that HOST:PORT shows. Nothing vouches for it.
 
     Raises:
@@ -43,7 +45,7 @@ def fetch_certificate(host_port: str, timeout_s: float = FETCH_TIMEOUT_S) -> Cer
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    found = look_up(host_port, timeout_s)
+    found = look_up(host_port, look_up_s)
     deadline_s = time.monotonic() + timeout_s
     with _connected(found, host_port, deadline_s) as connection:
         der = _greet(connection, context, host_port, deadline_s)
@@ -53,7 +55,9 @@ def fetch_certificate(host_port: str, timeout_s: float = FETCH_TIMEOUT_S) -> Cer
         raise NoTlsError(host_port, f"shows a certificate that cannot be read: {error}") from error
 
 
-def diagnose(target: Target, timeout_s: float = FETCH_TIMEOUT_S) -> EdgedError | None:
+def diagnose(
+    target: Target, timeout_s: float = FETCH_TIMEOUT_S, look_up_s: float = LOOK_UP_LIMIT_S
+) -> EdgedError | None:
     """Why a channel to `target` could not be opened; None if nothing is known but that.
 
     The error is PEER_CHANGED, it has another certificate than it must have; PEER_UNKNOWN, nobody
@@ -63,7 +67,7 @@ def diagnose(target: Target, timeout_s: float = FETCH_TIMEOUT_S) -> EdgedError |
     if target.address.startswith("unix:"):
         return None
     try:
-        shown = fetch_certificate(target.address, timeout_s)
+        shown = fetch_certificate(target.address, timeout_s, look_up_s)
     except NoTlsError as error:
         return None if isinstance(target.security, Plaintext) else _no_tls(error)
     except NoAddressError as error:
@@ -84,7 +88,7 @@ def diagnose(target: Target, timeout_s: float = FETCH_TIMEOUT_S) -> EdgedError |
                 )
             return _out_of_date(target, shown)
         case Trusted():
-            return _out_of_date(target, shown) or _not_vouched_for(target, timeout_s)
+            return _out_of_date(target, shown) or _not_vouched_for(target, timeout_s, look_up_s)
 
 
 def not_the_peer(
@@ -144,7 +148,7 @@ def _day(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
-def _not_vouched_for(target: Target, timeout_s: float) -> EdgedError | None:
+def _not_vouched_for(target: Target, timeout_s: float, look_up_s: float) -> EdgedError | None:
     """What is wrong with a certificate that authorities should vouch for; None if it is right."""
     assert isinstance(target.security, Trusted)
     # What stands between the certificates may be in any encoding, and is for people.
@@ -152,7 +156,7 @@ def _not_vouched_for(target: Target, timeout_s: float) -> EdgedError | None:
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cadata=authorities)
-        found = look_up(target.address, timeout_s)
+        found = look_up(target.address, look_up_s)
         deadline_s = time.monotonic() + timeout_s
         with _connected(found, target.address, deadline_s) as connection:
             _greet(connection, context, target.address, deadline_s)

@@ -7,6 +7,7 @@ import pytest
 
 from edged.client.lan import browse
 from edged.client.lan.browse import Browser
+from edged.errors import EdgedError
 from edged.node.lan.interfaces import Interface
 from tests.rpc.fakes import GATE_TIMEOUT_S
 
@@ -45,3 +46,5 @@ async def test_it_begins_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(browse, "open_multicast", fail)
     async with Browser() as browser:
         assert browser.problem == "no socket on the port of multicast DNS: Too many open files"
+    with pytest.raises(EdgedError, match=WHY):
+        await browse.find("box", timeout_s=0.0)

@@ -24,6 +24,7 @@ from zeroconf.asyncio import AsyncZeroconf
 from edged.client.connect.peers import Peer
 from edged.client.lan.found import FoundDaemon, Sightings
 from edged.clock import Clock, MonotonicClock
+from edged.errors import EdgedError, Reason
 from edged.node.lan.dns_sd import SERVICE_TYPE
 from edged.node.lan.interfaces import Interface, on_link, usable_interfaces
 from edged.node.lan.multicast import (
@@ -126,6 +127,11 @@ class Browser:
             why = next(iter(reasons))
             return f"{sum(reasons.values())} announcements were refused, the first: {why}"
         return problem
+
+    def raise_if_blind(self) -> None:
+        """Raises EdgedError: UNREACHABLE, the host's interfaces are not known at present."""
+        if self._not_looked is not None:
+            raise EdgedError(Reason.UNREACHABLE, self._not_looked)
 
     def found(self) -> tuple[FoundDaemon, ...]:
         """Those known now; those paired with first."""
@@ -317,7 +323,11 @@ async def find(
     wanted: str, timeout_s: float = PATIENCE_S, peers: Sequence[Peer] = ()
 ) -> tuple[FoundDaemon, ...]:
     """Those of this fingerprint, if it is one, else of this name in any case. Several may claim
-    the same: which is meant is for TLS, or for the user, to tell."""
+    the same: which is meant is for TLS, or for the user, to tell.
+
+    Raises:
+        EdgedError: UNREACHABLE, the local network cannot be looked at.
+    """
 
     def fits(daemon: FoundDaemon) -> bool:
         if wanted.startswith(PREFIX):
@@ -325,7 +335,10 @@ async def find(
         return daemon.name.casefold() == wanted.casefold()
 
     async with Browser(peers) as browser:
-        return await browser.wait_for(fits, timeout_s)
+        found = await browser.wait_for(fits, timeout_s)
+        if not found:
+            browser.raise_if_blind()
+        return found
 
 
 def discover_now(peers: Iterable[Peer] = (), timeout_s: float | None = None) -> Discovery:

@@ -31,7 +31,9 @@ def locate(peer: Peer, book: PeerBook, look: Look = find_now) -> Peer:
         with suppress(EdgedError):
             if _is_at(peer, address):
                 return _kept(peer, address, book)
-    claimed = [one for daemon in look(peer.fingerprint) for one in daemon.addresses]
+    claimed: list[str] = []
+    with suppress(EdgedError):
+        claimed += (one for daemon in look(peer.fingerprint) for one in daemon.addresses)
     for address in claimed[:MAX_TRIED]:
         with suppress(EdgedError):
             if _is_at(peer, address):

@@ -153,7 +153,20 @@ def _ask(target: "Target", machine: "Host") -> "Answer":
     except EdgedError as error:
         return Silent(error.detail)
     running = _running(target.shown, answer.status)
-    return replace(running, is_local=machine.is_own(target.address))
+    return replace(running, is_local=_is_of(machine, target.address))
+
+
+def _is_of(machine: "Host", address: str) -> bool:
+    """Whether all that it is an address of is this machine's: a name may be of any."""
+    from edged.client.connect.names import NoAddressError, look_up
+
+    if machine.is_own(address):
+        return True
+    try:
+        found = look_up(address, ASK_LIMIT_S)
+    except NoAddressError:
+        return False
+    return all(machine.is_own(f"{place[0]}:{place[1]}") for _, place in found)
 
 
 def _running(at: str, status: "admin_pb2.Status") -> "Running":

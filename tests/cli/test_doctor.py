@@ -7,8 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from edged.cli.doctor import report
+import pytest
+
+from edged.cli.doctor import _is_of, report
 from edged.node.doctor.finding import Finding, ok, problem, warning
+from edged.node.doctor.host import this_host
 from edged.v1 import admin_pb2
 from tests.cli.fake_daemon import FakeDaemon, model
 from tests.cli.program import Program
@@ -99,22 +102,35 @@ def test_a_daemon_is_asked_what_is_wrong_with_it(edgectl: Program, daemon: FakeD
     assert findings["daemon.model"][0]["text"] == "model 'big' has failed: it does not fit"
 
 
-def test_only_a_daemon_that_is_surely_of_this_host_proves_what_it_listens_on(
-    edgectl: Program, daemon: FakeDaemon
+@pytest.mark.parametrize("name", ["127.0.0.1", "127.1"])
+def test_a_daemon_of_this_host_proves_what_it_listens_on(
+    edgectl: Program, daemon: FakeDaemon, name: str
 ) -> None:
+    """Also one that is asked by a name."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         daemon.status.listeners[:] = [address]
-        here = edgectl.run("doctor", "--json", EDGED_SERVER__LISTEN=address)
-        assert findings_of(here.stdout)["listen.served"][0]["level"] == "ok"
-        # The same daemon by a name, as one elsewhere has.
-        named = f"plaintext:127.1:{edgectl.environ['EDGED_HOST'].rpartition(':')[2]}"
-        there = edgectl.run("doctor", "--json", EDGED_SERVER__LISTEN=address, EDGED_HOST=named)
-        findings = findings_of(there.stdout)
-        assert findings["daemon.version"][0]["text"].startswith("the daemon at 127.1:")
-        assert findings["listen.taken"][0]["level"] == "problem"
+        named = f"plaintext:{name}:{edgectl.environ['EDGED_HOST'].rpartition(':')[2]}"
+        done = edgectl.run("doctor", "--json", EDGED_SERVER__LISTEN=address, EDGED_HOST=named)
+        assert findings_of(done.stdout)["listen.served"][0]["level"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("addresses", "is_here"),
+    [(["127.0.0.1"], True), (["127.0.0.1", "192.0.2.1"], False), ([], False)],
+)
+def test_a_name_is_of_this_host_if_all_its_addresses_are(
+    monkeypatch: pytest.MonkeyPatch, addresses: list[str], is_here: bool
+) -> None:
+    def look_up(host: str, port: int, *, flags: int = 0, **_: object) -> list[object]:
+        if flags & socket.AI_NUMERICHOST or not addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, 0, 0, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert _is_of(this_host({}), "box.local:7411") is is_here
 
 
 def test_a_host_that_nobody_knows_is_no_defect(environ: dict[str, str]) -> None:

@@ -17,8 +17,8 @@ from edged.node.doctor.host import Host
 from edged.node.doctor.unit import UNIT
 
 _LINE = re.compile(
-    r"^\s*(?P<how>Load|Set|Import)Credential(?P<encrypted>Encrypted)?\s*=\s*"
-    r"(?P<name>[^:\s]*)(?::(?P<rest>.*?))?\s*$",
+    r"^[ \t]*(?P<how>Load|Set|Import)Credential(?P<encrypted>Encrypted)?[ \t]*=[ \t]*"
+    r"(?P<name>[^:\s]*)(?::(?P<rest>.*?))?[ \t]*$",
     re.MULTILINE,
 )
 _STORES = (

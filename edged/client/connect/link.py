@@ -301,7 +301,7 @@ class Link:
         except NoAddressError as error:
             self._unnamed[way] = error
             return None
-        del self._unnamed[way]
+        self._unnamed.pop(way, None)
         opened[channel] = way
         return await _when_ready(channel)
 

@@ -1,4 +1,5 @@
-"""A connection that is dead and does not know, and a local network that cannot be looked at."""
+"""A connection that is dead and does not know, a local network that cannot be looked at, and a way
+that is given twice."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -83,6 +84,13 @@ async def linked(link: Link) -> AsyncIterator[Link]:
 async def read_one(link: Link, limit_s: float) -> bytes | None:
     reading = await link.stream("/a/B", b"", limit_s=limit_s, idle_timeout_s=GATE_TIMEOUT_S)
     return await reading.next()
+
+
+async def test_a_way_whose_name_is_looked_up_may_be_given_twice() -> None:
+    async with playing(says(admitted())) as daemon:
+        way = at(daemon.address.replace("127.0.0.1", "localhost"))
+        async with linked(Link([way, way], GATE_TIMEOUT_S)) as link:
+            assert await read_one(link, GATE_TIMEOUT_S) == ANSWER
 
 
 async def test_a_method_that_nobody_answered_leaves_the_connection() -> None:
